@@ -1,0 +1,1 @@
+"""Generation: prefill, single steps, sampling."""

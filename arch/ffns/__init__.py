@@ -1,0 +1,1 @@
+"""Sublayers that mix along the channels: one idea a file."""

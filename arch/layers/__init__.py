@@ -1,0 +1,1 @@
+"""Shells that all architectures share: weights, norms, embeddings, blocks, stacks, and the contract."""

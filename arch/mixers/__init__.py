@@ -1,0 +1,1 @@
+"""Sublayers that mix along the sequence: one idea a file."""

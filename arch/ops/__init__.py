@@ -1,0 +1,1 @@
+"""Mathematics: pure functions of arrays, no framework; each is the reference of its kernel."""

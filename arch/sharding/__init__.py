@@ -1,0 +1,1 @@
+"""The machine: meshes, logical-axis rules, constraints."""

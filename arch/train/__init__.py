@@ -1,0 +1,1 @@
+"""The road: experiment, state, step, checkpoints, metrics, loop."""
