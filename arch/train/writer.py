@@ -1,0 +1,197 @@
+"""Metrics as they happen: a line of JSON for scripts, an event file for TensorBoard.
+
+    WORKDIR/metrics.jsonl     {"step": 20, "train/loss": 2.31, ...}     numbers, one object a line
+    WORKDIR/texts.jsonl       {"step": 20, "sample": "..."}             texts, likewise
+    WORKDIR/tensorboard/      the same as event files, and hyperparameters and histograms
+
+The names of the methods are those of clu's metric writers. A line goes to the operating system as soon as it is
+written, so a killed process loses at most the line it was writing. JSON knows no NaN: a non-finite number is null.
+"""
+
+import json
+import math
+import os
+import pathlib
+import struct
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+_FLUSH_SECONDS = 5.0
+
+
+class Writer:
+    """Writes the metrics of one run; where it is not enabled (all processes but the first), does nothing.
+
+    Args:
+      workdir: the run's folder, created if absent.
+      enabled: whether to write at all: `jax.process_index() == 0`.
+      resume_step: the step that the run continues from. What was written for later steps is dropped from all files, so
+        that no point appears twice; with -1 that is everything, for the run starts afresh.
+
+    Raises:
+      OSError: the folder cannot be written, with its path; so does each method, for instance when the disk is full.
+    """
+
+    def __init__(self, workdir, *, enabled: bool = True, resume_step: int = -1):
+        self._enabled = enabled
+        if not enabled:
+            return
+        workdir = pathlib.Path(workdir)
+        folder = workdir / "tensorboard"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob("events.out.tfevents.*"):
+            drop_later_events(file, resume_step)
+        self._lines = {}
+        for name in ("metrics.jsonl", "texts.jsonl"):
+            drop_later_lines(workdir / name, resume_step)
+            self._lines[name] = open(workdir / name, "a", encoding="utf-8")
+        # Not tensorboardX.SummaryWriter: its thread dies silently on a full disk and the queue to it then blocks.
+        # The suffix keeps two starts within one second apart, and in order.
+        self._folder = folder
+        self._events = EventsWriter(str(folder / "events"), filename_suffix=f".{time.time_ns()}")
+        self._flushed = time.monotonic()
+        # A TensorBoard that is watching has the dropped points in memory: this tells it to forget them.
+        self._event(resume_step + 1, session_log=SessionLog(status=SessionLog.START))
+        self.flush()
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes numbers by name, e.g. `{'train/loss': 2.31}`: Python's, NumPy's, or JAX arrays of one value."""
+        if not self._enabled:
+            return
+        values = {name: np.asarray(value).item() for name, value in scalars.items()}
+        self._line("metrics.jsonl", step, {k: v if math.isfinite(v) else None for k, v in values.items()})
+        for name, value in values.items():
+            self._event(step, summary=summary.scalar(name, value))
+        self._flush_now_and_then()
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Writes texts by name. TensorBoard renders them as Markdown, so samples are best put in a code block."""
+        if not self._enabled:
+            return
+        self._line("texts.jsonl", step, dict(texts))
+        for name, text in texts.items():
+            self._event(step, summary=summary.text(name, text))
+        self._flush_now_and_then()
+
+    def write_histograms(self, step: int, arrays: Mapping[str, Any]) -> None:
+        """Writes the distribution of arrays' values by name, for TensorBoard only."""
+        if not self._enabled:
+            return
+        for name, array in arrays.items():
+            self._event(step, summary=summary.histogram(name, np.asarray(array), bins="auto"))
+        self._flush_now_and_then()
+
+    def write_hparams(self, hparams: Mapping[str, Any], metrics: tuple[str, ...] = ()) -> None:
+        """Writes hyperparameters for TensorBoard's HPARAMS tab.
+
+        Args:
+          hparams: a config as a nested dict; leaves get their path as name (`mesh.data`), tuples become text.
+          metrics: names of the scalars to compare runs by.
+        """
+        if not self._enabled:
+            return
+        for part in summary.hparams(dict(_leaves(hparams)), dict.fromkeys(metrics, 0.0)):
+            self._event(0, summary=part)
+        self.flush()
+
+    def flush(self) -> None:
+        """Brings everything onto the disk: to be called before a checkpoint, so that none is ahead of its metrics."""
+        if self._enabled:
+            with _named(self._folder):
+                self._events.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._enabled:
+            self._enabled = False
+            for stream in self._lines.values():
+                stream.close()
+            with _named(self._folder):
+                self._events.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _line(self, name: str, step: int, fields: dict):
+        with _named(self._lines[name].name):
+            self._lines[name].write(json.dumps({"step": int(step)} | fields, allow_nan=False, ensure_ascii=False) + "\n")
+            self._lines[name].flush()
+
+    def _event(self, step: int, **content):
+        with _named(self._folder):
+            self._events.write_event(Event(step=int(step), wall_time=time.time(), **content))
+
+    def _flush_now_and_then(self):
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+
+def drop_later_lines(file: pathlib.Path, step: int) -> None:
+    """Removes from a file of JSON lines those with a step above `step`, and a line cut short; all or nothing."""
+    if not file.exists():
+        return
+    _replace(file, [line for line in file.read_bytes().splitlines(keepends=True) if _step_of(line) <= step])
+
+
+def drop_later_events(file: pathlib.Path, step: int) -> None:
+    """Removes from an event file what has a step above `step`, and a record cut short; all or nothing.
+
+    A record is its length (8 bytes), the length's checksum (4), a serialized Event, and its checksum (4). The first
+    one holds the file's version. TensorBoard itself does not forget texts when told of a restart.
+    """
+    data, kept, start = file.read_bytes(), [], 0
+    while start + 8 <= len(data):
+        (length,) = struct.unpack_from("<Q", data, start)
+        end = start + 8 + 4 + length + 4
+        if end > len(data):
+            break
+        if start == 0 or Event.FromString(data[start + 12 : end - 4]).step <= step:
+            kept.append(data[start:end])
+        start = end
+    _replace(file, kept)
+
+
+def _replace(file: pathlib.Path, parts: list[bytes]) -> None:
+    temporary = file.with_name(".rewriting")  # TensorBoard reads any file with "tfevents" in its name
+    temporary.write_bytes(b"".join(parts))
+    os.replace(temporary, file)
+
+
+def _step_of(line: bytes) -> float:
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _leaves(tree: Mapping, path: str = ""):
+    for key, value in tree.items():
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Mapping):
+            yield from _leaves(value, name)
+        else:
+            yield name, value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+class _named:
+    """Gives an OSError of a write, which does not know the file's name, that name."""
+
+    def __init__(self, path):
+        self._path = str(path)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, error.strerror, self._path) from error
