@@ -33,7 +33,7 @@ __all__ = ["FORMAT_VERSION", "CheckpointError", "Checkpoints", "Config", "find",
 class Config(config.Config):
     """Which checkpoints are kept: the union of the latest, the best, and one every so many steps.
 
-    `best_metric` is what `keep_best` ranks by; lower is better. A checkpoint without a finite value is never a best one.
+    `best_metric` is what `keep_best` ranks by; lower is better. A checkpoint without a finite value is never a best.
     """
 
     keep_latest: config.PositiveInt = 2
@@ -121,15 +121,15 @@ class Checkpoints:
         for name in damaged:  # only process 0 has seen any
             aside = self._directory / f"{name}.unreadable"
             shutil.rmtree(aside, ignore_errors=True)
-            (self._directory / str(name)).rename(aside)
+            self._path(name).rename(aside)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("arch_damaged_checkpoints_moved")
         self._manager.reload()
-        return restore.restore_step(self._directory / str(step), abstract_state)
+        return restore.restore_step(self._path(step), abstract_state)
 
     def read_extra(self, step: int) -> dict:
         """What `save` was given as `extra`. Raises CheckpointError when the step is absent or unreadable."""
-        return restore.read_record(self._directory / str(step))["extra"]
+        return restore.read_record(self._path(step))["extra"]
 
     def wait(self) -> None:
         """Returns when no save is under way. Raises CheckpointError when the last one failed, once."""
@@ -161,9 +161,12 @@ class Checkpoints:
 
     def _saved_score(self, step):
         try:
-            return _score(restore.read_record(self._directory / str(step))["metrics"], self._cfg)
+            return _score(restore.read_record(self._path(step))["metrics"], self._cfg)
         except (OSError, ValueError):  # cut short while it was deleted: not among the best
             return math.inf
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self._directory / str(step)
 
     def _seal(self):
         """Runs on process 0 when all files of a step are written, before the rename that makes it count."""
@@ -184,10 +187,9 @@ class Checkpoints:
                     shutil.rmtree(leftover, ignore_errors=True)
             self._manager.reload()
             latest = self.latest_step()
-            usable = f"the newest complete one is {self._directory / str(latest)}" if latest >= 0 else "there is no other"
-            path = self._directory / str(self._saving)
-            reason = restore.reason_of(error)
-            raise CheckpointError(f"checkpoint {path} could not be written: {reason}; {usable}") from error
+            usable = f"the newest complete one is {self._path(latest)}" if latest >= 0 else "there is no other"
+            failed = f"checkpoint {self._path(self._saving)} could not be written"
+            raise CheckpointError(f"{failed}: {restore.reason_of(error)}; {usable}") from error
 
 
 def kept_steps(scores: dict[int, float], cfg: Config) -> set[int]:

@@ -25,7 +25,13 @@ class Progress:
     """
 
     def __init__(
-        self, total_steps: int, tokens_per_step: int, *, start_step: int = 0, label: str = "", stream: TextIO | None = None
+        self,
+        total_steps: int,
+        tokens_per_step: int,
+        *,
+        start_step: int = 0,
+        label: str = "",
+        stream: TextIO | None = None,
     ):
         self._total = total_steps
         self._tokens = tokens_per_step

@@ -59,7 +59,8 @@ def read_config(workdir) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{file} is no config that arch has written") from None
     if version > config.FORMAT_VERSION:
-        raise ValueError(f"format_version={version} of {file} must be at most {config.FORMAT_VERSION}: a newer arch wrote it")
+        newest = config.FORMAT_VERSION
+        raise ValueError(f"format_version={version} of {file} must be at most {newest}: a newer arch wrote it")
     return cfg
 
 

@@ -167,5 +167,5 @@ def _differences(saved: dict, wanted: dict) -> list[str]:
 
     lines = [f"{name} is not saved" for name in wanted if name not in saved]
     lines += [f"{name} is saved but not part of the model" for name in saved if name not in wanted]
-    both = [name for name in wanted if name in saved]
-    return lines + [f"{n} is {kind(saved[n])}, not {kind(wanted[n])}" for n in both if kind(saved[n]) != kind(wanted[n])]
+    both = [(name, kind(saved[name]), kind(wanted[name])) for name in wanted if name in saved]
+    return lines + [f"{name} is {old}, not {new}" for name, old, new in both if old != new]

@@ -24,14 +24,15 @@ def seal(directory: pathlib.Path, items: tuple[str, ...]) -> None:
 
 
 def damage(directory: pathlib.Path) -> str:
-    """The first difference between a sealed folder and its checksums, in words that name the file; '' if it is whole."""
+    """The first difference between a sealed folder and its checksums, naming the file; '' if it is whole."""
     try:
         table = json.loads((directory / NAME).read_text())
         for name, (size, _) in table.items():
             if (directory / name).stat().st_size != size:
                 return f"{name} has {(directory / name).stat().st_size} bytes and should have {size}"
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            for (name, (_, crc)), found in zip(table.items(), pool.map(lambda n: _crc32(directory / n), table)):
+            sums = pool.map(lambda name: _crc32(directory / name), table)
+            for (name, (_, crc)), found in zip(table.items(), sums, strict=True):
                 if found != crc:
                     return f"{name} has CRC-32 {found:08x} and should have {crc:08x}"
     except FileNotFoundError as error:

@@ -124,7 +124,8 @@ class Writer:
 
     def _line(self, name: str, step: int, fields: dict):
         with _named(self._lines[name].name):
-            self._lines[name].write(json.dumps({"step": int(step)} | fields, allow_nan=False, ensure_ascii=False) + "\n")
+            line = json.dumps({"step": int(step)} | fields, allow_nan=False, ensure_ascii=False)
+            self._lines[name].write(line + "\n")
             self._lines[name].flush()
 
     def _event(self, step: int, **content):

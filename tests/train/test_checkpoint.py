@@ -9,6 +9,7 @@ import pathlib
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -358,3 +359,52 @@ def test_kill_9_at_any_moment_leaves_the_newest_complete_checkpoint_usable(tmp_p
         newest = max(steps_in(tmp_path), default=-1)
         assert newest < 0 or seal.damage(tmp_path / str(newest)) == ""
     assert newest > 5
+
+
+TWO_PROCESSES = """
+    import pathlib, sys, jax
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[3]))
+    import numpy as np
+    from jax.experimental import multihost_utils
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+    from arch.train import checkpoint
+
+    mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    value = np.arange(6 * 4, dtype=np.float32).reshape(6, 4)
+
+    def state(step):
+        sharding = NamedSharding(mesh, P("data", "tensor"))
+        return {"params": {"w": jax.make_array_from_callback(value.shape, sharding, lambda i: step * value[i])}}
+
+    with checkpoint.Checkpoints(sys.argv[1]) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state(step), extra={"step": step}, wait=True)
+        if jax.process_index() == 0:
+            pathlib.Path(sys.argv[1], "3", "checksums.json").unlink()
+        multihost_utils.sync_global_devices("damaged")
+        wanted = NamedSharding(mesh, P("tensor", "data"))
+        abstract = {"params": {"w": jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=wanted)}}
+        restored, extra = checkpoints.restore(abstract)
+        for shard in restored["params"]["w"].addressable_shards:
+            np.testing.assert_array_equal(shard.data, 2 * value[shard.index])
+    print(extra["step"])
+"""
+
+
+def test_two_processes_write_one_checkpoint_and_agree_on_what_to_restore(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    processes = [python(TWO_PROCESSES, tmp_path, port, index, **flags) for index in (0, 1)]
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    assert [output.splitlines()[-1] for output in outputs] == ["2", "2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3.unreadable"]
+
+
+def test_a_save_that_fails_last_is_reported_by_close(tmp_path):
+    with short_files(tmp_path / "disk") as reason:
+        with pytest.raises(checkpoint.CheckpointError, match=f"{reason}; there is no other"):
+            with checkpoint.Checkpoints(tmp_path / "disk") as checkpoints:
+                checkpoints.save(1, {"w": jax.random.normal(jax.random.key(0), (1031, 1031))}, extra={})
