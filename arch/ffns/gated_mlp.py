@@ -1,0 +1,50 @@
+"""Gated perceptron on each token: W_down (act(W_gate x) * W_up x).
+
+SwiGLU (silu), GeGLU (gelu), ReGLU (relu), the original GLU (sigmoid): Shazeer, 2020, arXiv 2002.05202, eq. 5-6.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+
+from arch import config
+from arch.layers.contract import Context, Output, SublayerConfig
+from arch.layers.weight import normal, weight
+from arch.ops.activation import ACTIVATIONS, Activation
+from arch.sharding.mesh import constrain
+from arch.typing import Array, Float
+
+
+@config.frozen
+class Config(SublayerConfig):
+    """Gated MLP.
+
+    Attributes:
+      hidden_dim: hidden channels; 8/3 of embed_dim has as many weights as an MLP of four times embed_dim.
+      activation: of the gate; 'silu' makes it SwiGLU.
+    """
+
+    hidden_dim: config.PositiveInt
+    activation: Activation = "silu"
+
+    def make(self, name: str | None = None) -> "GatedMlp":
+        """The Linen module."""
+        return GatedMlp(self, name=name)
+
+
+class GatedMlp(nn.Module):
+    """W_down (act(W_gate x) * W_up x)."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"], context: Context, cache: None = None) -> Output:
+        cfg, d = self.cfg, x.shape[-1]
+        own = partial(weight, self, dtype=x.dtype)
+        gate = x @ own("gate", normal(d**-0.5), embed=d, hidden=cfg.hidden_dim)
+        up = x @ own("up", normal(d**-0.5), embed=d, hidden=cfg.hidden_dim)
+        hidden = constrain(ACTIVATIONS[cfg.activation](gate) * up, "batch", None, "hidden")
+        return Output(hidden @ own("down", normal(cfg.hidden_dim**-0.5), hidden=cfg.hidden_dim, embed=d))
+
+
+EXAMPLES = (Config(hidden_dim=7), Config(hidden_dim=12, activation="gelu"))

@@ -1,0 +1,159 @@
+"""The contract: a block is a tuple of residual sublayers, and each sublayer is one function.
+
+    sublayer(x, context, cache) -> Output(x, cache, aux, shared)
+
+`x` is the residual stream's value, already normalised; the result is what the block adds to the stream. Everything else
+a sublayer may read stands in the `Context`; what it remembers between calls is its `cache`; what the trainer should
+know is its `aux`; what later layers may read is `shared`. All are values: parameters are the only Flax collection.
+
+Within one call the valid tokens of a row come first (ragged prompts are padded on the right).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import register_dataclass
+
+from arch import config
+from arch.typing import Array, Bool, Float, Int, Key
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What cross-attention reads: an encoder's output, an image's patches, retrieved neighbours.
+
+    Attributes:
+      values: [b s d].
+      valid: [b s], False where padded; None when all are valid.
+    """
+
+    values: Float[Array, "b s e"]
+    valid: Bool[Array, "b s"] | None = None
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What sublayers may read beside the residual stream.
+
+    Attributes:
+      positions: [b t] position of each token in its own document, from 0.
+      segment_ids: [b t] from 1, one number a packed document, 0 for padding; None when rows are not packed.
+      valid: [b t] False for padding behind a ragged prompt; None when all tokens are valid.
+      memory: what cross-attention reads; None when there is none.
+      globals: [b t] True for tokens chosen at run time to see and be seen by all; None when there are none.
+      key: for dropout and noise; None only when `deterministic`.
+      shared: what earlier layers computed for later ones, by name. The repeated part of a stack may change its values,
+        not its names.
+      deterministic: no dropout, no noise.
+    """
+
+    positions: Int[Array, "b t"]
+    segment_ids: Int[Array, "b t"] | None = None
+    valid: Bool[Array, "b t"] | None = None
+    memory: Memory | None = None
+    globals: Bool[Array, "b t"] | None = None
+    key: Key[Array, ""] | None = None
+    shared: dict[str, Any] = dataclasses.field(default_factory=dict)
+    deterministic: bool = dataclasses.field(default=True, metadata={"static": True})
+
+    def fold(self, number: int | Array) -> "Context":
+        """The same context with `number` folded into the key."""
+        return self if self.key is None else dataclasses.replace(self, key=jax.random.fold_in(self.key, number))
+
+    def real(self) -> Bool[Array, "b t"]:
+        """[b t] True for tokens that are neither padding of a pack nor behind a ragged prompt."""
+        mask = jnp.ones(self.positions.shape, bool) if self.valid is None else self.valid
+        return mask if self.segment_ids is None else mask & (self.segment_ids > 0)
+
+    def starts(self) -> Bool[Array, "b t"] | None:
+        """[b t] True for the first token of each packed segment; None when rows are not packed."""
+        if self.segment_ids is None:
+            return None
+        before = jnp.pad(self.segment_ids, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+        return self.segment_ids != before
+
+
+def positions_of(tokens: Int[Array, "b t"], start: Int[Array, "b"] | int = 0) -> Int[Array, "b t"]:
+    """[b t] positions counted from `start` in each row."""
+    start = jnp.broadcast_to(jnp.asarray(start, jnp.int32), tokens.shape[:1])
+    return start[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Aux:
+    """What a sublayer tells the trainer.
+
+    Attributes:
+      losses: scalars, already weighted, added to the objective. Each is a mean over the rows of the batch of a value
+        that depends on that row alone, so that sharding and gradient accumulation leave it exact.
+      stats: arrays for the log, by name; expert loads and the like.
+    """
+
+    losses: dict[str, Array] = dataclasses.field(default_factory=dict)
+    stats: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+    def __add__(self, other: "Aux") -> "Aux":
+        names = dict.fromkeys([*self.losses, *other.losses])
+        losses = {name: self.losses.get(name, 0.0) + other.losses.get(name, 0.0) for name in names}
+        return Aux(losses, {**self.stats, **other.stats})
+
+    def under(self, prefix: str) -> "Aux":
+        """The same, the stats' names prefixed: `expert_load` becomes `prefix/expert_load`."""
+        return Aux(self.losses, {f"{prefix}/{name}": value for name, value in self.stats.items()})
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a call returns.
+
+    Attributes:
+      x: the result: [b t d] of a sublayer or stack, logits [b t v] of a model.
+      cache: with the structure of the cache that came in.
+      aux: losses and statistics.
+      shared: names that this sublayer adds to (or replaces in) `Context.shared` for the layers after it.
+    """
+
+    x: Array
+    cache: Any = None
+    aux: Aux = dataclasses.field(default_factory=Aux)
+    shared: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class SublayerConfig(config.Config):
+    """Base of the configs of mixers and ffns."""
+
+    def make(self, name: str | None = None):
+        """The Linen module with this config, whose call is the contract's function."""
+        raise NotImplementedError
+
+    def init_cache(self, batch: int, length: int, embed_dim: int, dtype: Any) -> Any:
+        """The empty cache for so many rows and tokens, or None for a sublayer that remembers nothing."""
+        return None
+
+    def lacks(self) -> tuple[str, ...]:
+        """The traits of the contract that this sublayer honestly lacks: 'causal', 'segments', 'cache' ..."""
+        return ()
+
+    def update(self, buffers: Mapping[str, Array], stats: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The next values of the non-trained leaves, from the mean statistics of a training step."""
+        return buffers
+
+    @property
+    def label(self) -> str:
+        """The name of this sublayer's parameters within a block: the file's name."""
+        return type(self).__module__.rsplit(".", 1)[-1]
+
+
+class Position(config.Config):
+    """Base of the configs of position schemes that act inside attention."""
+
+    def rotate(self, x: Float[Array, "b t n h"], positions: Int[Array, "b t"]) -> Float[Array, "b t n h"]:
+        """Queries or keys with their positions worked in; unchanged by default."""
+        return x

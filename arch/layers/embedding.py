@@ -1,0 +1,54 @@
+"""Token embedding, and the unembedding that may share its table (Press, Wolf, 2016, arXiv 1608.05859)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from arch import config
+from arch.layers.weight import normal, weight
+from arch.sharding.mesh import constrain
+from arch.typing import Array, Float, Int
+
+
+@config.frozen
+class Config(config.Config):
+    """The embedding table's start and use.
+
+    Attributes:
+      stddev: standard deviation of the initial entries.
+      scale: factor of the embedded tokens; 0 for sqrt(embed_dim), as in the 2017 Transformer and Gemma.
+    """
+
+    stddev: config.PositiveFloat = 0.02
+    scale: config.NonNegativeFloat = 1.0
+
+    def make(self, vocab_size: int, embed_dim: int, tied: bool, name: str | None = None) -> "Embedding":
+        """The Linen module, for the widths of the model that holds it."""
+        return Embedding(self, vocab_size, embed_dim, tied, name=name)
+
+
+class Embedding(nn.Module):
+    """`encode` turns ids into vectors, `decode` vectors into logits."""
+
+    cfg: Config
+    vocab_size: int
+    embed_dim: int
+    tied: bool
+
+    def setup(self):
+        widths = {"vocab": self.vocab_size, "embed": self.embed_dim}
+        self.table = weight(self, "table", normal(self.cfg.stddev), **widths)
+        if not self.tied:
+            self.output = weight(self, "output", normal(self.embed_dim**-0.5), **widths)
+
+    def encode(self, tokens: Int[Array, "b t"], dtype: Any) -> Float[Array, "b t d"]:
+        """The rows of the table, in the dtype in which the model computes."""
+        x = constrain(self.table.astype(dtype)[tokens], "batch", None, None)
+        return x * jnp.asarray(self.cfg.scale or self.embed_dim**0.5, dtype)
+
+    def decode(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
+        """Logits in float32, from products in x's dtype."""
+        table = (self.table if self.tied else self.output).astype(x.dtype)
+        logits = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
+        return constrain(logits, "batch", None, "vocab")

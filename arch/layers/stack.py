@@ -1,0 +1,200 @@
+"""A stack of blocks: a prefix, a period that repeats, a suffix.
+
+The repeated part is scanned, so that it compiles once, and rematerialised by a named policy. The same module also takes
+parameters in canonical form (`tree.unstack`) and then runs the layers one after the other: that is how decoding goes,
+with one cache a layer. This is the only file with lifted transforms.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_policies
+
+from arch import config
+from arch.layers import block
+from arch.layers.contract import Aux, Context, Output
+from arch.layers.weight import unbox
+from arch.sharding.mesh import constrain
+from arch.typing import Array, Float
+
+Remat = Literal["none", "dots", "full", "offload"]
+
+
+POLICIES = {
+    "dots": checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": checkpoint_policies.nothing_saveable,
+    "offload": checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[block.LAYER_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
+"""What a rematerialised block keeps for the backward pass, beside its input."""
+
+
+@config.frozen
+class Config(config.Config):
+    """The layers: prefix + pattern * repeats + suffix.
+
+    Attributes:
+      pattern: the blocks of one period.
+      repeats: how often the period repeats.
+      prefix: blocks before the repeated part.
+      suffix: blocks after it.
+      remat: what the backward pass computes again: 'none', all but matrix products ('dots'), everything ('full'), or
+        everything with the layers' inputs kept in host memory ('offload', where the device has one).
+    """
+
+    pattern: tuple[block.Config, ...]
+    repeats: config.PositiveInt = 1
+    prefix: tuple[block.Config, ...] = ()
+    suffix: tuple[block.Config, ...] = ()
+    remat: Remat = "none"
+
+    def check(self):
+        groups: dict[str, block.Config] = {}
+        for i, layer in enumerate(self.blocks):
+            if layer.group and groups.setdefault(layer.group, layer) != layer:
+                raise ValueError(f"group={layer.group!r} of layer {i} must hold equal blocks: they share parameters")
+        if not self.pattern:
+            raise ValueError("pattern=() must hold at least one block")
+
+    @property
+    def blocks(self) -> tuple[block.Config, ...]:
+        """All layers in order."""
+        return self.prefix + self.pattern * self.repeats + self.suffix
+
+    @property
+    def scan_name(self) -> str:
+        """The name of the stacked parameters, which tells where they start and the period's length (see `arch.tree`)."""
+        return f"scan_{len(self.prefix)}_{len(self.pattern)}"
+
+    def make(self, name: str | None = None) -> "Stack":
+        """The Linen module."""
+        return Stack(self, name=name)
+
+    def init_cache(self, batch: int, length: int, embed_dim: int, dtype: Any) -> tuple[dict, ...]:
+        """One empty cache a layer."""
+        return tuple(layer.init_cache(batch, length, embed_dim, dtype) for layer in self.blocks)
+
+    def update(self, buffers: Mapping, stats: Mapping) -> dict:
+        """The next non-trained leaves, in canonical form (see `SublayerConfig.update`).
+
+        Layers that share a group share its leaves too; their statistics are averaged.
+        """
+        out = dict(buffers)
+        for name in buffers:
+            users = [i for i, layer in enumerate(self.blocks) if (layer.group or str(i)) == name]
+            each = [_under(stats, str(i)) for i in users]
+            mean = jax.tree.map(lambda *values: sum(values) / len(values), *each)
+            out[name] = self.blocks[users[0]].update(buffers[name], mean)
+        return out
+
+
+def _under(stats: Mapping, layer: str) -> dict:
+    return {name.removeprefix(f"{layer}/"): v for name, v in stats.items() if name.startswith(f"{layer}/")}
+
+
+class Stack(nn.Module):
+    """The contract's function over all layers; its cache is a tuple, one entry a layer."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"], context: Context, cache: Sequence | None = None) -> Output:
+        cfg = self.cfg
+        scanned = cfg.repeats > 1 and (self.is_initializing() or self.has_variable("params", cfg.scan_name))
+        if scanned and cache is not None:
+            raise ValueError("a cache needs the parameters one layer at a time: call arch.tree.unstack on them first")
+        remat = "none" if cache is not None else cfg.remat
+        groups = self._groups(x, context)
+        carry, aux, caches = (x, dict(context.shared)), Aux(), []
+
+        def unrolled(begin, end):
+            nonlocal carry, aux
+            for i in range(begin, end):
+                layer, old = cfg.blocks[i], None if cache is None else cache[i]
+                make = _block(layer, remat, str(i), groups, prevent_cse=True)
+                carry, new, some = _run(make, carry, context, i, old)
+                caches.append(new)
+                aux += some.under(str(i))
+
+        begin, end = len(cfg.prefix), len(cfg.prefix) + len(cfg.pattern) * cfg.repeats
+        if scanned:
+            unrolled(0, begin)
+            carry, some = self._scan(carry, context, groups)
+            aux += some
+            unrolled(end, len(cfg.blocks))
+        else:
+            unrolled(0, len(cfg.blocks))
+        x, shared = carry
+        return Output(x, None if cache is None else tuple(caches), aux, shared)
+
+    def _groups(self, x, context) -> dict[str, Any]:
+        """The parameters of each group, created at init by one call that nobody reads."""
+        groups = {layer.group: layer for layer in self.cfg.blocks if layer.group}
+        if self.is_initializing():
+            for name, layer in groups.items():
+                layer.make(name)(x, context)
+        return {name: unbox(self.get_variable("params", name)) for name in groups}
+
+    def _scan(self, carry, context, groups):
+        """The repeated part: one period, scanned over its stacked parameters."""
+        cfg = self.cfg
+        period = nn.scan(
+            Period,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=cfg.repeats,
+            metadata_params={},
+        )
+        begin, step = len(cfg.prefix), len(cfg.pattern)
+        first_layers = begin + step * jnp.arange(cfg.repeats)
+        carry, aux = period(cfg, name=cfg.scan_name)(carry, first_layers, context, groups)
+        stats = {}
+        for name, values in aux.stats.items():
+            j, rest = name.split("/", 1)
+            stats |= {f"{begin + i * step + int(j)}/{rest}": values[i] for i in range(cfg.repeats)}
+        return carry, Aux(jax.tree.map(lambda loss: jnp.sum(loss, axis=0), aux.losses), stats)
+
+
+class Period(nn.Module):
+    """The blocks of one period, as the body of a scan."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, carry, first_layer, context: Context, groups: Mapping):
+        aux, names = Aux(), sorted(carry[1])
+        for j, layer in enumerate(self.cfg.pattern):
+            make = _block(layer, self.cfg.remat, str(j), groups, prevent_cse=False)
+            carry, _, some = _run(make, carry, context, first_layer + j, None)
+            aux += some.under(str(j))
+        if sorted(carry[1]) != names:
+            raise ValueError(f"shared names {sorted(carry[1])} must be {names} before and after a repeated period: a "
+                             "prefix block has to write the new ones first")
+        return carry, aux
+
+
+def _block(layer: block.Config, remat: Remat, name: str, groups: Mapping, *, prevent_cse: bool):
+    """The function (x, context, cache) -> Output of a layer with its own parameters or its group's."""
+    module = block.Block
+    if remat != "none":
+        module = nn.remat(block.Block, policy=POLICIES[remat], prevent_cse=prevent_cse)
+    if layer.group:
+        return lambda *args: module(layer, parent=None).apply({"params": groups[layer.group]}, *args)
+    return module(layer, name=name)
+
+
+def _run(make, carry, context: Context, index, cache):
+    """One layer: reads what the layers before it shared, with its own key, and shares what it adds."""
+    x, shared = carry
+    x = constrain(x, "batch", None, None)
+    out = make(x, dataclasses.replace(context.fold(index), shared=shared), cache)
+    return (out.x, shared | out.shared), out.cache, out.aux

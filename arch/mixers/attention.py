@@ -1,0 +1,136 @@
+"""Multi-head attention: multi-head, grouped-query or multi-query, with any position scheme.
+
+    x W_O  of  softmax(cap(q k^T / sqrt(h))) v,     q = rotate(norm(x W_Q)),  k = rotate(norm(x W_K)),  v = x W_V
+
+Vaswani et al., 2017, arXiv 1706.03762; grouped heads: Ainslie et al., 2023, arXiv 2305.13245; QK norm: Dehghani et al.,
+2023, arXiv 2302.05442; soft cap: Gemma 2, 2024, arXiv 2408.00118.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from arch import config
+from arch.layers.contract import Context, Output, SublayerConfig
+from arch.layers.weight import constant, normal, weight
+from arch.ops.attention import attend, attention_mask
+from arch.ops.cache import slots, write
+from arch.ops.norm import rms_norm
+from arch.positions import none, rope
+from arch.sharding.mesh import constrain
+from arch.typing import Array, Float
+
+
+@config.frozen
+class Config(SublayerConfig):
+    """Attention.
+
+    Attributes:
+      num_heads: query heads.
+      head_dim: channels a head.
+      num_kv_heads: key-value heads, a divisor of num_heads; 0 for num_heads (multi-head), 1 is multi-query.
+      causal: a token sees only itself and what came before.
+      position: the position scheme.
+      qk_norm: RMSNorm of each head's query and key.
+      soft_cap: bound of the logits; 0 for none.
+      bias: learned shifts of query, key, value and result.
+    """
+
+    num_heads: config.PositiveInt
+    head_dim: config.PositiveInt
+    num_kv_heads: config.NonNegativeInt = 0
+    causal: bool = True
+    position: config.choice("positions") = rope.Config()
+    qk_norm: bool = False
+    soft_cap: config.NonNegativeFloat = 0.0
+    bias: bool = False
+
+    def check(self):
+        if self.num_heads % self.kv_heads:
+            raise ValueError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
+
+    @property
+    def kv_heads(self) -> int:
+        """Key-value heads, with the default resolved."""
+        return self.num_kv_heads or self.num_heads
+
+    def make(self, name: str | None = None) -> "Attention":
+        """The Linen module."""
+        return Attention(self, name=name)
+
+    def init_cache(self, batch: int, length: int, embed_dim: int, dtype: Any) -> dict[str, Array]:
+        """Keys and values [b length k h], and how many tokens each row holds [b]."""
+        heads = jnp.zeros((batch, length, self.kv_heads, self.head_dim), dtype)
+        return {"key": heads, "value": heads, "length": jnp.zeros((batch,), jnp.int32)}
+
+    def lacks(self) -> tuple[str, ...]:
+        """Attention that looks ahead is not causal and cannot decode from a cache."""
+        return () if self.causal else ("causal", "cache")
+
+
+class Attention(nn.Module):
+    """Self-attention over x, or over x and what the cache holds."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"], context: Context, cache: dict | None = None) -> Output:
+        cfg, d = self.cfg, x.shape[-1]
+        own = partial(weight, self, dtype=x.dtype)
+
+        def project(name, axis, heads):
+            kernel = own(name, normal(d**-0.5), embed=d, **{axis: heads}, head_dim=cfg.head_dim)
+            out = jnp.einsum("btd,dnh->btnh", x, kernel)
+            if cfg.bias:
+                out += own(f"{name}_bias", constant(0.0), **{axis: heads}, head_dim=cfg.head_dim)
+            return constrain(out, "batch", None, axis, None)
+
+        query = project("query", "heads", cfg.num_heads)
+        key = project("key", "kv_heads", cfg.kv_heads)
+        value = project("value", "kv_heads", cfg.kv_heads)
+        if cfg.qk_norm:
+            query, key = HeadNorm(name="query_norm")(query), HeadNorm(name="key_norm")(key)
+        query, key = (cfg.position.rotate(heads, context.positions) for heads in (query, key))
+        out, cache = _attend(cfg, query, key, value, context, cache)
+        out = constrain(out, "batch", None, "heads", None)
+        fan_in = cfg.num_heads * cfg.head_dim
+        result = own("out", normal(fan_in**-0.5), heads=cfg.num_heads, head_dim=cfg.head_dim, embed=d)
+        out = jnp.einsum("btnh,nhd->btd", out, result)
+        return Output(out + own("out_bias", constant(0.0), embed=d) if cfg.bias else out, cache)
+
+
+class HeadNorm(nn.Module):
+    """RMSNorm over each head's channels, one scale for all heads."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t n h"]) -> Float[Array, "b t n h"]:
+        scale = weight(self, "scale", constant(1.0), head_dim=x.shape[-1])
+        return rms_norm(x, scale, epsilon=1e-6)
+
+
+def _attend(cfg: Config, query, key, value, context: Context, cache):
+    """Attention among the tokens of the call, or with those before them in the cache. Returns (result, new cache)."""
+    see = partial(attend, soft_cap=cfg.soft_cap)
+    if cache is None:
+        places = jnp.arange(query.shape[1])[None]
+        segments = context.segment_ids
+        mask = attention_mask(
+            places, places, causal=cfg.causal, query_segments=segments, key_segments=segments, key_valid=context.valid
+        )
+        return see(query, key, value, mask=mask), None
+    size = cache["key"].shape[1]
+    slot, length = slots(cache["length"], context.real(), size)
+    key, value = write(cache["key"], slot, key), write(cache["value"], slot, value)
+    mask = attention_mask(slot, jnp.arange(size)[None], causal=True)
+    return see(query, key, value, mask=mask), {"key": key, "value": value, "length": length}
+
+
+EXAMPLES = (
+    Config(num_heads=3, head_dim=6),
+    Config(num_heads=6, num_kv_heads=2, head_dim=4, qk_norm=True, bias=True),
+    Config(num_heads=5, num_kv_heads=1, head_dim=2, soft_cap=5.0, position=none.Config()),
+    Config(num_heads=2, head_dim=10, position=rope.Config(theta=100.0, fraction=0.5)),
+    Config(num_heads=3, head_dim=4, causal=False),
+)

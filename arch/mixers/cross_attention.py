@@ -1,0 +1,67 @@
+"""Attention from the tokens to a memory: an encoder's output, image patches, retrieved text.
+
+    x W_O  of  softmax(q k^T / sqrt(h)) v,     q = x W_Q,  k = m W_K,  v = m W_V
+
+Vaswani et al., 2017, arXiv 1706.03762, sec. 3.2.3; gated by tanh(alpha), alpha starting at 0, so that a frozen decoder
+starts unchanged: Alayrac et al., Flamingo, 2022, arXiv 2204.14198, sec. 2.2.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from arch import config
+from arch.layers.contract import Context, Output, SublayerConfig
+from arch.layers.weight import constant, normal, weight
+from arch.ops.attention import attend
+from arch.sharding.mesh import constrain
+from arch.typing import Array, Float
+
+
+@config.frozen
+class Config(SublayerConfig):
+    """Cross-attention.
+
+    Attributes:
+      num_heads: heads.
+      head_dim: channels a head.
+      gated: the result is multiplied by tanh of a learned number that starts at 0.
+    """
+
+    num_heads: config.PositiveInt
+    head_dim: config.PositiveInt
+    gated: bool = False
+
+    def make(self, name: str | None = None) -> "CrossAttention":
+        """The Linen module."""
+        return CrossAttention(self, name=name)
+
+
+class CrossAttention(nn.Module):
+    """Reads `context.memory`, the same at every step of decoding; keeps no cache."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"], context: Context, cache: None = None) -> Output:
+        cfg, d = self.cfg, x.shape[-1]
+        if context.memory is None:
+            raise ValueError("memory=None: cross_attention needs Context.memory to read from")
+        memory = context.memory.values.astype(x.dtype)
+        own = partial(weight, self, dtype=x.dtype)
+
+        def project(name, source):
+            width = source.shape[-1]
+            kernel = own(name, normal(width**-0.5), embed=width, heads=cfg.num_heads, head_dim=cfg.head_dim)
+            return constrain(jnp.einsum("bsd,dnh->bsnh", source, kernel), "batch", None, "heads", None)
+
+        mask = None if context.memory.valid is None else context.memory.valid[:, None, :]
+        out = attend(project("query", x), project("key", memory), project("value", memory), mask=mask)
+        fan_in = cfg.num_heads * cfg.head_dim
+        result = own("out", normal(fan_in**-0.5), heads=cfg.num_heads, head_dim=cfg.head_dim, embed=d)
+        out = jnp.einsum("btnh,nhd->btd", out, result)
+        return Output(jnp.tanh(own("gate", constant(0.0))) * out if cfg.gated else out)
+
+
+EXAMPLES = (Config(num_heads=3, head_dim=5), Config(num_heads=2, head_dim=4, gated=True))

@@ -1,0 +1,92 @@
+"""Decoder language model: embedding, a stack of any blocks, final norm, unembedding.
+
+GPT, LLaMA, Mixtral, Mamba, Jamba and their mixtures are this shell around different blocks.
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from arch import config
+from arch.layers import embedding as embeddings
+from arch.layers import norm as norms
+from arch.layers import stack
+from arch.layers.contract import Context, Output, positions_of
+from arch.ops.dropout import dropout
+from arch.typing import Array, Int
+
+
+@config.frozen
+class Config(config.Config):
+    """Decoder.
+
+    Attributes:
+      vocab_size: ids the model knows; at least the tokenizer's size.
+      embed_dim: width of the residual stream.
+      layers: the stack.
+      embedding: start and scale of the embedding table.
+      norm: the norm before the unembedding.
+      final_norm: whether there is one; post-norm stacks end in a norm of their own.
+      tie_embeddings: the unembedding is the embedding's table.
+      dropout: probability of zeroing an entry of the embedded tokens.
+      logit_soft_cap: bound of the logits; 0 for none.
+      dtype: in which the layers compute; parameters stay float32.
+    """
+
+    vocab_size: config.PositiveInt
+    embed_dim: config.PositiveInt
+    layers: stack.Config
+    embedding: embeddings.Config = embeddings.Config()
+    norm: norms.Config = norms.Config()
+    final_norm: bool = True
+    tie_embeddings: bool = True
+    dropout: config.Fraction = 0.0
+    logit_soft_cap: config.NonNegativeFloat = 0.0
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def make(self) -> "Decoder":
+        """The Linen module."""
+        return Decoder(self)
+
+    def init_cache(self, batch: int, length: int) -> tuple[dict, ...]:
+        """One empty cache a layer, for so many rows of so many tokens."""
+        return self.layers.init_cache(batch, length, self.embed_dim, jnp.dtype(self.dtype))
+
+    def update(self, buffers: dict, stats: dict) -> dict:
+        """The next non-trained leaves, in canonical form, from the mean statistics of a training step."""
+        own = {name.removeprefix("layers/"): value for name, value in stats.items() if name.startswith("layers/")}
+        return {name: self.layers.update(tree, own) if name == "layers" else tree for name, tree in buffers.items()}
+
+
+class Decoder(nn.Module):
+    """tokens -> logits."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "b t"], context: Context | None = None, cache: Any = None) -> Output:
+        """Logits of the token after each one.
+
+        Args:
+          tokens: [b t] ids.
+          context: what the layers may read; None for rows that are neither packed nor padded, from position 0.
+          cache: from `Config.init_cache`; None for a pass without one.
+
+        Returns:
+          Output with x = logits [b t v] in float32.
+        """
+        cfg = self.cfg
+        context = Context(positions=positions_of(tokens)) if context is None else context
+        if cache is not None and context.segment_ids is not None:
+            raise ValueError("segment_ids must be None with a cache: a cache holds one document a row")
+        table = cfg.embedding.make(cfg.vocab_size, cfg.embed_dim, cfg.tie_embeddings, "embedding")
+        x = table.encode(tokens, jnp.dtype(cfg.dtype))
+        if cfg.dropout and not context.deterministic:
+            x = dropout(x, context.fold(-1).key, rate=cfg.dropout)
+        out = cfg.layers.make("layers")(x, context, cache)
+        x = cfg.norm.make("norm")(out.x) if cfg.final_norm else out.x
+        logits = table.decode(x)
+        if cfg.logit_soft_cap:
+            logits = cfg.logit_soft_cap * jnp.tanh(logits / cfg.logit_soft_cap)
+        return Output(logits, out.cache, out.aux.under("layers"))

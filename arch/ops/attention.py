@@ -1,0 +1,86 @@
+"""Scaled dot-product attention with grouped key-value heads.
+
+    attention(Q, K, V) = softmax(cap(Q K^T / sqrt(h)) + bias) V,      cap(z) = c tanh(z / c)
+
+Vaswani et al., 2017, arXiv 1706.03762, eq. 1; grouped heads: Ainslie et al., GQA, 2023, arXiv 2305.13245 (one key-value
+head is Shazeer's multi-query attention, arXiv 1911.02150); soft cap: Gemma 2, 2024, arXiv 2408.00118, sec. 2.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from arch.typing import Array, Bool, Float, Int
+
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
+"""The logit of a masked pair: finite, so that a row with nothing to see stays finite."""
+
+
+def attend(
+    query: Float[Array, "b t n h"],
+    key: Float[Array, "b s k h"],
+    value: Float[Array, "b s k h"],
+    *,
+    mask: Bool[Array, "#b t s"] | None = None,
+    bias: Float[Array, "#b n t s"] | None = None,
+    scale: float | None = None,
+    soft_cap: float = 0.0,
+) -> Float[Array, "b t n h"]:
+    """The dense reference: softmax in float32, result in query's dtype.
+
+    Args:
+      query: [b t n h].
+      key: [b s k h]; head i of the query reads key-value head i // (n / k).
+      value: [b s k h].
+      mask: [b t s] True where the query may see the key; None for all.
+      bias: [b n t s] added to the logits.
+      scale: factor of the logits; None for 1 / sqrt(h).
+      soft_cap: bound of the logits; 0 for none.
+
+    Raises:
+      ValueError: n is not a multiple of k.
+    """
+    b, t, n, h = query.shape
+    k = key.shape[2]
+    if n % k:
+        raise ValueError(f"num_heads={n} must be a multiple of num_kv_heads={k}")
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    grouped = query.reshape(b, t, k, n // k, h)
+    logits = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=wide)
+    logits = logits * (h**-0.5 if scale is None else scale)
+    if soft_cap:
+        logits = soft_cap * jnp.tanh(logits / soft_cap)
+    if bias is not None:
+        logits = logits + bias.reshape(-1, k, n // k, *bias.shape[2:])
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None], logits, MASKED)
+    weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, value).reshape(b, t, n, h)
+
+
+def attention_mask(
+    query_index: Int[Array, "#b t"],
+    key_index: Int[Array, "#b s"],
+    *,
+    causal: bool,
+    query_segments: Int[Array, "b t"] | None = None,
+    key_segments: Int[Array, "b s"] | None = None,
+    key_valid: Bool[Array, "b s"] | None = None,
+) -> Bool[Array, "#b t s"]:
+    """[b t s] True where a query may see a key.
+
+    Args:
+      query_index: [b t] place of each query in its row.
+      key_index: [b s] place of each key in its row.
+      causal: a query sees only keys whose place is not after its own.
+      query_segments: [b t] packed documents; a query sees only its own.
+      key_segments: [b s], together with `query_segments`.
+      key_valid: [b s] False for keys nobody sees.
+    """
+    mask = jnp.ones((1, query_index.shape[1], key_index.shape[1]), bool)
+    if causal:
+        mask &= query_index[:, :, None] >= key_index[:, None, :]
+    if query_segments is not None:
+        mask &= query_segments[:, :, None] == key_segments[:, None, :]
+    if key_valid is not None:
+        mask &= key_valid[:, None, :]
+    return mask

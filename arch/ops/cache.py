@@ -1,0 +1,23 @@
+"""Writing the valid tokens of ragged rows into per-row caches."""
+
+import jax.numpy as jnp
+
+from arch.typing import Array, Bool, Int, Num
+
+
+def slots(length: Int[Array, "b"], valid: Bool[Array, "b t"], size: int) -> tuple[Int[Array, "b t"], Int[Array, "b"]]:
+    """Where each token goes in a cache that already holds `length` tokens a row, and the new lengths.
+
+    Args:
+      length: [b] tokens that each row holds.
+      valid: [b t]; a token that is not valid gets slot `size`, which `write` drops.
+      size: slots a row.
+    """
+    place = length[:, None] + jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
+    return jnp.where(valid, place, size), length + jnp.sum(valid, axis=1, dtype=jnp.int32)
+
+
+def write(cache: Num[Array, "b s *x"], slot: Int[Array, "b t"], values: Num[Array, "b t *x"]) -> Num[Array, "b s *x"]:
+    """The cache with each token's values in its slot; a slot outside is dropped."""
+    rows = jnp.arange(cache.shape[0])[:, None]
+    return cache.at[rows, slot].set(values.astype(cache.dtype), mode="drop")

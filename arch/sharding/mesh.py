@@ -1,0 +1,150 @@
+"""Device meshes with the axes (data, fsdp, tensor), and the rules that place logical axes on them.
+
+`data` replicates weights and splits the batch; `fsdp` splits the batch and every weight (ZeRO-3); `tensor` splits heads,
+hidden channels and vocabulary. Weights and activations name logical axes; `RULES` is the only place that maps them to
+mesh axes. All axes are Auto: the compiler propagates, our constraints steer.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from arch import config
+
+AXES = ("data", "fsdp", "tensor")
+
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "hidden": ("tensor",),
+    "vocab": ("tensor",),
+    "experts": (),
+    "head_dim": (),
+    "state": (),
+    "conv": (),
+    "rank": (),
+    "layers": (),
+}
+"""Logical axis -> the mesh axes that split it. Every axis name of every weight is a key (tests hold that)."""
+
+
+@config.frozen
+class Config(config.Config):
+    """Sizes of the mesh axes; -1 (one axis at most) takes the devices that the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def check(self):
+        sizes = {axis: getattr(self, axis) for axis in AXES}
+        for axis, size in sizes.items():
+            if size < 1 and size != -1:
+                raise ValueError(f"{axis}={size} must be at least 1, or -1 for the devices that are left")
+        if list(sizes.values()).count(-1) > 1:
+            raise ValueError(f"{', '.join(a for a, s in sizes.items() if s == -1)}: only one axis may be -1")
+
+
+def shape(cfg: Config, num_devices: int) -> tuple[int, int, int]:
+    """The sizes of (data, fsdp, tensor) on so many devices.
+
+    Raises:
+      ValueError: the axes' product is not the number of devices.
+    """
+    sizes = [getattr(cfg, axis) for axis in AXES]
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and num_devices % known == 0:
+        sizes[sizes.index(-1)] = num_devices // known
+    if math.prod(sizes) != num_devices:
+        text = ", ".join(f"mesh.{axis}={getattr(cfg, axis)}" for axis in AXES)
+        raise ValueError(f"{text} must multiply to the number of devices, {num_devices}")
+    return tuple(sizes)
+
+
+def make(cfg: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over these devices (all, when None), laid out so that `tensor` neighbours are near each other."""
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = shape(cfg, len(devices))
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def spec(axes: Sequence[str | None], dims: Sequence[int], mesh) -> PartitionSpec:
+    """Where the rules place an array: a dimension that its mesh axes do not divide stays whole.
+
+    Args:
+      axes: the logical name of each dimension, None for one that is never split.
+      dims: the sizes of the dimensions.
+      mesh: a mesh (or abstract mesh) whose axes are among AXES.
+    """
+    sizes = dict(mesh.shape)
+    taken: set[str] = set()
+    parts = []
+    for axis, dim in zip(axes, dims, strict=True):
+        if axis is not None and axis not in RULES:
+            raise ValueError(f"axis {axis!r} has no rule; there are {', '.join(RULES)}")
+        names = [name for name in RULES.get(axis, ()) if sizes.get(name, 1) > 1 and name not in taken]
+        if names and dim % math.prod(sizes[name] for name in names) == 0:
+            taken.update(names)
+            parts.append(tuple(names) if len(names) > 1 else names[0])
+        else:
+            parts.append(None)
+    return PartitionSpec(*parts)
+
+
+def sharding(axes: Sequence[str | None], dims: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """The rules' `NamedSharding` for an array with these logical axes and sizes."""
+    return NamedSharding(mesh, spec(axes, dims, mesh))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts the batch is split."""
+    return math.prod(mesh.shape[name] for name in RULES["batch"])
+
+
+def process_shard(mesh: Mesh, num_rows: int) -> tuple[int, int]:
+    """(index, count) of the contiguous rows of the global batch that this process loads.
+
+    Raises:
+      ValueError: the batch does not split evenly, or this process's devices hold no contiguous part of it.
+    """
+    parts = batch_shards(mesh)
+    if num_rows % parts:
+        raise ValueError(
+            f"batch_size={num_rows} must be a multiple of mesh.data * mesh.fsdp = {parts}, the parts it is split into"
+        )
+    rows = sharding(("batch",), (num_rows,), mesh).devices_indices_map((num_rows,))
+    mine = [rows[device][0].indices(num_rows)[:2] for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    start, stop = min(begin for begin, _ in mine), max(end for _, end in mine)
+    covered = len({row for begin, end in mine for row in range(begin, end)})
+    count = stop - start
+    if covered != count or num_rows % count or start % count:
+        raise ValueError(f"process {jax.process_index()} holds rows {sorted(set(mine))} of the batch: not contiguous")
+    return start // count, num_rows // count
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """`x` held to the rules' sharding on the mesh set by `jax.set_mesh`; unchanged when there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not _is_auto(mesh):
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))
+
+
+def _is_auto(mesh) -> bool:
+    """Whether the compiler places arrays here; inside `shard_map` the axes are Manual and nothing is left to place."""
+    return all(kind == AxisType.Auto for kind in mesh.axis_types)
+
+
+def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows as arrays over the whole mesh, split along their first axis."""
+
+    def place(rows):
+        where = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+        return jax.make_array_from_process_local_data(where, np.asarray(rows))
+
+    return {name: place(rows) for name, rows in batch.items()}
