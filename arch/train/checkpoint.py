@@ -16,6 +16,7 @@ import logging
 import math
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -75,7 +76,7 @@ class Checkpoints:
         """The newest complete step (its files not yet checked), or -1 when there is none."""
         return max(self._manager.all_steps(), default=-1)
 
-    def save(self, step: int, state: Any, *, extra: dict, metrics: dict[str, float] | None = None, wait: bool = False):
+    def save(self, step: int, state: Any, *, extra: dict, metrics: Mapping[str, Any] | None = None, wait: bool = False):
         """Saves in the background; returns once the arrays are copied, so that `state` may be donated at once.
 
         A save still under way is waited for first. A step that is already there is left as it is.
@@ -84,7 +85,7 @@ class Checkpoints:
           step: number of optimizer steps that led to `state`.
           state: pytree of arrays, `params` among its top-level fields if `restore_params` is to find them.
           extra: what JSON can hold: data position, config as a dict, ...
-          metrics: floats by name; `cfg.best_metric` is looked up here. Non-finite values are stored as null.
+          metrics: numbers by name; `cfg.best_metric` is looked up here. Non-finite values are stored as null.
           wait: return only when the checkpoint is complete.
 
         Raises:

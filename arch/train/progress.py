@@ -4,10 +4,11 @@
 """
 
 import contextlib
+import io
 import shutil
 import sys
 import time
-from typing import TextIO
+from typing import Any
 
 _REDRAW_SECONDS = 0.1
 _MEMORY_SECONDS = 10.0
@@ -31,7 +32,7 @@ class Progress:
         *,
         start_step: int = 0,
         label: str = "",
-        stream: TextIO | None = None,
+        stream: io.TextIOBase | None = None,
     ):
         self._total = total_steps
         self._tokens = tokens_per_step
@@ -44,7 +45,7 @@ class Progress:
         self._width = 0
         self._loss = ""
 
-    def update(self, step: int, loss: float | None = None) -> None:
+    def update(self, step: int, loss: Any = None) -> None:
         """Redraws the line, at most ten times a second. Without a loss, the last one stays: reading it costs a wait."""
         if not self._live:
             return

@@ -168,7 +168,7 @@ def _replace(file: pathlib.Path, parts: list[bytes]) -> None:
     os.replace(temporary, file)
 
 
-def _step_of(line: bytes) -> float:
+def _step_of(line: bytes) -> int | float:
     try:
         return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError):
