@@ -1,0 +1,171 @@
+"""Text to token ids and back: raw bytes, or byte-pair encoding trained on the corpus.
+
+Both work on UTF-8 bytes, so any text can be encoded and `decode(encode(text)) == text`. One id, the separator, opens
+each document and stands for no text. Byte-pair encoding merges the most frequent neighbours again and again
+(Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, arXiv:1508.07909), here
+over bytes (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.2), with the
+`tokenizers` library.
+"""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+
+from arch import config
+
+FILE = "tokenizer.json"
+_BYTE = {"type": "byte", "version": 1}
+
+
+@config.frozen
+class Config(config.Config):
+    """Which tokenizer: bytes, one trained here on the train split, or one read from a file."""
+
+    kind: Literal["byte", "bpe"] = "byte"
+    vocab_size: Annotated[int, config.Range(0)] = 0
+    """Ids of a trained BPE, separator and 256 bytes included (fewer if the text has no more pairs to merge)."""
+    path: str = ""
+    """A byte-level tokenizer.json, or a folder with one, to be used instead of training."""
+    separator: str = "<|endoftext|>"
+    """The special token of the BPE that opens each document."""
+
+    def check(self):
+        if self.kind == "byte" and (self.vocab_size or self.path):
+            field = f"vocab_size={self.vocab_size}" if self.vocab_size else f"path={self.path!r}"
+            raise ValueError(f"{field} must be left out with kind='byte', which always has {Bytes.size} ids")
+        if self.kind == "bpe" and bool(self.path) == bool(self.vocab_size):
+            raise ValueError(f"kind='bpe' takes either vocab_size={self.vocab_size} or path={self.path!r}")
+        if self.kind == "bpe" and not self.path and self.vocab_size < Bytes.size:
+            raise ValueError(f"vocab_size={self.vocab_size} must be at least {Bytes.size}: all bytes and a separator")
+
+    def make(self, texts: Iterable[str]) -> "Bytes | BPE":
+        """The tokenizer; `texts` (the train split) is read only when one has to be trained."""
+        if self.kind == "byte":
+            return Bytes()
+        return read(self.path, self.separator) if self.path else train(texts, self.vocab_size, self.separator)
+
+
+class Bytes:
+    """One id a byte, 0 to 255, and 256 for the separator."""
+
+    size = 257
+    separator = 256
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray:
+        """int32[size]: how many bytes of text each id stands for; 0 for the separator."""
+        return np.array([1] * 256 + [0], np.int32)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, no separator added."""
+        return list(text.encode())
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text, as int32 arrays."""
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
+
+    def decode(self, ids: Iterable) -> str:
+        """The text of the ids; separators are dropped, broken UTF-8 becomes U+FFFD."""
+        return bytes(int(i) for i in ids if i < 256).decode("utf-8", "replace")
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes tokenizer.json into a folder."""
+        (pathlib.Path(folder) / FILE).write_text(json.dumps(_BYTE), encoding="utf-8")
+
+
+class BPE:
+    """Byte-level byte-pair encoding; the same methods and attributes as `Bytes`.
+
+    Args:
+      tokenizer: a `tokenizers.Tokenizer` whose pre-tokenizer and decoder are byte-level.
+      separator: the special token that opens a document.
+
+    Raises:
+      ValueError: the tokenizer is not byte-level, or has no such separator.
+    """
+
+    def __init__(self, tokenizer, separator: str):
+        stages = json.loads(tokenizer.to_str())
+        if "ByteLevel" not in json.dumps(stages["decoder"]):
+            raise ValueError(f"tokenizer of decoder {stages['decoder']} must be byte-level, so that any text has ids")
+        special = [token["content"] for token in stages["added_tokens"] if token["special"]]
+        if separator not in special:
+            raise ValueError(f"tokenizer.separator={separator!r} must be one of the special tokens {special}")
+        tokenizer.encode_special_tokens = True  # a text that spells a special token is text
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._separator = separator
+        self.size = max(tokenizer.get_vocab().values()) + 1
+        self.separator = tokenizer.token_to_id(separator)
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray:
+        """int32[size]: how many bytes of text each id stands for; 0 for special tokens."""
+        lengths = np.zeros(self.size, np.int32)
+        for token, i in self._tokenizer.get_vocab().items():
+            lengths[i] = len(token)  # the byte alphabet spells each byte with one character
+        for i, token in self._tokenizer.get_added_tokens_decoder().items():
+            lengths[i] = 0 if token.special else len(token.content.encode())
+        return lengths
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, no separator added."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text, as int32 arrays."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def decode(self, ids: Iterable) -> str:
+        """The text of the ids; special tokens are dropped, broken UTF-8 becomes U+FFFD."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes tokenizer.json, in the `tokenizers` library's own format, into a folder."""
+        (pathlib.Path(folder) / FILE).write_text(self._tokenizer.to_str(), encoding="utf-8")
+
+
+def train(texts: Iterable[str], vocab_size: int, separator: str = Config.separator) -> BPE:
+    """A byte-pair encoding of `vocab_size` ids at most: the separator, the 256 bytes, then merges by frequency."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[separator],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return BPE(tokenizer, separator)
+
+
+def read(path: str | os.PathLike, separator: str = Config.separator) -> "Bytes | BPE":
+    """The tokenizer of a tokenizer.json, or of the folder that holds one: what `save` wrote, or any byte-level one.
+
+    Raises:
+      ValueError: there is no such file, it is no tokenizer, it is not byte-level, or it lacks the separator.
+    """
+    file = pathlib.Path(path)
+    file = file / FILE if file.is_dir() else file
+    if not file.is_file():
+        raise ValueError(f"tokenizer.path={str(path)!r} must be a {FILE} or a folder with one: there is none")
+    text = file.read_text(encoding="utf-8")
+    try:
+        if json.loads(text) == _BYTE:
+            return Bytes()
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"{str(file)!r} must be a {FILE} of the tokenizers library: {error}") from None
+    return BPE(tokenizer, separator)
