@@ -1,0 +1,89 @@
+"""Batches through Grain, whose only state is the global step.
+
+Batch g holds the global samples g B, ..., g B + B - 1 for a batch size B; shard s of n reads its contiguous B / n rows
+of each. So all shards side by side are the same stream for every n, and a run resumes from any step on any n.
+"""
+
+import grain
+import numpy as np
+
+from arch.data import packing
+from arch.data.tokenized import Config, Tokenized, load, prepare
+
+__all__ = ["Config", "Tokenized", "batches", "load", "make", "prepare"]
+
+MAX_SAMPLES = 2**31 - 1
+"""Samples in the endless training stream: what the int32 `ids` can count."""
+
+
+class _Batches:
+    """One shard's rows of each global batch, by step: the random-access source that Grain reads."""
+
+    def __init__(self, packed: packing.Packed, *, num_samples: int, batch_size: int, rows: range):
+        self._packed, self._num_samples, self._batch_size, self._rows = packed, num_samples, batch_size, rows
+
+    def __len__(self):
+        return -(-self._num_samples // self._batch_size)
+
+    def __getitem__(self, step):
+        ids = [int(step) * self._batch_size + row for row in self._rows]
+        samples = [self._packed[i] for i in ids]
+        batch = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+        return batch | {"ids": np.array([i if i < self._num_samples else -1 for i in ids], np.int32)}
+
+
+def make(
+    tokenized: Tokenized,
+    split: str,
+    *,
+    batch_size: int,
+    seq_len: int,
+    seed: int = 0,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> grain.MapDataset:
+    """One shard's batches of a split by global step.
+
+    Args:
+      tokenized: the opened corpus.
+      split: 'train', shuffled anew each epoch and endless (2^31 - 1 samples); or 'valid', one pass in order.
+      batch_size: samples in a global batch, over all shards.
+      seq_len: tokens in a sample.
+      seed: of the training order.
+      shard_index: which rows, 0 to `shard_count` - 1.
+      shard_count: shards that read side by side.
+
+    Returns:
+      Step to a dict of `tokens`, `targets`, `segment_ids`, `positions` (int32) and `weights` (float32), all
+      [batch_size / shard_count, seq_len] as `packing.Packed` defines them, and the global sample `ids`, int32
+      [batch_size / shard_count]. Rows behind the last sample of 'valid' are padding, with id -1.
+
+    Raises:
+      ValueError: a batch that the shards cannot share, or a split shorter than a sample.
+    """
+    if batch_size % shard_count:
+        raise ValueError(f"batch_size={batch_size} must be a multiple of shard_count={shard_count}")
+    if not 0 <= shard_index < shard_count:
+        raise ValueError(f"shard_index={shard_index} must be at least 0 and below shard_count={shard_count}")
+    tokens, offsets, _ = tokenized.splits[split]
+    try:
+        packed = packing.Packed(tokens, offsets, seq_len=seq_len, seed=seed, shuffled=split == "train")
+    except ValueError as error:
+        raise ValueError(f"{error} ({split})") from None
+    num_samples = MAX_SAMPLES // batch_size * batch_size if split == "train" else packed.samples_per_epoch
+    size = batch_size // shard_count
+    rows = range(shard_index * size, (shard_index + 1) * size)
+    return grain.MapDataset.source(_Batches(packed, num_samples=num_samples, batch_size=batch_size, rows=rows))
+
+
+def batches(dataset: grain.MapDataset, start_step: int = 0, *, num_threads: int = 2, ahead: int = 4):
+    """An iterator over `dataset[start_step]`, `dataset[start_step + 1]`, ..., read ahead by threads.
+
+    Args:
+      dataset: what `make` returned.
+      start_step: steps already taken.
+      num_threads: threads that read; no process is started.
+      ahead: batches kept ready.
+    """
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
+    return iter(dataset[start_step:].to_iter_dataset(options))
