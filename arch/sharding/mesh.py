@@ -140,6 +140,18 @@ def _is_auto(mesh) -> bool:
     return all(kind == AxisType.Auto for kind in mesh.axis_types)
 
 
+def platform() -> str:
+    """'cpu', 'gpu' or 'tpu': of the devices of the mesh that `jax.set_mesh` set, else of JAX's default device.
+
+    The mesh comes first, since in an ahead-of-time compile the default device is not the one that will run.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None:
+        return jax.devices()[0].platform
+    kind = device.device_kind.lower()
+    return next((name for name in ("cpu", "tpu") if kind.startswith(name)), "gpu")
+
+
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows as arrays over the whole mesh, split along their first axis."""
 
