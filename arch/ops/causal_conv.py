@@ -33,18 +33,10 @@ def causal_conv(
     Returns:
         y in x.dtype (products and sums in float32 or wider), and the new tail: the last w-1 valid inputs of each row,
         the old tail's included, in x.dtype.
-
-    Raises:
-        ValueError: weight, bias or tail does not fit x.
     """
     width, (batch, length, channels) = weight.shape[0], x.shape
-    tail_shape = (batch, width - 1, channels)
-    if weight.shape[1:] != (channels,) or bias.shape != (channels,):
-        raise ValueError(f"weight {weight.shape} and bias {bias.shape} must end in the {channels} channels of x")
     if tail is None:
-        tail = jnp.zeros(tail_shape, x.dtype)
-    if tail.shape != tail_shape:
-        raise ValueError(f"tail {tail.shape} must be the w-1 inputs before x, {tail_shape}")
+        tail = jnp.zeros((batch, width - 1, channels), x.dtype)
     inputs = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
     dtype = jnp.promote_types(jnp.result_type(x, weight, bias), jnp.float32)
     y = jnp.broadcast_to(bias.astype(dtype), x.shape)
@@ -58,9 +50,7 @@ def causal_conv(
     return y.astype(x.dtype), _last_valid(inputs, valid, width - 1)
 
 
-def _last_valid(
-    inputs: Float[Array, "b w-1+t f"], valid: Bool[Array, "b t"] | None, count: int
-) -> Float[Array, "b w-1 f"]:
+def _last_valid(inputs: Float[Array, "b s f"], valid: Bool[Array, "b t"] | None, count: int) -> Float[Array, "b c f"]:
     """The `count` inputs that end at each row's last valid one."""
     if valid is None:
         return inputs[:, inputs.shape[1] - count :]
