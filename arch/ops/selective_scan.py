@@ -26,7 +26,7 @@ def selective_scan(
     *,
     state: Float[Array, "b f n"] | None = None,
     reset: Bool[Array, "b t"] | None = None,
-    chunk: int = 32,
+    chunk: int = 16,
     implementation: Literal["chunked", "reference"] | None = None,
 ) -> tuple[Float[Array, "b t f"], Float[Array, "b f n"]]:
     """Runs the recurrence over time from a given state.
