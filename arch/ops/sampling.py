@@ -49,7 +49,7 @@ def filter_logits(
 
 
 def sample(
-    logits: Float[Array, "b v"], key: Key, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+    logits: Float[Array, "b v"], key: Key[Array, ""], *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> Int[Array, "b"]:
     """Draws one token id a row from the filtered logits; temperature 0 takes the largest logit.
 
