@@ -1,0 +1,73 @@
+"""Times compiled functions and writes what was measured, with what is needed to measure it again, as JSON."""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jaxlib
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def measure(functions: dict[str, Callable], *args, peer: str, repeats: int = 7) -> list[dict]:
+    """Compiles each function for `args`, warms it up, and times them in turns, so that all share the machine's moods.
+
+    Returns:
+        A row for each function: wall-clock milliseconds of a run (median and least of `repeats`), seconds to compile,
+        MiB of temporaries, and `speedup`, the peer's median over its own.
+    """
+    rows, compiled, times = [], {}, {name: [] for name in functions}
+    for name, function in functions.items():
+        start = time.perf_counter()
+        compiled[name] = jax.jit(function).lower(*args).compile()
+        temp_mib = compiled[name].memory_analysis().temp_size_in_bytes / 2**20
+        rows.append(dict(name=name, compile_s=round(time.perf_counter() - start, 2), temp_mib=round(temp_mib, 2)))
+        jax.block_until_ready(compiled[name](*args))
+    for _ in range(repeats):
+        for name, run in compiled.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run(*args))
+            times[name].append(1e3 * (time.perf_counter() - start))
+    median = {name: statistics.median(samples) for name, samples in times.items()}
+    for row in rows:
+        name = row["name"]
+        row.update(median_ms=round(median[name], 3), least_ms=round(min(times[name]), 3))
+        row.update(speedup=round(median[peer] / median[name], 2))
+    return rows
+
+
+def with_gradients(function: Callable, num_arrays: int) -> Callable:
+    """`f(*arrays, *rest, dy) -> y, gradients by the arrays`, to time forward and backward together."""
+
+    def run(*args):
+        arrays, rest, dy = args[:num_arrays], args[num_arrays:-1], args[-1]
+        y, vjp = jax.vjp(lambda *arrays: function(*arrays, *rest), *arrays)
+        return y, vjp(dy)
+
+    return run
+
+
+def write(name: str, rows: list[dict]) -> None:
+    """Writes benchmarks/results/<name>-<platform>.json and prints its rows as a table."""
+    device = jax.devices()[0]
+    record = dict(
+        command=f"python -m benchmarks.{name}",
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        device=f"{device.platform} {device.device_kind}, {os.cpu_count()} CPU cores",
+        versions=dict(python=platform.python_version(), jax=jax.__version__, jaxlib=jaxlib.__version__),
+        rows=rows,
+    )
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{device.platform}.json"
+    lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
+    header = json.dumps({key: value for key, value in record.items() if key != "rows"}, indent=2)
+    path.write_text(f'{header[:-2]},\n  "rows": [\n{lines}\n  ]\n}}\n')
+    for row in rows:
+        print("  ".join(f"{key}={value}" for key, value in row.items()))
+    print(path.relative_to(pathlib.Path.cwd()))
