@@ -76,7 +76,7 @@ def prepare(cfg: Config, folder: str | os.PathLike) -> Tokenized:
 
     Raises:
       ValueError: the text cannot be read or split, or the folder holds other data than `cfg` asks for.
-      OSError: the folder cannot be written, naming it.
+      OSError: a file cannot be read or written, or the disk is full, naming where.
     """
     folder = pathlib.Path(folder)
     if not folder.exists():
@@ -87,7 +87,7 @@ def prepare(cfg: Config, folder: str | os.PathLike) -> Tokenized:
             _write(cfg, partial)
             os.replace(partial, folder)
         except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
+            raise OSError(error.errno, error.strerror or str(error), error.filename or str(folder)) from error
     return load(folder, cfg)
 
 
