@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from arch.ops.selective_scan import selective_scan, selective_scan_reference
 
@@ -29,8 +30,12 @@ def inputs(dtype=jnp.float32):
     return arrays | dict(delta=jax.nn.softplus(arrays["delta"]), A=-jnp.exp(arrays["A"]))
 
 
-def call(scan, arrays, **kwargs):
-    return scan(*(arrays[name] for name in NAMES[:-1]), state=arrays["state"], **kwargs)
+def call(scan, arrays, *, reset=None, **settings):
+    @jax.jit
+    def run(arrays, reset):
+        return scan(*(arrays[name] for name in NAMES[:-1]), state=arrays["state"], reset=reset, **settings)
+
+    return run(arrays, reset)
 
 
 def cut(arrays, start, stop):
@@ -108,39 +113,56 @@ def test_changing_a_token_leaves_earlier_outputs_and_other_rows():
     assert not differs[0].any() and not differs[1, :6].any() and differs[1, 6:].all()
 
 
-def gradients(scan, arrays, reset=RESET):
+def gradients(scan, arrays, reset=RESET, **settings):
     """Of a function of all outputs in which no two elements weigh the same."""
-    keys = jax.random.split(jax.random.key(1), 2)
 
-    def objective(arrays):
-        y, h = call(scan, arrays, reset=reset)
-        loss = lambda key, out: jnp.sum(jax.random.normal(key, out.shape, out.dtype) * jnp.sin(out))
-        return loss(keys[0], y) + loss(keys[1], h)
+    @jax.jit
+    @jax.grad
+    def run(arrays):
+        loss = lambda out: jnp.sum(jnp.sin(jnp.arange(out.size, dtype=out.dtype).reshape(out.shape)) * jnp.sin(out))
+        y, h = scan(*(arrays[name] for name in NAMES[:-1]), state=arrays["state"], reset=reset, **settings)
+        return loss(y) + loss(h)
 
-    return jax.grad(objective)(arrays)
+    return run(arrays)
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 64])
-def test_gradients_are_those_of_the_reference_in_float64(chunk):
+def test_gradients_are_those_of_the_reference_in_float64():
     with jax.enable_x64():
         arrays = inputs(jnp.float64)
-        ours = gradients(lambda *args, **kwargs: selective_scan(*args, chunk=chunk, **kwargs), arrays)
         expected = gradients(selective_scan_reference, arrays)
-        for name in NAMES:
-            assert jnp.any(expected[name] != 0)
-            np.testing.assert_allclose(ours[name], expected[name], rtol=1e-11, atol=1e-11, err_msg=name)
+        for chunk in (1, 4, 64):
+            ours = gradients(selective_scan, arrays, chunk=chunk)
+            for name in NAMES:
+                assert jnp.any(expected[name] != 0)
+                np.testing.assert_allclose(ours[name], expected[name], atol=1e-12, err_msg=f"{name}, chunk={chunk}")
 
 
 @pytest.mark.parametrize("reset", [None, RESET])
 def test_gradients_under_jit_and_remat_are_those_of_the_reference_in_float32(reset):
     arrays = inputs()
     remat = lambda *args, **kwargs: jax.checkpoint(lambda *args: selective_scan(*args, chunk=4, **kwargs))(*args)
-    ours = jax.jit(lambda arrays: gradients(remat, arrays, reset))(arrays)
+    ours = gradients(remat, arrays, reset)
     expected = gradients(selective_scan_reference, arrays, reset)
     for name in NAMES:
         # the longest sum, A's, has BATCH * LENGTH terms, each the end of a product over LENGTH steps
         atol = BATCH * LENGTH * np.finfo(np.float32).eps * float(jnp.max(jnp.abs(expected[name])))
         np.testing.assert_allclose(ours[name], expected[name], atol=atol, rtol=0, err_msg=name)
+
+
+def test_batch_and_channels_may_be_sharded():
+    mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    arrays = inputs()
+    arrays |= {name: jnp.concatenate([arrays[name], arrays[name][..., :1]], -1) for name in ("x", "delta", "D")}
+    arrays |= {name: jnp.concatenate([arrays[name], arrays[name][..., :1, :]], -2) for name in ("A", "state")}
+    wide, narrow = PartitionSpec("data", None, "tensor"), PartitionSpec("data")
+    channels = PartitionSpec("tensor")
+    specs = [wide, wide, channels, narrow, narrow, channels, PartitionSpec("data", "tensor")]
+    sharded = {
+        name: jax.device_put(arrays[name], NamedSharding(mesh, spec)) for name, spec in zip(NAMES, specs, strict=True)
+    }
+    expected = gradients(selective_scan, arrays, chunk=4)
+    for name, gradient in gradients(selective_scan, sharded, chunk=4).items():
+        np.testing.assert_allclose(gradient, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_bfloat16_inputs_are_scanned_in_float32():
