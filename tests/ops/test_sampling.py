@@ -1,5 +1,7 @@
 """Sampling draws from exactly the filtered distribution."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +98,7 @@ def test_draws_follow_the_filtered_distribution():
         (dict(top_p=1.1), "top_p=1.1 must be"),
     ],
 )
-@pytest.mark.parametrize("function", [filter_logits, lambda logits, **settings: sample(logits, jax.random.key(0), **settings)])
+@pytest.mark.parametrize("function", [filter_logits, partial(sample, key=jax.random.key(0))])
 def test_a_setting_out_of_range_raises(function, settings, message):
     with pytest.raises(ValueError, match=message):
         function(LOGITS, **settings)

@@ -1,4 +1,4 @@
-"""The selective scan is its recurrence, however the sequence is cut, with the gradients of the recurrence as written."""
+"""The selective scan is its recurrence however the sequence is cut, with the gradients of the equation as written."""
 
 import inspect
 
@@ -169,7 +169,8 @@ def test_bfloat16_inputs_are_scanned_in_float32():
     arrays = {name: array.astype(jnp.bfloat16) for name, array in inputs().items()}
     y, h = call(selective_scan, arrays, chunk=4)
     assert y.dtype == jnp.bfloat16 and h.dtype == jnp.float32
-    exact_y, exact_h = call(selective_scan, {name: array.astype(jnp.float32) for name, array in arrays.items()}, chunk=4)
+    wide = {name: array.astype(jnp.float32) for name, array in arrays.items()}
+    exact_y, exact_h = call(selective_scan, wide, chunk=4)
     np.testing.assert_array_equal(y, exact_y.astype(jnp.bfloat16))
     np.testing.assert_array_equal(h, exact_h)
 
@@ -191,7 +192,8 @@ def test_backward_keeps_a_state_a_chunk_and_not_a_token():
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"), [(dict(chunk=0), "chunk=0 must be"), (dict(implementation="cuda"), "implementation='cuda' must")]
+    ("kwargs", "message"),
+    [(dict(chunk=0), "chunk=0 must be"), (dict(implementation="cuda"), "implementation='cuda' must be")],
 )
 def test_an_unknown_setting_raises(kwargs, message):
     unchecked = inspect.unwrap(selective_scan)  # by the types, which know the implementations too
