@@ -1,0 +1,20 @@
+"""Prepares the process before `arch` or JAX is imported: CPU with 8 devices, and every annotated shape checked.
+
+Each pytest-xdist worker imports this file for itself, so the same holds with and without `-n`.
+"""
+
+import os
+import sys
+
+from jaxtyping import install_import_hook
+
+already = sorted(name for name in sys.modules if name == "arch" or name.startswith("arch."))
+if already:
+    raise RuntimeError(f"{already} imported before tests/conftest.py: their annotations would go unchecked")
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+# The numeric tower: an int is a float, as Python's own annotations have it (PEP 484).
+install_import_hook("arch", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
