@@ -38,8 +38,8 @@ class ConfigError(ValueError):
 class Range:
     """Annotation of a number that must lie in [low, high], or above low when `open` is set."""
 
-    low: float
-    high: float = float("inf")
+    low: int | float
+    high: int | float = float("inf")
     open: bool = False
 
     def __contains__(self, value):

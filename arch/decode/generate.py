@@ -1,0 +1,108 @@
+"""Generation: one pass over the prompts fills the caches, then single steps under one compiled loop.
+
+Prompts of different length are padded on the right; each row's cache holds its own tokens only, so a row's result does
+not depend on the rows beside it.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arch import config, tree
+from arch.layers.contract import Context, Memory, positions_of
+from arch.ops.sampling import sample
+from arch.typing import Array, Bool, Int, Key
+
+
+@config.frozen
+class Config(config.Config):
+    """How to sample.
+
+    Attributes:
+      max_new_tokens: tokens to generate.
+      temperature: 0 takes the likeliest token.
+      top_k: only the k likeliest tokens; 0 for all.
+      top_p: only the likeliest tokens that make up this probability.
+    """
+
+    max_new_tokens: config.PositiveInt = 64
+    temperature: config.NonNegativeFloat = 0.8
+    top_k: config.NonNegativeInt = 0
+    top_p: config.Fraction = 1.0
+
+    def check(self):
+        if not self.top_p > 0:
+            raise ValueError(f"top_p={self.top_p} must be above 0")
+
+
+def generate(
+    model: Any,
+    params: tree.Tree,
+    prompts: list[list[int]],
+    cfg: Config,
+    *,
+    key: Key[Array, ""],
+    stop: int = -1,
+    memory: Memory | None = None,
+) -> list[list[int]]:
+    """The tokens that continue each prompt.
+
+    Args:
+      model: a Linen language model with the contract's call, whose `cfg` makes caches.
+      params: its parameters, in scanned or canonical form.
+      prompts: ids, at least one a prompt.
+      cfg: how many and how to choose.
+      key: for sampling.
+      stop: an id that ends a row (it is not returned); -1 for none.
+      memory: what cross-attention reads, a row a prompt.
+
+    Raises:
+      ValueError: an empty prompt, or an id that the model does not know.
+    """
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise ValueError(f"prompts[{i}]=[] must hold at least one token")
+        if not 0 <= min(prompt) <= max(prompt) < model.cfg.vocab_size:
+            raise ValueError(f"prompts[{i}] holds ids outside 0 ... vocab_size - 1 = {model.cfg.vocab_size - 1}")
+    width = -(-max(map(len, prompts)) // 16) * 16  # few different lengths, few compilations
+    tokens = np.zeros((len(prompts), width), np.int32)
+    valid = np.zeros((len(prompts), width), bool)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)], valid[row, : len(prompt)] = prompt, True
+    ids = np.asarray(continued(model, cfg, stop, tree.unstack(params), tokens, valid, key, memory))
+    return [row[: row.index(stop)] if stop in row else row for row in ids.tolist()]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def continued(
+    model: Any,
+    cfg: Config,
+    stop: int,
+    params: tree.Tree,
+    tokens: Int[Array, "b t"],
+    valid: Bool[Array, "b t"],
+    key: Key[Array, ""],
+    memory: Memory | None = None,
+) -> Int[Array, "b new"]:
+    """[b max_new_tokens] ids, `stop` from the first stop on. Arguments as in `generate`; params in canonical form."""
+    choose = partial(sample, temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p)
+    length = jnp.sum(valid, axis=1, dtype=jnp.int32)
+    cache = model.cfg.init_cache(tokens.shape[0], tokens.shape[1] + cfg.max_new_tokens)
+    context = Context(positions=positions_of(tokens), valid=valid, memory=memory)
+    out = model.apply({"params": params}, tokens, context, cache)
+    last = jnp.take_along_axis(out.x, (length - 1)[:, None, None], axis=1)[:, 0]
+
+    def step(carry, number):
+        logits, cache, done = carry
+        token = choose(logits, jax.random.fold_in(key, number))
+        token = jnp.where(done, stop, token) if stop >= 0 else token
+        context = Context(positions=(length + number)[:, None], memory=memory)
+        out = model.apply({"params": params}, jnp.maximum(token, 0)[:, None], context, cache)
+        return (out.x[:, 0], out.cache, done | (token == stop)), token
+
+    done = jnp.zeros(length.shape, bool)
+    _, ids = jax.lax.scan(step, (last, out.cache, done), jnp.arange(cfg.max_new_tokens))
+    return ids.T

@@ -1,0 +1,323 @@
+"""The road: config -> data -> model -> sharded state -> step -> metrics -> checkpoint, and the same again on resume."""
+
+import contextlib
+import logging
+import math
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from arch import config, tree
+from arch.data import dataset
+from arch.decode.generate import generate
+from arch.sharding import mesh as meshes
+from arch.train import experiment, provenance, restore
+from arch.train import state as states
+from arch.train.checkpoint import Checkpoints
+from arch.train.interrupt import Interrupt
+from arch.train.progress import Progress
+from arch.train.setup import Setup
+from arch.train.step import train_step
+from arch.train.writer import Writer
+
+log = logging.getLogger("arch")
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient of a step is no finite number; the message names the quantity, step and batch ids."""
+
+
+class StartError(ValueError):
+    """The state that a run should start from does not fit it; the message says why."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its name."""
+
+
+def train(setup: Setup, overrides: Mapping[str, Any]) -> dict[str, float]:
+    """Trains, or goes on training, until `total_steps`. Returns the last evaluation's metrics ({} if it was stopped).
+
+    Args:
+      setup: what `setup.prepare` made.
+      overrides: the leaves that the command line changed, for the record.
+
+    Raises:
+      NonFiniteError: a loss or gradient is not finite.
+      CheckpointError: a checkpoint cannot be read or written.
+    """
+    with Interrupt() as interrupt, jax.set_mesh(setup.mesh):
+        run = _Run(setup, overrides, interrupt)
+        with contextlib.closing(run):
+            try:
+                return run.train()
+            except Stopped as signal:
+                return run.stop(str(signal))
+
+
+class _Run:
+    """One process's side of a training run, between its start and its end or a signal."""
+
+    def __init__(self, setup: Setup, overrides: Mapping[str, Any], interrupt: Interrupt):
+        self.setup, self.cfg, self.interrupt = setup, setup.cfg, interrupt
+        self.main = jax.process_index() == 0
+        self.checkpoints = Checkpoints(setup.workdir / "checkpoints", self.cfg.checkpoints)
+        self.state = _start(setup, self.checkpoints)
+        self.step = int(self.state.step)
+        if self.main:
+            provenance.write(setup.workdir, config.to_dict(self.cfg), overrides)
+        self.writer = Writer(setup.workdir, enabled=self.main, resume_step=self.step or -1)
+        self.writer.write_hparams(config.to_dict(self.cfg), ("eval/bits_per_byte",))
+        self.writer.write_texts(self.step, {"parameters": parameter_table(setup.plan)})
+        self.saved = self.step if self.checkpoints.latest_step() == self.step else -1
+        self.evaluated: tuple[int, dict[str, float]] = (-1, {})
+        self.data = setup.dataset("train")
+
+    def train(self) -> dict[str, float]:
+        cfg = self.cfg
+        if self.step >= cfg.total_steps:
+            log.info("step %d of %d is done already", self.step, cfg.total_steps)
+            return self.evaluate()
+        key = jax.random.key(cfg.seed)
+        step = self._compiled(self.data[self.step], key)
+        batches = dataset.batches(self.data, self.step)
+        timer, pending = _Timer(self.step), None
+        tokens = cfg.batch_size * cfg.seq_len
+        with contextlib.closing(batches), Progress(cfg.total_steps, tokens, start_step=self.step) as progress:
+            for rows in batches:
+                self._heed()
+                batch = meshes.global_batch(_without_ids(rows), self.setup.mesh)
+                self.state, metrics = step(self.state, batch, key)
+                self.step += 1
+                if pending:  # the step before: the device is busy with this one meanwhile
+                    self._check_finite(*pending)
+                pending = (self.step, metrics, rows["ids"])
+                due = {name: self._due(name) for name in ("log", "eval", "checkpoint")}
+                if any(due.values()):
+                    self._check_finite(*pending)
+                progress.update(self.step, metrics["loss"] if due["log"] else None)
+                if due["log"]:
+                    self._log(metrics, timer, tokens)
+                if due["eval"] or due["checkpoint"]:
+                    with timer.paused(), progress.paused():
+                        if due["eval"]:
+                            self.evaluate()
+                        if due["checkpoint"]:
+                            self.save()
+                if self.step >= cfg.total_steps:
+                    break
+        self.save(wait=True)
+        return self.evaluated[1]
+
+    def _due(self, what: str) -> bool:
+        """Whether the step just taken is one to log, evaluate or save at; the last one is all of them."""
+        every = getattr(self.cfg, f"{what}_every_steps")
+        return self.step >= self.cfg.total_steps or bool(every and self.step % every == 0)
+
+    def _compiled(self, rows: dict, key):
+        """The train step, compiled once, for the shapes of the first batch."""
+        setup = self.setup
+        batch = meshes.global_batch(_without_ids(rows), setup.mesh)
+        function = train_step(
+            setup.model,
+            self.cfg.model,
+            setup.optimizer,
+            setup.plan.trainable,
+            setup.token_bytes,
+            micro_batches=self.cfg.micro_batches,
+        )
+        where = jax.tree.map(lambda leaf: leaf.sharding, setup.plan.abstract)
+        start = time.perf_counter()
+        compiled = jax.jit(function, donate_argnums=0, out_shardings=(where, None)).lower(self.state, batch, key).compile()
+        seconds = time.perf_counter() - start
+        sizes = compiled.memory_analysis()
+        scalars = {"compile/seconds": seconds}
+        if sizes is not None:
+            scalars["compile/temporary_bytes"] = sizes.temp_size_in_bytes
+            scalars["compile/argument_bytes"] = sizes.argument_size_in_bytes
+        self.writer.write_scalars(self.step, scalars)
+        log.info("compiled the step in %.1f s; %d parameters", seconds, tree.count(setup.plan.abstract.params))
+        return compiled
+
+    def _check_finite(self, step: int, metrics: dict, ids) -> None:
+        for name in ("loss", "gradient_norm"):
+            value = float(metrics[name])
+            if not math.isfinite(value):
+                raise NonFiniteError(
+                    f"{name} is {value} at step {step}, in the batch with sample ids {np.asarray(ids).tolist()}; the "
+                    f"newest checkpoint is of step {self.checkpoints.latest_step()}"
+                )
+
+    def _log(self, metrics: dict, timer: "_Timer", tokens: int) -> None:
+        stats = metrics.pop("stats")
+        scalars = {f"train/{name}": float(value) for name, value in metrics.items()}
+        seconds = timer.lap(self.step)
+        scalars |= {
+            "train/learning_rate": float(self.cfg.optimizer.schedule(self.cfg.total_steps)(self.step - 1)),
+            "speed/seconds_per_step": seconds,
+            "speed/tokens_per_second": tokens / seconds,
+            "memory/peak_bytes": peak_bytes(),
+        }
+        for name, value in stats.items():
+            value = np.asarray(value)
+            if value.ndim == 0:
+                scalars[f"stats/{name}"] = float(value)
+            else:
+                scalars |= {f"stats/{name}/{i}": float(entry) for i, entry in enumerate(value.ravel())}
+        self.writer.write_scalars(self.step, scalars)
+        if not sys.stderr.isatty():
+            log.info(
+                "step %d/%d  loss %.4f  %.0f tokens/s",
+                self.step, self.cfg.total_steps, scalars["train/loss"], scalars["speed/tokens_per_second"],
+            )
+
+    def evaluate(self) -> dict[str, float]:
+        """The validation split's loss, and a sample of text."""
+        if self.evaluated[0] == self.step:
+            return self.evaluated[1]
+        metrics = evaluate(self.setup, self.state.params, heed=self._heed)
+        self.evaluated = (self.step, metrics)
+        self.writer.write_scalars(self.step, metrics)
+        log.info("step %d: %s", self.step, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        if self.cfg.sample_prompt:
+            text = sample_text(self.setup, self.state.params, self.cfg.sample_prompt)
+            self.writer.write_texts(self.step, {"sample": f"```\n{text}\n```"})
+        return metrics
+
+    def save(self, *, wait: bool = False) -> None:
+        """A checkpoint of the present step, if there is none yet."""
+        if self.saved != self.step:
+            self.writer.flush()
+            metrics = self.evaluated[1] if self.evaluated[0] == self.step else {}
+            extra = {
+                "config": config.to_dict(self.cfg),
+                "config_format_version": config.FORMAT_VERSION,
+                "position": {"step": self.step, "samples": self.step * self.cfg.batch_size},
+                "data_fingerprint": self.setup.data.fingerprint,
+            }
+            self.checkpoints.save(self.step, self.state, extra=extra, metrics=metrics)
+            self.saved = self.step
+        if wait:
+            self.checkpoints.wait()
+
+    def stop(self, signal: str) -> dict:
+        """Ends the run at a signal: what was done is kept."""
+        if self.step:
+            self.save(wait=True)
+        log.info("%s: stopped at step %d of %d; the same command goes on", signal, self.step, self.cfg.total_steps)
+        return {}
+
+    def close(self) -> None:
+        self.writer.close()
+        self.checkpoints.close()
+
+    def _heed(self) -> None:
+        """Raises Stopped when a signal came: at once in a single process, by common consent in several."""
+        requested = self.interrupt.requested
+        if jax.process_count() > 1:
+            votes = multihost_utils.process_allgather(np.int32(bool(requested)))
+            requested = (requested or "a signal to another process") if np.any(votes) else ""
+        if requested:
+            raise Stopped(requested)
+
+
+def _start(setup: Setup, checkpoints: Checkpoints) -> states.TrainState:
+    """The state to begin with: the run's own checkpoint, else `resume`, else `init_from`, else fresh."""
+    cfg, plan = setup.cfg, setup.plan
+    try:
+        if checkpoints.latest_step() >= 0:
+            state, extra = checkpoints.restore(plan.abstract)
+            log.info("resumed step %d of %s", int(state.step), setup.workdir)
+        elif cfg.resume:
+            state, extra = restore.restore_step(restore.find(cfg.resume), plan.abstract)
+            log.info("started from step %d of %s", int(state.step), cfg.resume)
+        elif cfg.init_from:
+            params, _ = restore.restore_params(cfg.init_from, plan.abstract.params)
+            log.info("started from the parameters of %s", cfg.init_from)
+            return states.around(params, setup.optimizer, plan)
+        else:
+            return states.init(setup.model, setup.optimizer, plan, jax.random.key(cfg.seed))
+    except ValueError as error:
+        raise StartError(str(error)) from error
+    if extra["data_fingerprint"] != setup.data.fingerprint:
+        source = cfg.resume or setup.workdir
+        raise StartError(f"{source} was trained on other tokens than {setup.workdir / 'data'} holds; its parameters alone "
+                         "may be taken, by init_from")
+    return state
+
+
+def evaluate(setup: Setup, params, *, heed=lambda: None) -> dict[str, float]:
+    """Loss over the validation split.
+
+    Args:
+      setup: the run.
+      params: the model's parameters, on the run's mesh.
+      heed: called between batches, to raise at a signal.
+
+    Returns:
+      `eval/loss` in nats a token and `eval/bits_per_byte`.
+    """
+    data, step = setup.dataset("valid"), setup.eval_step
+    sums = {"nats": 0.0, "tokens": 0.0, "bytes": 0.0}
+    for index in range(min(len(data), setup.cfg.eval_batches or len(data))):
+        heed()
+        batch = meshes.global_batch(_without_ids(data[index]), setup.mesh)
+        sums = {name: sums[name] + float(part) for name, part in step(params, batch).items()}
+    return {
+        "eval/loss": sums["nats"] / max(sums["tokens"], 1.0),
+        "eval/bits_per_byte": sums["nats"] / math.log(2.0) / max(sums["bytes"], 1.0),
+    }
+
+
+def _without_ids(rows: dict) -> dict:
+    return {name: value for name, value in rows.items() if name != "ids"}
+
+
+def sample_text(setup: Setup, params, prompt: str) -> str:
+    """The prompt and what the model makes of it."""
+    tokenizer = setup.data.tokenizer
+    ids = [tokenizer.separator, *tokenizer.encode(prompt)]
+    key = jax.random.key(setup.cfg.seed)
+    (new,) = generate(setup.model, params, [ids], setup.cfg.sample, key=key, stop=tokenizer.separator)
+    return tokenizer.decode(ids[1:] + new)
+
+
+def parameter_table(plan: states.Plan) -> str:
+    """Each parameter's path, shape, axes, place and size, as a Markdown table."""
+    lines = ["| parameter | shape | axes | sharding | values |", "|---|---|---|---|---|"]
+    for path, leaf in tree.paths(plan.abstract.params).items():
+        lines.append(f"| {path} | {leaf.shape} | {', '.join(plan.axes[path])} | {leaf.sharding.spec} | {leaf.size} |")
+    return "\n".join([*lines, f"| sum | | | | {tree.count(plan.abstract.params)} |"])
+
+
+def peak_bytes() -> int:
+    """The most memory used so far: of the first local device where it tells, else of this process."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class _Timer:
+    """Seconds a step since the last lap, without pauses."""
+
+    def __init__(self, step: int):
+        self._step, self._start = step, time.perf_counter()
+
+    def lap(self, step: int) -> float:
+        now = time.perf_counter()
+        seconds = (now - self._start) / max(step - self._step, 1)
+        self._step, self._start = step, now
+        return seconds
+
+    @contextlib.contextmanager
+    def paused(self):
+        begin = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - begin

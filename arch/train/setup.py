@@ -1,0 +1,155 @@
+"""What a run needs before anything compiles: checked config, mesh, data, traced model, optimizer.
+
+Everything that can be wrong with a config, a workdir or a corpus is found here, within seconds.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from arch import config
+from arch.data import dataset
+from arch.sharding import mesh as meshes
+from arch.train import experiment, provenance
+from arch.train import state as states
+from arch.train.step import eval_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run before its first step.
+
+    Attributes:
+      cfg: the checked config.
+      workdir: the run's folder.
+      mesh: the devices.
+      data: the tokenised corpus.
+      model: the Linen module.
+      optimizer: over the trained parameters.
+      plan: the state's shapes, shardings and trainable parameters.
+    """
+
+    cfg: experiment.Config
+    workdir: pathlib.Path
+    mesh: Mesh
+    data: dataset.Tokenized
+    model: Any
+    optimizer: optax.GradientTransformation
+    plan: states.Plan
+
+    def dataset(self, split: str):
+        """This process's rows of each global batch of a split, by step."""
+        index, count = meshes.process_shard(self.mesh, self.cfg.batch_size)
+        return dataset.make(
+            self.data,
+            split,
+            batch_size=self.cfg.batch_size,
+            seq_len=self.cfg.seq_len,
+            seed=self.cfg.seed,
+            shard_index=index,
+            shard_count=count,
+        )
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray:
+        """[vocab_size] bytes of text that each id stands for; 0 for ids that the tokenizer lacks."""
+        known = self.data.tokenizer.token_bytes
+        return np.pad(known, (0, self.cfg.model.vocab_size - len(known)))
+
+    @functools.cached_property
+    def eval_step(self):
+        """The compiled evaluation step (params, batch) -> sums."""
+        return jax.jit(eval_step(self.model, self.token_bytes))
+
+
+def prepare(cfg: experiment.Config, workdir) -> Setup:
+    """Checks, tokenises and traces.
+
+    Raises:
+      ValueError: the config contradicts itself, the devices, the corpus, or what the workdir holds.
+      OSError: the workdir cannot be written.
+    """
+    workdir = pathlib.Path(workdir)
+    mesh = meshes.make(cfg.mesh)
+    _check_devices(cfg, mesh)
+    _check_writable(workdir)
+    check_same(cfg, workdir)
+    optimizer = cfg.optimizer.make(cfg.total_steps)
+    model = cfg.model.make()
+    with jax.set_mesh(mesh):
+        plan = states.plan(model, optimizer, mesh)
+    data = _data(cfg, workdir / "data")
+    if data.tokenizer.size > cfg.model.vocab_size:
+        raise ValueError(
+            f"model.vocab_size={cfg.model.vocab_size} must be at least {data.tokenizer.size}, the tokenizer's size"
+        )
+    return Setup(cfg, workdir, mesh, data, model, optimizer, plan)
+
+
+def check_same(cfg: experiment.Config, workdir: pathlib.Path) -> None:
+    """Refuses to go on with a run whose architecture or data were others.
+
+    Raises:
+      ValueError: naming each leaf that changed, with its old and new value.
+    """
+    old = provenance.read_config(workdir)
+    if old is None:
+        return
+    new = config.to_dict(cfg)
+    changed = provenance.diff({key: old.get(key) for key in experiment.FIXED}, {k: new[k] for k in experiment.FIXED})
+    changed = [line for line in changed if line.split(":")[0].rsplit(".", 1)[-1] not in experiment.FREE]
+    if changed:
+        raise ValueError(
+            f"the run in {workdir} cannot go on with another config: {'; '.join(changed)}. Undo the change, or take "
+            "another workdir (init_from starts it from this run's parameters)"
+        )
+
+
+def _check_devices(cfg: experiment.Config, mesh: Mesh) -> None:
+    meshes.process_shard(mesh, cfg.batch_size)
+    rows = cfg.batch_size // cfg.micro_batches
+    if rows % meshes.batch_shards(mesh):
+        raise ValueError(
+            f"batch_size={cfg.batch_size} / micro_batches={cfg.micro_batches} = {rows} rows must be a multiple of "
+            f"mesh.data * mesh.fsdp = {meshes.batch_shards(mesh)}"
+        )
+    if cfg.total_steps * cfg.batch_size > dataset.MAX_SAMPLES:
+        raise ValueError(
+            f"total_steps={cfg.total_steps} times batch_size={cfg.batch_size} must be at most {dataset.MAX_SAMPLES}"
+        )
+    remat = getattr(getattr(cfg.model, "layers", None), "remat", "none")
+    kinds = {memory.kind for memory in mesh.devices.flat[0].addressable_memories()}
+    if remat == "offload" and "pinned_host" not in kinds:
+        device = mesh.devices.flat[0].device_kind
+        raise ValueError(f"model.layers.remat='offload' must run on devices with pinned host memory; {device} has none")
+
+
+def _check_writable(workdir: pathlib.Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"workdir cannot be made: {error.strerror}", str(workdir)) from None
+    probe = workdir / f".writable-{jax.process_index()}"
+    try:
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(error.errno, f"workdir cannot be written: {error.strerror}", str(workdir)) from None
+
+
+def _data(cfg: experiment.Config, folder: str | os.PathLike) -> dataset.Tokenized:
+    """The tokenised corpus: process 0 makes it, the others wait and open it."""
+    if jax.process_count() == 1:
+        return dataset.prepare(cfg.data, folder)
+    if jax.process_index() == 0:
+        dataset.prepare(cfg.data, folder)
+    multihost_utils.sync_global_devices("arch_corpus_tokenised")
+    return dataset.load(folder, cfg.data)

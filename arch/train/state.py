@@ -1,0 +1,106 @@
+"""The train state, sharded from its first moment: no array is ever whole on one device unless its rule says so."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import register_dataclass
+
+from arch import tree
+from arch.layers import weight
+from arch.sharding import mesh as meshes
+from arch.typing import Array, Int, Key
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a run is, beside its config and its data.
+
+    Attributes:
+      step: optimizer steps taken.
+      params: the model's parameters in scanned form, float32, trained and not.
+      opt_state: the optimizer's state over the trained ones.
+    """
+
+    step: Int[Array, ""]
+    params: tree.Tree
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is known of a model's state before any array exists.
+
+    Attributes:
+      abstract: the state's shapes and shardings.
+      trainable: True where gradient descent trains a parameter.
+      axes: the logical axes of each parameter, by path.
+    """
+
+    abstract: TrainState
+    trainable: tree.Tree
+    axes: dict[str, tuple[str, ...]]
+
+
+def _init_boxed(model, key: Key[Array, ""]):
+    """The model's parameters in boxes. Shapes do not depend on the tokens, so two of them are enough."""
+    return model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+
+
+def plan(model, optimizer: optax.GradientTransformation, mesh: Mesh) -> Plan:
+    """Traces the initialisation: shapes, shardings, what trains. Bad shapes raise here, before anything is compiled."""
+    boxed = jax.eval_shape(lambda key: _init_boxed(model, key), jax.random.key(0))
+    trainable = weight.trainable(boxed)
+    axes = tree.paths(jax.tree.map(_Axes, weight.axes(boxed), is_leaf=lambda leaf: isinstance(leaf, tuple)))
+    axes = {path: leaf.names for path, leaf in axes.items()}
+    abstract = jax.eval_shape(lambda params: create(params, trainable, optimizer), weight.unbox(boxed))
+    return Plan(_with_shardings(abstract, axes, mesh), trainable, axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axes:
+    """Hides a tuple of names from tree functions."""
+
+    names: tuple[str, ...]
+
+
+def create(params: tree.Tree, trainable: tree.Tree, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state at step 0 around these parameters."""
+    trained, _ = tree.partition(params, trainable)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained))
+
+
+def init(model, optimizer: optax.GradientTransformation, plan: Plan, key: Key[Array, ""]) -> TrainState:
+    """A fresh state, each shard made on its own device."""
+
+    def make(key):
+        return create(weight.unbox(_init_boxed(model, key)), plan.trainable, optimizer)
+
+    return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.abstract))(key)
+
+
+def around(params: tree.Tree, optimizer: optax.GradientTransformation, plan: Plan) -> TrainState:
+    """A fresh state around parameters that are already placed (from `init_from`)."""
+
+    def make(params):
+        return create(params, plan.trainable, optimizer)
+
+    return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.abstract))(params)
+
+
+def _with_shardings(abstract: TrainState, axes: dict, mesh: Mesh) -> TrainState:
+    """Optimizer leaves that mirror a parameter (same path at the end, same shape) lie where it lies."""
+
+    def place(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for parameter, names in axes.items():
+            if name.endswith(parameter) and len(names) == leaf.ndim:
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=meshes.sharding(names, leaf.shape, mesh))
+        whole = NamedSharding(mesh, PartitionSpec())
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+
+    return jax.tree_util.tree_map_with_path(place, abstract)

@@ -1,0 +1,133 @@
+"""One optimizer step, and one evaluation batch: pure functions of values, compiled once.
+
+The loss is a mean over the target tokens of the whole batch, whatever the shards and micro-batches it is cut into:
+
+    loss = sum_i w_i (-log p(target_i)) / sum_i w_i  +  sum of the layers' own losses
+
+Micro-batches add up exactly: the token sum is divided by the whole batch's weight, and the layers' losses are means over
+rows, of which every micro-batch has as many.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from arch import tree
+from arch.layers.contract import Context
+from arch.ops.loss import cross_entropy
+from arch.train.state import TrainState
+from arch.typing import Array, Key
+
+Batch = dict[str, Array]
+
+
+def objective(model, params, batch: Batch, total_weight, key: Key[Array, ""] | None) -> tuple[Array, dict]:
+    """The part of the loss that these rows add, and what to log of it.
+
+    Args:
+      model: a Linen module whose call is `(tokens, context) -> Output`.
+      params: its parameters.
+      batch: tokens, targets, segment_ids, positions, weights: [b t] each.
+      total_weight: sum of `weights` over all rows of the optimizer step.
+      key: for dropout; None to be deterministic.
+    """
+    context = Context(
+        positions=batch["positions"], segment_ids=batch["segment_ids"], key=key, deterministic=key is None
+    )
+    out = model.apply({"params": params}, batch["tokens"], context)
+    nats = jnp.sum(cross_entropy(out.x, batch["targets"]) * batch["weights"])
+    loss = nats / total_weight + sum(out.aux.losses.values())
+    return loss, {"nats": nats, "losses": out.aux.losses, "stats": out.aux.stats}
+
+
+def train_step(model, model_cfg, optimizer: optax.GradientTransformation, trainable, token_bytes, *, micro_batches=1):
+    """The function (state, batch, key) -> (state, metrics); donate the state.
+
+    Args:
+      model: the Linen module.
+      model_cfg: its config, whose `update` gives the non-trained leaves their next values.
+      optimizer: over the trained parameters.
+      trainable: tree of booleans over the parameters.
+      token_bytes: [v] bytes of text that each id stands for.
+      micro_batches: how many parts of the batch follow each other, to save memory; a divisor of its rows.
+
+    Returns:
+      The step. Its metrics: `loss` (the objective), `nats_per_token`, `bits_per_byte`, `gradient_norm`,
+      `parameter_norm`, `loss/<name>` for the layers' own losses, and `stats`, the layers' statistics by path.
+    """
+
+    def step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, dict]:
+        key = jax.random.fold_in(key, state.step)
+        trained, buffers = tree.partition(state.params, trainable)
+        total = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
+
+        def loss_of(trained, part, index):
+            part_key = jax.random.fold_in(key, index)
+            loss, log = objective(model, tree.merge(trained, buffers), part, total, part_key)
+            own = loss - log["nats"] / total  # the layers' losses: a mean over micro-batches, where nats are a sum
+            return log["nats"] / total + own / micro_batches, log
+
+        (loss, log), gradients = _accumulated(jax.value_and_grad(loss_of, has_aux=True), trained, batch, micro_batches)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        trained = optax.apply_updates(trained, updates)
+        params = tree.merge(trained, _next_buffers(model_cfg, buffers, log["stats"], state.params))
+        metrics = {
+            "loss": loss,
+            "nats_per_token": log["nats"] / total,
+            "bits_per_byte": bits_per_byte(log["nats"], count_bytes(batch, token_bytes)),
+            "gradient_norm": optax.global_norm(gradients),
+            "parameter_norm": optax.global_norm(trained),
+            "stats": log["stats"],
+        } | {f"loss/{name}": value for name, value in log["losses"].items()}
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return step
+
+
+def eval_step(model, token_bytes) -> Callable:
+    """The function (params, batch) -> sums over the batch: nats, weight and bytes of its target tokens."""
+
+    def step(params, batch: Batch) -> dict[str, Array]:
+        _, log = objective(model, params, batch, 1.0, None)
+        return {"nats": log["nats"], "tokens": jnp.sum(batch["weights"]), "bytes": count_bytes(batch, token_bytes)}
+
+    return step
+
+
+def count_bytes(batch: Batch, token_bytes) -> Array:
+    """Bytes of text that the batch's target tokens stand for, as a float."""
+    return jnp.sum(jnp.asarray(token_bytes, jnp.float32)[batch["targets"]] * batch["weights"])
+
+
+def bits_per_byte(nats: Array, num_bytes: Array) -> Array:
+    """Nats in bits, spread over the bytes of the text."""
+    return nats / jnp.log(2.0) / jnp.maximum(num_bytes, 1.0)
+
+
+def _accumulated(value_and_grad: Callable, trained, batch: Batch, micro_batches: int):
+    """Loss, log and gradient, summed over micro-batches one after another.
+
+    Rows are dealt out in turn, so that every micro-batch lies on all shards of the batch.
+    """
+    if micro_batches == 1:
+        return value_and_grad(trained, batch, 0)
+    parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
+    shapes = jax.eval_shape(value_and_grad, trained, jax.tree.map(lambda x: x[0], parts), 0)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def add(sums, part):
+        index, rows = part
+        return jax.tree.map(jnp.add, sums, value_and_grad(trained, rows, index)), None
+
+    ((loss, log), gradients), _ = jax.lax.scan(add, zeros, (jnp.arange(micro_batches), parts))
+    mean = jax.tree.map(lambda x: x / micro_batches, {"losses": log["losses"], "stats": log["stats"]})
+    return (loss, log | mean), gradients
+
+
+def _next_buffers(model_cfg, buffers: tree.Tree, stats: dict, like: tree.Tree) -> tree.Tree:
+    """The non-trained leaves after this step, by their sublayers' own rule."""
+    if not buffers:
+        return buffers
+    return tree.stack(model_cfg.update(tree.unstack(buffers), stats), like)

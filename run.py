@@ -1,0 +1,66 @@
+"""Runs an experiment: `python run.py --config=configs/demo.py --workdir=runs/demo`.
+
+    --config=FILE[:arg,key=val]   any leaf is overridden by --config.path.to.leaf=value
+    --workdir=DIR                 the same command again goes on where the last one stopped
+    --mode=train|eval|generate    generate takes --prompt, --max_new_tokens, --temperature, --print_ids
+
+JAX's own flags work too (`--jax_debug_nans=True`). Exit status: 0 done or stopped by a signal, 2 bad input.
+"""
+
+import logging
+import sys
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from arch.train import command_line, experiment
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="file of the config, its argument behind a colon")
+WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "generate"], "what to do")
+PROMPT = flags.DEFINE_multi_string("prompt", [""], "text to continue; give it several times for a batch")
+MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 0, "tokens to generate; 0: as the config says", lower_bound=0)
+TEMPERATURE = flags.DEFINE_float("temperature", -1.0, "0 takes the likeliest token; -1: as the config says")
+PRINT_IDS = flags.DEFINE_boolean("print_ids", False, "print the new tokens' ids instead of text, a line a prompt")
+MULTIHOST = flags.DEFINE_boolean("multihost", False, "one of several processes: jax.distributed.initialize() first")
+HELP = flags.DEFINE_boolean("help", False, "print this and stop", short_name="h")
+
+
+def main(argv):
+    """Flags -> config -> mode."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("arch").setLevel(logging.INFO)
+    jax.config.config_with_absl()
+    with command_line.one_line_errors(ValueError, OSError):
+        rest = command_line.parse(flags.FLAGS, argv)
+        if HELP.value:
+            print(__doc__, flags.FLAGS.main_module_help(), sep="\n")
+            return
+        if rest[1:]:
+            raise ValueError(f"argument {rest[1]!r} is no flag")
+        for flag in (WORKDIR, *([] if MODE.value == "generate" else [CONFIG])):
+            if not flag.value:
+                raise ValueError(f"--{flag.name} is missing")
+        cfg = experiment.from_dict(CONFIG.value) if CONFIG.value else None
+    if MULTIHOST.value:
+        jax.distributed.initialize()
+    from arch.train import modes  # Orbax, Grain and TensorBoard's writer take a second: not for a bad command line
+
+    if MODE.value == "train":
+        modes.train(cfg, WORKDIR.value, dict(config_flags.get_override_values(flags.FLAGS["config"])))
+    elif MODE.value == "eval":
+        modes.evaluate(cfg, WORKDIR.value)
+    else:
+        modes.generate(
+            cfg,
+            WORKDIR.value,
+            PROMPT.value,
+            max_new_tokens=MAX_NEW_TOKENS.value,
+            temperature=TEMPERATURE.value,
+            print_ids=PRINT_IDS.value,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv)
