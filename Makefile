@@ -56,4 +56,4 @@ lock:
 
 clean:
 	rm -rf .venv .venv-floor .venv-latest .pytest_cache *.egg-info build
-	find arch configs tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -25,7 +25,7 @@ def refuse_clash(path: Iterable[str] | None = None) -> None:
             raise ImportError(
                 f"the distribution {name!r} in {os.path.abspath(folder)} provides a package 'arch' as well as {OURS} "
                 f"(in {os.path.dirname(os.path.abspath(__file__))}), and only one of them can be imported: "
-                f"run 'python -m pip uninstall {name}' and install {OURS} again, or give {OURS} an environment of its own"
+                f"run 'python -m pip uninstall {name}' and install {OURS} again, or give {OURS} its own environment"
             )
 
 

@@ -19,12 +19,14 @@ candidates() {
 candidates "$@" | {
     found=
     while read -r python; do
-        version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || version='does not run'
+        version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
+            version='does not run'
         [ -f "$here/py$(echo "$version" | tr -d .).txt" ] && command -v "$python" && exit
         found="$found
   $python ($version)"
     done
-    echo "No Python that runs and has a lock in requirements/ (3.11, 3.12, 3.13); wanted: ${PYTHON:-$*}; found:${found:- none}
+    echo "No Python that runs and has a lock in requirements/ (3.11, 3.12, 3.13).
+Wanted: ${PYTHON:-$*}. Found:${found:- none}
 Install one, or name it: make demo PYTHON=/path/to/python3.12" >&2
     exit 1
 }

@@ -21,7 +21,7 @@ if [ "$(cat "$dir/stamp" 2>/dev/null)" != "$stamp" ]; then
              "or name another Python: make demo PYTHON=/path/to/python" >&2
         exit 1
     }
-    echo "Making $dir with Python $version from $lock (about 300 MB, downloaded when pip's cache is empty)"
+    echo "Making $dir with Python $version from $lock (about 220 MB, downloaded when pip's cache is empty)"
     "$python" -m venv --clear "$dir"
     pip install --require-hashes --no-deps --only-binary :all: -r "$lock"
 fi

@@ -8,7 +8,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import timeit
 
 import pytest
 from packaging.requirements import Requirement
@@ -81,8 +80,12 @@ def test_import_arch_fails_with_the_clash_in_its_last_line(tmp_path):
 def test_the_clash_check_takes_under_20_ms_among_100_distributions(tmp_path):
     for index in range(100):
         install(tmp_path, f"package{index}-1.0", RECORD="package/module.py,sha256=0,0\n" * 300)
-    seconds = min(timeit.repeat(lambda: _install.refuse_clash([str(tmp_path)]), number=1, repeat=5))
-    assert seconds < 0.020
+    code = (
+        "import time, timeit; from arch._install import refuse_clash; "
+        f"print(min(timeit.repeat(lambda: refuse_clash([{str(tmp_path)!r}]), number=1, timer=time.process_time)))"
+    )
+    result = run_python(code, PYTHONPATH=str(ROOT))  # a process of its own: without the checks of annotations
+    assert float(result.stdout) < 0.020, result.stderr
 
 
 def test_import_arch_leaves_jax_alone():
@@ -161,7 +164,7 @@ def test_the_version_is_the_same_wherever_it_is_written():
 
 @pytest.fixture
 def machine(tmp_path):
-    """Puts a fake Python, which prints its version or fails, at a path under `tmp_path`; returns how to search there."""
+    """Two functions: one adds a fake Python, which prints its version or fails; one searches among those added."""
 
     def add(where, version):
         path = tmp_path / where
