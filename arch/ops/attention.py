@@ -20,7 +20,7 @@ def attend(
     key: Float[Array, "b s k h"],
     value: Float[Array, "b s k h"],
     *,
-    mask: Bool[Array, "#b t s"] | None = None,
+    mask: Bool[Array, "#b #t s"] | None = None,
     bias: Float[Array, "#b n t s"] | None = None,
     scale: float | None = None,
     soft_cap: float = 0.0,
@@ -31,7 +31,7 @@ def attend(
       query: [b t n h].
       key: [b s k h]; head i of the query reads key-value head i // (n / k).
       value: [b s k h].
-      mask: [b t s] True where the query may see the key; None for all.
+      mask: [b t s] True where the query may see the key (b or t may be 1); None for all.
       bias: [b n t s] added to the logits.
       scale: factor of the logits; None for 1 / sqrt(h).
       soft_cap: bound of the logits; 0 for none.
