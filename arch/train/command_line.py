@@ -2,7 +2,9 @@
 
 import contextlib
 import difflib
+import pathlib
 import re
+import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,21 +26,31 @@ def parse(values: flags.FlagValues, argv: Sequence[str], name: str = "config") -
     Raises:
       ConfigError: a flag, the config file or an override is wrong.
     """
+    given = next((arg.split("=", 1)[1] for arg in argv if arg.lstrip("-").startswith(f"{name}=")), "")
+    file = pathlib.Path(given.split(":")[0])
+    if given and not file.is_file():
+        raise config.ConfigError(f"--{name}={given!r}: there is no file {str(file)!r}")
     try:
         return values(argv)
     except flags.Error as error:
         raise config.ConfigError(one_line(error)) from None
+    except SyntaxError as error:
+        raise config.ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
     except (AttributeError, KeyError, IndexError, TypeError):
-        # The config's own library says what it missed, not where: parse again without overrides, then look.
-        overrides = [arg for arg in argv if arg.lstrip("-").startswith(f"{name}.")]
-        values.unparse_flags()
-        parse(values, [arg for arg in argv if arg not in overrides], name)
-        for override in overrides:
-            path = override.lstrip("-").removeprefix(f"{name}.").split("=")[0]
-            check_path(values[name].value, path)
+        # The config's library says what it missed, not where: load the file without overrides, then look.
+        edge = _load(file, given.partition(":")[2])
+        for argument in argv:
+            if argument.lstrip("-").startswith(f"{name}."):
+                check_path(edge, argument.lstrip("-").removeprefix(f"{name}.").split("=")[0])
         raise
-    except (OSError, SyntaxError) as error:
-        raise config.ConfigError(f"--{name}: {_file_message(error)}") from None
+
+
+def _load(file: pathlib.Path, arg: str) -> Any:
+    """What `get_config` of a config file returns. Raises ConfigError when it defines none."""
+    space = runpy.run_path(str(file))
+    if "get_config" not in space:
+        raise config.ConfigError(f"{file} must define get_config(arg='')")
+    return space["get_config"](arg) if arg else space["get_config"]()
 
 
 def check_path(edge: Any, path: str) -> None:
@@ -79,9 +91,3 @@ def one_line(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
 
-
-def _file_message(error: Exception) -> str:
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}: {error.msg}"
-    missing = re.findall(r"^\s*(/.*)$", str(error), flags=re.MULTILINE)
-    return f"{missing[0].rstrip(':')} does not exist" if missing else one_line(error)
