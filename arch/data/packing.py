@@ -1,9 +1,10 @@
 """Packed training samples as a pure function of (seed, index).
 
-With documents of lengths n_j, an epoch is their concatenation in the order of a permutation that depends on
-(seed, epoch) alone, and sample i of it is the window [i T, i T + T] of T = seq_len inputs and their T targets:
+With documents of lengths n_j, an epoch is their concatenation in the order of a permutation, cut into windows
+[i T, i T + T] of T = seq_len inputs and their T targets, which are dealt out in the order of a second permutation, lest
+a batch be one document's neighbouring windows. Both depend on (seed, epoch) alone:
 
-    epoch, i = divmod(index, S),   S = floor((sum_j n_j - 1) / T)   (ceil in order, see below)
+    epoch, j = divmod(index, S),   i = permutation(j),   S = floor((sum_j n_j - 1) / T)   (ceil in order, see below)
 
 Shards, hosts and restarts therefore cannot change the stream of tokens. Own work; the idea of a global sample index
 over an offset table is that of Megatron-LM's GPTDataset (Shoeybi et al., 2019, arXiv:1909.08053).
@@ -11,6 +12,7 @@ over an offset table is that of Megatron-LM's GPTDataset (Shoeybi et al., 2019, 
 
 import functools
 
+import grain
 import numpy as np
 
 
@@ -48,6 +50,10 @@ class Packed:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         epoch, sample = divmod(index, self.samples_per_epoch) if self._shuffled else (0, index)
         order, starts = self._epoch(epoch)
+        if self._shuffled:
+            seed = int(np.random.SeedSequence((self._seed, epoch, 1)).generate_state(1)[0])
+            last = self.samples_per_epoch - 1
+            sample = grain.experimental.index_shuffle(sample, max_index=last, seed=seed, rounds=4)
         first = sample * self._seq_len
         places = np.arange(first, min(first + self._seq_len + 1, len(self._tokens)))
         rank = np.searchsorted(starts, places, side="right") - 1  # of the document that each place lies in

@@ -66,6 +66,14 @@ def test_an_epoch_has_every_target_once_but_the_tail(epoch):
     assert len(np.unique(targets)) == len(targets) == (len(tokens) - 1) // 7 * 7
 
 
+def test_a_batch_is_not_one_documents_neighbouring_windows():
+    tokens, offsets = many(count=199)
+    packed = Packed(tokens, offsets, seq_len=3, seed=5, shuffled=True)
+    firsts = [int(packed[i]["tokens"][0]) for i in range(97)]
+    neighbours = sum(packed[i]["targets"][-1] == packed[i + 1]["tokens"][0] for i in range(96))
+    assert len(set(firsts)) == 97 and neighbours < 5
+
+
 def test_validation_has_every_target_once_in_order():
     tokens, offsets = many()
     packed = Packed(tokens, offsets, seq_len=7, shuffled=False)
