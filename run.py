@@ -10,6 +10,10 @@ JAX's own flags work too (`--jax_debug_nans=True`). Exit status: 0 done or stopp
 import logging
 import sys
 
+from arch.train.startup import Startup
+
+STARTUP = Startup()
+
 import jax
 from absl import flags
 from ml_collections import config_flags
@@ -34,6 +38,9 @@ def main(argv):
     jax.config.config_with_absl()
     with command_line.one_line_errors(ValueError, OSError):
         rest = command_line.parse(flags.FLAGS, argv)
+        for name in jax.config.values:  # what absl's app.run would do; its messages are longer than a line
+            if name in flags.FLAGS and flags.FLAGS[name].present:
+                jax.config.update(name, flags.FLAGS[name].value)
         if HELP.value:
             print(__doc__, flags.FLAGS.main_module_help(), sep="\n")
             return
@@ -47,8 +54,9 @@ def main(argv):
         jax.distributed.initialize()
     from arch.train import modes  # Orbax, Grain and TensorBoard's writer take a second: not for a bad command line
 
+    STARTUP.mark("imports")
     if MODE.value == "train":
-        modes.train(cfg, WORKDIR.value, dict(config_flags.get_override_values(flags.FLAGS["config"])))
+        modes.train(cfg, WORKDIR.value, dict(config_flags.get_override_values(flags.FLAGS["config"])), STARTUP)
     elif MODE.value == "eval":
         modes.evaluate(cfg, WORKDIR.value)
     else:

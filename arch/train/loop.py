@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from arch import config, tree
 from arch.data import dataset
@@ -23,6 +24,7 @@ from arch.train.checkpoint import Checkpoints
 from arch.train.interrupt import Interrupt
 from arch.train.progress import Progress
 from arch.train.setup import Setup
+from arch.train.startup import Startup
 from arch.train.step import train_step
 from arch.train.writer import Writer
 
@@ -41,19 +43,20 @@ class Stopped(Exception):
     """A signal asked the run to stop; its name."""
 
 
-def train(setup: Setup, overrides: Mapping[str, Any]) -> dict[str, float]:
+def train(setup: Setup, overrides: Mapping[str, Any], startup: Startup | None = None) -> dict[str, float]:
     """Trains, or goes on training, until `total_steps`. Returns the last evaluation's metrics ({} if it was stopped).
 
     Args:
       setup: what `setup.prepare` made.
       overrides: the leaves that the command line changed, for the record.
+      startup: what has been marked of the time to the first step; None to begin here.
 
     Raises:
       NonFiniteError: a loss or gradient is not finite.
       CheckpointError: a checkpoint cannot be read or written.
     """
     with Interrupt() as interrupt, jax.set_mesh(setup.mesh):
-        run = _Run(setup, overrides, interrupt)
+        run = _Run(setup, overrides, interrupt, startup or Startup())
         with contextlib.closing(run):
             try:
                 return run.train()
@@ -64,30 +67,37 @@ def train(setup: Setup, overrides: Mapping[str, Any]) -> dict[str, float]:
 class _Run:
     """One process's side of a training run, between its start and its end or a signal."""
 
-    def __init__(self, setup: Setup, overrides: Mapping[str, Any], interrupt: Interrupt):
-        self.setup, self.cfg, self.interrupt = setup, setup.cfg, interrupt
+    def __init__(self, setup: Setup, overrides: Mapping[str, Any], interrupt: Interrupt, startup: Startup):
+        self.setup, self.cfg, self.interrupt, self.startup = setup, setup.cfg, interrupt, startup
         self.main = jax.process_index() == 0
         self.checkpoints = Checkpoints(setup.workdir / "checkpoints", self.cfg.checkpoints)
-        self.state = _start(setup, self.checkpoints)
+        self.state, evaluation = _start(setup, self.checkpoints)
         self.step = int(self.state.step)
+        self.evaluated = (self.step if evaluation else -1, evaluation)
+        self.unchecked = ()
         if self.main:
             provenance.write(setup.workdir, config.to_dict(self.cfg), overrides)
         self.writer = Writer(setup.workdir, enabled=self.main, resume_step=self.step or -1)
         self.writer.write_hparams(config.to_dict(self.cfg), ("eval/bits_per_byte",))
         self.writer.write_texts(self.step, {"parameters": parameter_table(setup.plan)})
         self.saved = self.step if self.checkpoints.latest_step() == self.step else -1
-        self.evaluated: tuple[int, dict[str, float]] = (-1, {})
         self.data = setup.dataset("train")
 
     def train(self) -> dict[str, float]:
         cfg = self.cfg
         if self.step >= cfg.total_steps:
             log.info("step %d of %d is done already", self.step, cfg.total_steps)
-            return self.evaluate()
+        if self.step and self._due("eval"):  # a signal may have stopped the run before it did this
+            self.evaluate()
+        if self.step >= cfg.total_steps:
+            return self.evaluated[1]
+        self._heed()
         key = jax.random.key(cfg.seed)
+        self.startup.mark("state")
         step = self._compiled(self.data[self.step], key)
+        self.startup.mark("compile")
         batches = dataset.batches(self.data, self.step)
-        timer, pending = _Timer(self.step), None
+        timer = _Timer(self.step)
         tokens = cfg.batch_size * cfg.seq_len
         with contextlib.closing(batches), Progress(cfg.total_steps, tokens, start_step=self.step) as progress:
             for rows in batches:
@@ -95,12 +105,13 @@ class _Run:
                 batch = meshes.global_batch(_without_ids(rows), self.setup.mesh)
                 self.state, metrics = step(self.state, batch, key)
                 self.step += 1
-                if pending:  # the step before: the device is busy with this one meanwhile
-                    self._check_finite(*pending)
-                pending = (self.step, metrics, rows["ids"])
+                if not pending:
+                    self._log_startup(metrics)
+                self._check_finite()  # the step before: the device is busy with this one meanwhile
+                self.unchecked = (self.step, metrics, rows["ids"])
                 due = {name: self._due(name) for name in ("log", "eval", "checkpoint")}
                 if any(due.values()):
-                    self._check_finite(*pending)
+                    self._check_finite()
                 progress.update(self.step, metrics["loss"] if due["log"] else None)
                 if due["log"]:
                     self._log(metrics, timer, tokens)
@@ -133,8 +144,9 @@ class _Run:
             micro_batches=self.cfg.micro_batches,
         )
         where = jax.tree.map(lambda leaf: leaf.sharding, setup.plan.abstract)
+        whole = NamedSharding(setup.mesh, PartitionSpec())
         start = time.perf_counter()
-        compiled = jax.jit(function, donate_argnums=0, out_shardings=(where, None)).lower(self.state, batch, key).compile()
+        compiled = jax.jit(function, donate_argnums=0, out_shardings=(where, whole)).lower(self.state, batch, key).compile()
         seconds = time.perf_counter() - start
         sizes = compiled.memory_analysis()
         scalars = {"compile/seconds": seconds}
@@ -145,8 +157,19 @@ class _Run:
         log.info("compiled the step in %.1f s; %d parameters", seconds, tree.count(setup.plan.abstract.params))
         return compiled
 
-    def _check_finite(self, step: int, metrics: dict, ids) -> None:
-        for name in ("loss", "gradient_norm"):
+    def _log_startup(self, metrics: dict) -> None:
+        jax.block_until_ready(metrics)
+        self.startup.mark("step")
+        log.info("first step after %s", self.startup.line())
+        seconds = {f"startup/{phase}_seconds": seconds for phase, seconds in self.startup.seconds.items()}
+        self.writer.write_scalars(self.step, seconds | {"startup/total_seconds": self.startup.total})
+
+    def _check_finite(self) -> None:
+        """Looks at the numbers of the last step that was not looked at."""
+        if not self.unchecked:
+            return
+        (step, metrics, ids), self.unchecked = self.unchecked, ()
+        for name in ("loss", "gradient_norm", "parameter_norm"):
             value = float(metrics[name])
             if not math.isfinite(value):
                 raise NonFiniteError(
@@ -191,7 +214,8 @@ class _Run:
         return metrics
 
     def save(self, *, wait: bool = False) -> None:
-        """A checkpoint of the present step, if there is none yet."""
+        """A checkpoint of the present step, if there is none yet and the state is finite."""
+        self._check_finite()
         if self.saved != self.step:
             self.writer.flush()
             metrics = self.evaluated[1] if self.evaluated[0] == self.step else {}
@@ -200,6 +224,7 @@ class _Run:
                 "config_format_version": config.FORMAT_VERSION,
                 "position": {"step": self.step, "samples": self.step * self.cfg.batch_size},
                 "data_fingerprint": self.setup.data.fingerprint,
+                "evaluation": metrics,
             }
             self.checkpoints.save(self.step, self.state, extra=extra, metrics=metrics)
             self.saved = self.step
@@ -227,11 +252,16 @@ class _Run:
             raise Stopped(requested)
 
 
-def _start(setup: Setup, checkpoints: Checkpoints) -> states.TrainState:
-    """The state to begin with: the run's own checkpoint, else `resume`, else `init_from`, else fresh."""
+def _start(setup: Setup, checkpoints: Checkpoints) -> tuple[states.TrainState, dict[str, float]]:
+    """The state to begin with: the run's own checkpoint, else `resume`, else `init_from`, else fresh.
+
+    Returns:
+      The state, and the evaluation at its step if this run has made it ({} if not).
+    """
     cfg, plan = setup.cfg, setup.plan
+    own = checkpoints.latest_step() >= 0
     try:
-        if checkpoints.latest_step() >= 0:
+        if own:
             state, extra = checkpoints.restore(plan.abstract)
             log.info("resumed step %d of %s", int(state.step), setup.workdir)
         elif cfg.resume:
@@ -240,16 +270,16 @@ def _start(setup: Setup, checkpoints: Checkpoints) -> states.TrainState:
         elif cfg.init_from:
             params, _ = restore.restore_params(cfg.init_from, plan.abstract.params)
             log.info("started from the parameters of %s", cfg.init_from)
-            return states.around(params, setup.optimizer, plan)
+            return states.around(params, setup.optimizer, plan), {}
         else:
-            return states.init(setup.model, setup.optimizer, plan, jax.random.key(cfg.seed))
+            return states.init(setup.model, setup.optimizer, plan, jax.random.key(cfg.seed)), {}
     except ValueError as error:
         raise StartError(str(error)) from error
     if extra["data_fingerprint"] != setup.data.fingerprint:
         source = cfg.resume or setup.workdir
         raise StartError(f"{source} was trained on other tokens than {setup.workdir / 'data'} holds; its parameters alone "
                          "may be taken, by init_from")
-    return state
+    return state, extra.get("evaluation", {}) if own else {}
 
 
 def evaluate(setup: Setup, params, *, heed=lambda: None) -> dict[str, float]:

@@ -8,14 +8,16 @@ from arch.decode import generate as decoding
 from arch.sharding import mesh as meshes
 from arch.train import experiment, library, loop, restore, setup
 from arch.train.command_line import one_line_errors
+from arch.train.startup import Startup
 
 
-def train(cfg: experiment.Config, workdir: str, overrides: dict) -> None:
+def train(cfg: experiment.Config, workdir: str, overrides: dict, startup: Startup) -> None:
     """`--mode=train`: trains, or goes on training."""
     with one_line_errors(ValueError, OSError):
         ready = setup.prepare(cfg, workdir)
+    startup.mark("setup")
     with one_line_errors(OSError, loop.NonFiniteError, loop.StartError):
-        loop.train(ready, overrides)
+        loop.train(ready, overrides, startup)
 
 
 def evaluate(cfg: experiment.Config, workdir: str) -> None:
