@@ -146,7 +146,8 @@ class _Run:
         where = jax.tree.map(lambda leaf: leaf.sharding, setup.plan.abstract)
         whole = NamedSharding(setup.mesh, PartitionSpec())
         start = time.perf_counter()
-        compiled = jax.jit(function, donate_argnums=0, out_shardings=(where, whole)).lower(self.state, batch, key).compile()
+        step = jax.jit(function, donate_argnums=0, out_shardings=(where, whole))
+        compiled = step.lower(self.state, batch, key).compile()
         seconds = time.perf_counter() - start
         sizes = compiled.memory_analysis()
         scalars = {"compile/seconds": seconds}
@@ -277,8 +278,10 @@ def _start(setup: Setup, checkpoints: Checkpoints) -> tuple[states.TrainState, d
         raise StartError(str(error)) from error
     if extra["data_fingerprint"] != setup.data.fingerprint:
         source = cfg.resume or setup.workdir
-        raise StartError(f"{source} was trained on other tokens than {setup.workdir / 'data'} holds; its parameters alone "
-                         "may be taken, by init_from")
+        held = setup.workdir / "data"
+        raise StartError(
+            f"{source} was trained on other tokens than {held} holds; its parameters alone may be taken, by init_from"
+        )
     return state, extra.get("evaluation", {}) if own else {}
 
 
