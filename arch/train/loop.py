@@ -105,7 +105,7 @@ class _Run:
                 batch = meshes.global_batch(_without_ids(rows), self.setup.mesh)
                 self.state, metrics = step(self.state, batch, key)
                 self.step += 1
-                if not pending:
+                if "step" not in self.startup.seconds:
                     self._log_startup(metrics)
                 self._check_finite()  # the step before: the device is busy with this one meanwhile
                 self.unchecked = (self.step, metrics, rows["ids"])
