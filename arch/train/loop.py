@@ -164,7 +164,6 @@ class _Run:
         log.info("first step after %s", self.startup.line())
         seconds = {f"startup/{phase}_seconds": seconds for phase, seconds in self.startup.seconds.items()}
         self.writer.write_scalars(self.step, seconds | {"startup/total_seconds": self.startup.total})
-        self.startup = None
 
     def _check_finite(self) -> None:
         """Looks at the numbers of the last step that was not looked at."""
