@@ -6,6 +6,7 @@ import pathlib
 import re
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,35 +27,55 @@ def parse(values: flags.FlagValues, argv: Sequence[str], name: str = "config") -
     Raises:
       ConfigError: a flag, the config file or an override is wrong.
     """
-    given = next((arg.split("=", 1)[1] for arg in argv if arg.lstrip("-").startswith(f"{name}=")), "")
-    file = pathlib.Path(given.split(":")[0])
-    if given and not file.is_file():
-        raise config.ConfigError(f"--{name}={given!r}: there is no file {str(file)!r}")
+    # The config's library says what it missed, not where: file and paths are checked before it sees them.
+    if (given := _value(argv, name)) is not None:
+        edge = load(given)
+        for argument in argv:
+            if override := re.match(rf"--?(?:no)?{name}\.([^=]*)", argument):
+                check_path(edge, override[1])
     try:
         return values(argv)
     except flags.Error as error:
         raise config.ConfigError(one_line(error)) from None
+
+
+def _value(argv: Sequence[str], name: str) -> str | None:
+    """The value of `--name=value` or `--name value`; None if the flag is not given."""
+    for i, argument in enumerate(argv):
+        if found := re.match(rf"--?{name}(=|$)", argument):
+            return argument[found.end() :] if found[1] else "".join(argv[i + 1 : i + 2])
+    return None
+
+
+def load(given: str) -> Any:
+    """What `get_config` returns in the file `FILE` or `FILE:ARGUMENT`.
+
+    Raises:
+      ConfigError: there is no such file, or it does not run; the message names file and line.
+    """
+    name, *arg = given.split(":", 1)
+    if not pathlib.Path(name).is_file():
+        raise config.ConfigError(f"--config={given}: there is no file {name!r}")
+    try:
+        space = runpy.run_path(name)
+        edge = space["get_config"](*arg) if "get_config" in space else None
+    except config.ConfigError as error:
+        raise config.ConfigError(f"{name}: {error}") from None
     except SyntaxError as error:
         raise config.ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
-    except (AttributeError, KeyError, IndexError, TypeError):
-        # The config's library says what it missed, not where: load the file without overrides, then look.
-        edge = _load(file, given.partition(":")[2])
-        for argument in argv:
-            if argument.lstrip("-").startswith(f"{name}."):
-                check_path(edge, argument.lstrip("-").removeprefix(f"{name}.").split("=")[0])
-        raise
-
-
-def _load(file: pathlib.Path, arg: str) -> Any:
-    """What `get_config` of a config file returns. Raises ConfigError when it defines none."""
-    space = runpy.run_path(str(file))
-    if "get_config" not in space:
-        raise config.ConfigError(f"{file} must define get_config(arg='')")
-    return space["get_config"](arg) if arg else space["get_config"]()
+    except Exception as error:  # whatever a user's file may raise
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+        where = f"{name}, line {lines[-1]}" if lines else name
+        raise config.ConfigError(f"{where}: {type(error).__name__}: {error}") from None
+    if not hasattr(edge, "items"):
+        raise config.ConfigError(f"{name} must define get_config(arg=''), which returns a ConfigDict")
+    return edge
 
 
 def check_path(edge: Any, path: str) -> None:
     """Raises ConfigError, naming the nearest key, when a ConfigDict has no leaf at `model.layers.pattern[0].norm`."""
+    if not re.fullmatch(r"\w+(\[\d+\]|\.\w+)*", path):
+        raise config.ConfigError(f"{path!r} is no path to a field, such as model.layers.pattern[0].norm.kind")
     node, done = edge, ""
     for key in re.findall(r"[^.\[\]]+|\[\d+\]", path):
         here = f"{done}{key}" if key.startswith("[") or not done else f"{done}.{key}"
@@ -90,4 +111,3 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
-

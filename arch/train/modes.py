@@ -38,7 +38,7 @@ def generate(
     prompts: list[str],
     *,
     max_new_tokens: int,
-    temperature: float,
+    temperature: float | None,
     print_ids: bool,
 ) -> None:
     """`--mode=generate`: continues the prompts with the newest checkpoint; prints texts or ids.
@@ -48,7 +48,7 @@ def generate(
       workdir: the run.
       prompts: texts, each continued by itself.
       max_new_tokens: 0 for the config's number.
-      temperature: below 0 for the config's.
+      temperature: None for the config's.
       print_ids: the new tokens' ids, a line a prompt, instead of prompt and text.
     """
     with one_line_errors(ValueError, OSError):
@@ -60,7 +60,7 @@ def generate(
             setup.check_same(cfg, workdir)
         how = cfg.sample.replace(
             max_new_tokens=max_new_tokens or cfg.sample.max_new_tokens,
-            temperature=cfg.sample.temperature if temperature < 0 else temperature,
+            temperature=cfg.sample.temperature if temperature is None else temperature,
         )
     ids = [[tokenizer.separator, *tokenizer.encode(prompt)] for prompt in prompts]
     key = jax.random.key(cfg.seed)

@@ -91,7 +91,10 @@ def prepare(cfg: experiment.Config, workdir) -> Setup:
         raise ValueError(
             f"model.vocab_size={cfg.model.vocab_size} must be at least {data.tokenizer.size}, the tokenizer's size"
         )
-    return Setup(cfg, workdir, mesh, data, model, optimizer, plan)
+    ready = Setup(cfg, workdir, mesh, data, model, optimizer, plan)
+    for split in data.splits:
+        ready.dataset(split)  # refuses a seq_len that is longer than the split
+    return ready
 
 
 def check_same(cfg: experiment.Config, workdir: pathlib.Path) -> None:
@@ -126,10 +129,14 @@ def _check_devices(cfg: experiment.Config, mesh: Mesh) -> None:
             f"total_steps={cfg.total_steps} times batch_size={cfg.batch_size} must be at most {dataset.MAX_SAMPLES}"
         )
     remat = getattr(getattr(cfg.model, "layers", None), "remat", "none")
-    kinds = {memory.kind for memory in mesh.devices.flat[0].addressable_memories()}
-    if remat == "offload" and "pinned_host" not in kinds:
-        device = mesh.devices.flat[0].device_kind
-        raise ValueError(f"model.layers.remat='offload' must run on devices with pinned host memory; {device} has none")
+    if remat == "offload":
+        _check_offload(mesh.devices.flat[0])
+
+
+def _check_offload(device: jax.Device) -> None:
+    if "pinned_host" not in {memory.kind for memory in device.addressable_memories()}:
+        kind = device.device_kind
+        raise ValueError(f"model.layers.remat='offload' must run on devices with pinned host memory; {kind} has none")
 
 
 def _check_writable(workdir: pathlib.Path) -> None:
