@@ -1,0 +1,108 @@
+"""Any mixer with any ffn in any block: placements, norms and rematerialisation through a decoder of two layers.
+
+`make test` runs a set of cases that covers all pairs of choices, `make test-all` all combinations.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arch import tree
+from arch.layers import block, norm, stack
+from arch.layers.contract import Context
+from arch.layers.weight import unbox
+from arch.models import decoder
+from tests.contracts.pairwise import pairs, pairwise
+from tests.contracts.sublayers import FFNS, MIXERS, holds, jit, memory, random_like
+
+NORMS = {
+    "rms": norm.Config(),
+    "layer": norm.Config(kind="layer"),
+    "layer_bias": norm.Config(kind="layer", bias=True),
+}
+PLACEMENTS = ("pre", "post", "sandwich", "parallel", "parallel_norms")
+REMAT = ("none", "dots", "full")
+FACTORS = (tuple(MIXERS), tuple(FFNS), PLACEMENTS, tuple(NORMS), REMAT)
+SIZES = [len(values) for values in FACTORS]
+ROWS, TOKENS, VOCAB, EMBED = 2, 5, 11, 12
+
+
+def _named(cases):
+    return [tuple(FACTORS[factor][value] for factor, value in enumerate(case)) for case in cases]
+
+
+PAIRWISE = _named(pairwise(SIZES))
+OTHERS = sorted(set(itertools.product(*FACTORS)) - set(PAIRWISE))
+
+
+def _decoder(mixer: str, ffn: str, placement: str, norm_kind: str, remat: str) -> decoder.Config:
+    layer = block.Config(sublayers=(MIXERS[mixer], FFNS[ffn]), norm=NORMS[norm_kind], placement=placement)
+    layers = stack.Config(pattern=(layer,), repeats=2, remat=remat)
+    return decoder.Config(vocab_size=VOCAB, embed_dim=EMBED, layers=layers, norm=NORMS[norm_kind])
+
+
+def _context(tokens, start=0) -> Context:
+    positions = start + jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    return Context(jnp.broadcast_to(positions, tokens.shape), memory=memory(tokens.shape[0]))
+
+
+def _run(cfg: decoder.Config):
+    """One compiled call: (logits and gradients of the scanned form, logits of the unrolled one, logits by single steps)."""
+    model = cfg.make()
+    tokens = jnp.asarray(np.random.default_rng(0).integers(VOCAB, size=(ROWS, TOKENS)))
+    boxes = jax.eval_shape(model.init, jax.random.key(0), tokens, _context(tokens))["params"]
+    params = random_like(unbox(boxes))
+
+    def objective(params):
+        out = model.apply({"params": params}, tokens, _context(tokens))
+        nats = -jnp.mean(jax.nn.log_softmax(out.x)[..., 3])
+        return nats + sum(out.aux.losses.values(), start=0.0), out.x
+
+    def step(carry, token):
+        cache, start = carry
+        out = model.apply({"params": tree.unstack(params)}, token[:, None], _context(token[:, None], start), cache)
+        return (out.cache, start + 1), out.x[:, 0]
+
+    @jit
+    def run(params):
+        gradient, scanned = jax.grad(objective, has_aux=True)(params)
+        _, unrolled = objective(tree.unstack(params))
+        _, steps = jax.lax.scan(step, (cfg.init_cache(ROWS, TOKENS), 0), tokens.T)
+        return scanned, gradient, unrolled, steps.swapaxes(0, 1)
+
+    return run(params)
+
+
+def _hold(*choice):
+    cfg = _decoder(*choice)
+    scanned, gradient, unrolled, steps = _run(cfg)
+    assert np.isfinite(scanned).all()
+    assert holds(unrolled, scanned), "the unrolled form differs from the scanned one"
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    lacks = {lack for sublayer in cfg.layers.pattern[0].sublayers for lack in sublayer.lacks()}
+    if "cache" not in lacks:
+        assert holds(steps, scanned, 1e-4), "decoding by steps differs from the full pass"
+
+
+@pytest.mark.parametrize("choice", PAIRWISE, ids="-".join)
+def test_any_pair_of_choices_works_together(choice):
+    _hold(*choice)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", OTHERS, ids="-".join)
+def test_all_choices_work_together(choice):
+    _hold(*choice)
+
+
+def test_the_pairwise_cases_cover_all_pairs():
+    every = functools.reduce(set.union, map(pairs, itertools.product(*map(range, SIZES))))
+    assert functools.reduce(set.union, map(pairs, pairwise(SIZES))) == every
+
+
+def test_the_pairwise_cases_are_few():
+    assert len(PAIRWISE) < 1.5 * len(MIXERS) * len(FFNS)
