@@ -12,7 +12,7 @@ from jax.tree_util import register_dataclass
 from arch import tree
 from arch.layers import weight
 from arch.sharding import mesh as meshes
-from arch.typing import Array, Int, Key
+from arch.typing import Array, Key
 
 
 @register_dataclass
@@ -21,12 +21,12 @@ class TrainState:
     """All that a run is, beside its config and its data.
 
     Attributes:
-      step: optimizer steps taken.
+      step: [] int32, optimizer steps taken. Like all leaves, a shape or a sharding where the state is but planned.
       params: the model's parameters in scanned form, float32, trained and not.
       opt_state: the optimizer's state over the trained ones.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: tree.Tree
     opt_state: Any
 
