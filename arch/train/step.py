@@ -77,8 +77,8 @@ def train_step(model, model_cfg, optimizer: optax.GradientTransformation, traina
             "loss": loss,
             "nats_per_token": log["nats"] / total,
             "bits_per_byte": bits_per_byte(log["nats"], count_bytes(batch, token_bytes)),
-            "gradient_norm": optax.global_norm(gradients),
-            "parameter_norm": optax.global_norm(trained),
+            "gradient_norm": optax.tree.norm(gradients),
+            "parameter_norm": optax.tree.norm(trained),
             "stats": log["stats"],
         } | {f"loss/{name}": value for name, value in log["losses"].items()}
         return TrainState(state.step + 1, params, opt_state), metrics
