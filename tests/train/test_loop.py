@@ -1,0 +1,100 @@
+"""The loop: one trace, a donated state, one line of metrics a step, and an end at numbers that are not finite."""
+
+import re
+
+import jax
+import pytest
+
+from arch.train import loop, modes
+from arch.train import state as states
+from arch.train.startup import Startup
+from tests.train import tiny
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """How often the step was traced, and the state that the run began with."""
+    return {"traces": 0, "first": None}
+
+
+@pytest.fixture(scope="module")
+def workdir(quick, tmp_path_factory, text, seen):
+    """A whole run."""
+    make_step, init = loop.train_step, states.init
+
+    def counting(*args, **kwargs):
+        step = make_step(*args, **kwargs)
+
+        def traced(*values):
+            seen["traces"] += 1
+            return step(*values)
+
+        return traced
+
+    def keeping(*args):
+        seen["first"] = init(*args)
+        return seen["first"]
+
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", counting)
+        patch.setattr(states, "init", keeping)
+        tiny.train(tiny.config(text), folder)
+    return folder
+
+
+def test_the_step_is_traced_once(workdir, seen):
+    assert seen["traces"] == 1
+
+
+def test_the_state_is_donated(workdir, seen):
+    leaves = jax.tree_util.tree_leaves_with_path(seen["first"])
+    assert not [path for path, leaf in leaves if leaf.size > 1 and not leaf.is_deleted()]
+
+
+def test_the_loss_falls(workdir):
+    losses = tiny.losses(workdir)
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_every_step_is_logged_once(workdir):
+    assert [step for step, name, _ in tiny.curve(workdir) if name == "train/loss"] == list(range(1, 11))
+
+
+def test_evaluations_are_at_their_steps_and_at_the_end(workdir):
+    assert [step for step, name, _ in tiny.curve(workdir) if name == "eval/bits_per_byte"] == [4, 8, 10]
+
+
+def test_the_logged_learning_rate_is_the_one_of_the_step(workdir):
+    rates = [value for _, name, value in tiny.curve(workdir) if name == "train/learning_rate"]
+    assert rates[:4] == pytest.approx([0.0, 0.01 / 3, 0.02 / 3, 0.01])
+
+
+def test_bits_per_byte_is_nats_over_ln_2_for_bytes(workdir):
+    """With the byte tokenizer a token is a byte, but for separators, which are none."""
+    lines = [line for line in tiny.metrics(workdir) if "train/loss" in line]
+    for line in lines:
+        assert line["train/bits_per_byte"] >= line["train/nats_per_token"] / 0.6931472
+
+
+def test_a_finished_run_evaluates_nothing_anew(workdir, text):
+    before = tiny.metrics(workdir)
+    assert tiny.train(tiny.config(text), workdir) == {name: before[-1][name] for name in before[-1] if name != "step"}
+    assert tiny.metrics(workdir) == before
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_name_step_and_samples(text, tmp_path, capsys):
+    cfg = tiny.config(text, **{"optimizer.learning_rate": 1e30, "optimizer.warmup_steps": 0, "checkpoint_every_steps": 1})
+    with pytest.raises(SystemExit) as end:
+        modes.train(cfg, str(tmp_path), {}, Startup())
+    assert end.value.code not in (0, None)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    found = re.search(r"error: (loss|gradient_norm|parameter_norm) is (nan|inf) at step (\d+), in the batch with sample ids "
+                      r"\[(.*?)\]", line)
+    assert found, line
+    step = int(found[3])
+    assert [int(i) for i in found[4].split(", ")] == list(range(8 * step - 8, 8 * step))
+    steps = [int(folder.name) for folder in (tmp_path / "checkpoints").iterdir() if folder.name.isdecimal()]
+    assert all(saved < step for saved in steps)
