@@ -26,7 +26,8 @@ class Config(config.Config):
       b2: decay of the mean of their squares.
       epsilon: added to the root of the latter.
       weight_decay: share of a weight that one step removes, before the factor of the learning rate.
-      no_decay: regular expressions; a weight whose path holds one is not decayed (stacked layers stand as `scan_p_q/j`).
+      no_decay: regular expressions; a weight whose path holds one is not decayed. Stacked layers have the path
+        `layers/scan_p_q/j`.
       clip_norm: greatest global norm of the gradient; 0 for no clipping.
     """
 
