@@ -48,7 +48,8 @@ def test_decay_removes_the_learning_rate_s_share_of_the_weight():
 
 def test_the_first_step_without_decay_has_the_size_of_the_learning_rate():
     params = {"up": jnp.ones((3, 2))}
-    update = updated(optimizers.Config(weight_decay=0.0, clip_norm=0.0, **STEADY), params, {"up": jnp.full((3, 2), -7.0)})
+    cfg = optimizers.Config(weight_decay=0.0, clip_norm=0.0, **STEADY)
+    update = updated(cfg, params, {"up": jnp.full((3, 2), -7.0)})
     np.testing.assert_allclose(update["up"], 0.5, rtol=1e-6)
 
 

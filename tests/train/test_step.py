@@ -17,18 +17,12 @@ from arch.train.step import eval_step, train_step
 
 ROWS, TOKENS, VOCAB = 4, 11, 13
 TOKEN_BYTES = np.arange(VOCAB) % 3
+MOE = dict(num_experts=3, top_k=1, hidden_dim=5, balance_weight=0.3, z_weight=0.2, bias_rate=0.125)
 MODEL = dict(
     vocab_size=VOCAB,
     embed_dim=6,
     layers=dict(
-        pattern=(
-            dict(
-                sublayers=(
-                    dict(name="attention", num_heads=2, head_dim=4),
-                    dict(name="moe", num_experts=3, top_k=1, hidden_dim=5, balance_weight=0.3, z_weight=0.2, bias_rate=0.125),
-                )
-            ),
-        ),
+        pattern=(dict(sublayers=(dict(name="attention", num_heads=2, head_dim=4), dict(name="moe", **MOE))),),
         repeats=2,
     ),
 )

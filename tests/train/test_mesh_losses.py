@@ -1,0 +1,36 @@
+"""The mesh does not change what is learned: the losses of ten steps agree on every mesh of 8 devices and on one device."""
+
+import jax
+import numpy as np
+import pytest
+
+from arch.train import loop
+from tests.train import tiny
+
+pytestmark = pytest.mark.usefixtures("quick")
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)]
+
+
+def losses(text, workdir, data, fsdp, tensor):
+    """Ten losses of the hybrid on a mesh of this shape."""
+    shape = {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
+    cfg = tiny.config(text, "hybrid", eval_every_steps=0, eval_batches=1, checkpoint_every_steps=0, **shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "evaluate", lambda *_, **__: {})  # another program to compile, which tells nothing here
+        tiny.train(cfg, workdir, jax.devices()[: data * fsdp * tensor])
+    return tiny.losses(workdir)
+
+
+@pytest.fixture(scope="module")
+def alone(quick, text, tmp_path_factory):
+    """The losses on one device."""
+    return losses(text, tmp_path_factory.mktemp("alone"), 1, 1, 1)
+
+
+def test_the_loss_falls_on_one_device(alone):
+    assert len(alone) == 10 and alone[-1] < alone[0] - 0.5
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_ten_losses_on_a_mesh_are_those_of_one_device(shape, text, tmp_path, alone):
+    np.testing.assert_allclose(losses(text, tmp_path, *shape), alone, rtol=2e-5)
