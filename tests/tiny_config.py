@@ -10,8 +10,11 @@ def get_config(arg=""):
     moe = dict(name="moe", num_experts=3, top_k=2, hidden_dim=5)
     attention = dict(name="attention", num_heads=4, num_kv_heads=2, head_dim=6)
     gated_mlp = dict(name="gated_mlp", hidden_dim=11)
-    hybrid = (dict(sublayers=(mamba, moe)), dict(sublayers=(attention, gated_mlp)))
-    layers = dict(pattern=hybrid if options.layers == "hybrid" else (dict(sublayers=(gated_mlp,)),), repeats=options.repeats)
+    patterns = {
+        "hybrid": (dict(sublayers=(mamba, moe)), dict(sublayers=(attention, gated_mlp))),
+        "mlp": (dict(sublayers=(gated_mlp,)),),
+    }
+    layers = dict(pattern=patterns[options.layers], repeats=options.repeats)
     return experiment.config_dict(
         model=dict(name="decoder", vocab_size=257, embed_dim=12, layers=layers),
         total_steps=6,

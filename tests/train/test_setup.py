@@ -1,0 +1,93 @@
+"""What is refused before anything compiles, and that preparing a run twice reads its text once."""
+
+import types
+
+import jax
+import pytest
+
+from arch import config
+from arch.train import experiment, provenance, setup
+from tests import tiny_config
+
+FREE = {"model.layers.remat": "full", "model.dtype": "bfloat16", "total_steps": 7, "optimizer.b1": 0.5}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("".join(f"{i} and {i} make {2 * i}.\n" for i in range(1500)))
+    return file
+
+
+def configured(text="", **changes):
+    """The tiny MLP's config on a text, with leaves changed by path."""
+
+    def plain(edge):
+        if hasattr(edge, "items"):
+            return {key: plain(leaf) for key, leaf in edge.items()}
+        return tuple(map(plain, edge)) if isinstance(edge, tuple) else edge
+
+    tree = plain(tiny_config.get_config("mlp"))
+    for path, value in ({"data.path": str(text)} | changes).items():
+        *parents, last = path.split(".")
+        node = tree
+        for key in parents:
+            node = node[key]
+        node[last] = value
+    return experiment.from_dict(tree)
+
+
+def test_preparing_a_run_compiles_no_model(text, tmp_path):
+    seconds = []
+
+    def listen(name, duration, **_):
+        seconds.append(duration if "backend_compile" in name else 0.0)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    setup.prepare(configured(text), tmp_path)
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert sum(seconds) < 0.5  # the key of the random numbers, no more
+
+
+def test_a_prepared_run_has_tokens_but_no_config_yet(text, tmp_path):
+    ready = setup.prepare(configured(text), tmp_path)
+    assert (tmp_path / "data" / "meta.json").exists()
+    assert provenance.read_config(tmp_path) is None
+    assert len(ready.token_bytes) == 257 and ready.token_bytes.sum() == 256
+
+
+def test_a_second_start_does_not_need_the_text(text, tmp_path):
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(text.read_bytes())
+    first = setup.prepare(configured(copy), tmp_path / "run")
+    copy.unlink()
+    assert setup.prepare(configured(copy), tmp_path / "run").data.fingerprint == first.data.fingerprint
+
+
+@pytest.mark.parametrize("path", FREE)
+def test_a_run_may_change_what_decides_neither_parameters_nor_data(tmp_path, path):
+    provenance.write(tmp_path, config.to_dict(configured()), {})
+    setup.check_same(configured(**{path: FREE[path]}), tmp_path)
+
+
+def test_a_refused_run_names_each_changed_leaf(tmp_path):
+    provenance.write(tmp_path, config.to_dict(configured()), {})
+    with pytest.raises(ValueError, match="seed: 0 -> 1") as caught:
+        setup.check_same(configured(seed=1, **{"model.embed_dim": 24}), tmp_path)
+    assert "model.embed_dim: 12 -> 24" in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_offloading_needs_pinned_host_memory():
+    def device(*kinds):
+        memories = [types.SimpleNamespace(kind=kind) for kind in kinds]
+        return types.SimpleNamespace(device_kind="abacus", addressable_memories=lambda: memories)
+
+    with pytest.raises(ValueError, match="remat='offload' must run .* abacus has none"):
+        setup._check_offload.__wrapped__(device("device"))
+    setup._check_offload.__wrapped__(device("device", "pinned_host"))
+
+
+def test_more_samples_than_ids_count_are_refused(text, tmp_path):
+    with pytest.raises(ValueError, match="total_steps=1000000000 times batch_size=8 must be at most 2147483647"):
+        setup.prepare(configured(text, total_steps=10**9), tmp_path)
