@@ -61,8 +61,8 @@ class Config(SublayerConfig):
         return Attention(self, name=name)
 
     def init_cache(self, batch: int, length: int, embed_dim: int, dtype: Any) -> dict[str, Array]:
-        """Keys and values [b length k h], and how many tokens each row holds [b]."""
-        heads = jnp.zeros((batch, length, self.kv_heads, self.head_dim), dtype)
+        """Keys and values [b k length h], and how many tokens each row holds [b]."""
+        heads = jnp.zeros((batch, self.kv_heads, length, self.head_dim), dtype)
         return {"key": heads, "value": heads, "length": jnp.zeros((batch,), jnp.int32)}
 
     def lacks(self) -> tuple[str, ...]:
@@ -120,11 +120,12 @@ def _attend(cfg: Config, query, key, value, context: Context, cache):
             places, places, causal=cfg.causal, query_segments=segments, key_segments=segments, key_valid=context.valid
         )
         return see(query, key, value, mask=mask), None
-    size = cache["key"].shape[1]
+    size = cache["key"].shape[2]
     slot, length = slots(cache["length"], context.real(), size)
     key, value = write(cache["key"], slot, key), write(cache["value"], slot, value)
     mask = attention_mask(slot, jnp.arange(size)[None], causal=True)
-    return see(query, key, value, mask=mask), {"key": key, "value": value, "length": length}
+    out = see(query, key.swapaxes(1, 2), value.swapaxes(1, 2), mask=mask)
+    return out, {"key": key, "value": value, "length": length}
 
 
 EXAMPLES = (

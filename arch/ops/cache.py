@@ -17,7 +17,10 @@ def slots(length: Int[Array, "b"], valid: Bool[Array, "b t"], size: int) -> tupl
     return jnp.where(valid, place, size), length + jnp.sum(valid, axis=1, dtype=jnp.int32)
 
 
-def write(cache: Num[Array, "b s *x"], slot: Int[Array, "b t"], values: Num[Array, "b t *x"]) -> Num[Array, "b s *x"]:
-    """The cache with each token's values in its slot; a slot outside is dropped."""
+def write(cache: Num[Array, "b k s h"], slot: Int[Array, "b t"], values: Num[Array, "b t k h"]) -> Num[Array, "b k s h"]:
+    """The cache with each token's values in its slot; a slot outside is dropped.
+
+    Heads stand before tokens, as attention's products want them: otherwise a step on CPU copies the whole cache.
+    """
     rows = jnp.arange(cache.shape[0])[:, None]
-    return cache.at[rows, slot].set(values.astype(cache.dtype), mode="drop")
+    return cache.at[rows, :, slot].set(values.astype(cache.dtype), mode="drop")

@@ -43,7 +43,7 @@ class BiasedAttention(SublayerConfig):
         return BiasedAttentionModule(self, name=name)
 
     def init_cache(self, batch: int, length: int, embed_dim: int, dtype: Any):
-        heads = jnp.zeros((batch, length, self.num_heads, self.head_dim), dtype)
+        heads = jnp.zeros((batch, self.num_heads, length, self.head_dim), dtype)
         return {"key": heads, "value": heads, "length": jnp.zeros((batch,), jnp.int32)}
 
 
@@ -59,10 +59,11 @@ class BiasedAttentionModule(nn.Module):
         query, key, value = map(project, ("query", "key", "value"))
         places = keys = jnp.arange(x.shape[1])[None]
         if cache is not None:
-            keys = jnp.arange(cache["key"].shape[1])[None]
+            keys = jnp.arange(cache["key"].shape[2])[None]
             places, length = slots(cache["length"], context.real(), keys.shape[1])
             key, value = write(cache["key"], places, key), write(cache["value"], places, value)
             cache = {"key": key, "value": value, "length": length}
+            key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
         shared = {}
         if self.cfg.owns_bias:
             table = weight(self, "bias", normal(1.0), rank=4, heads=n)
@@ -277,7 +278,8 @@ def test_t5_s_later_layers_have_no_bias_of_their_own():
 def test_t5_s_bias_of_the_first_layer_reaches_the_later_ones():
     """With the first layer's own attention silenced, its bias still changes the result."""
     run = Run(_t5())
-    silent = tree.map_with_path(lambda path, leaf: 0 * leaf if path.endswith("/0/biased_attention/out") else leaf, run.params)
+    out = "layers/0/biased_attention/out"
+    silent = tree.map_with_path(lambda path, leaf: 0 * leaf if path == out else leaf, run.params)
     change = jnp.arange(4.0)[:, None]
     other = tree.map_with_path(lambda path, leaf: leaf + change if path.endswith("biased_attention/bias") else leaf, silent)
     assert not holds(run.full(other), run.full(silent), 1e-3)
