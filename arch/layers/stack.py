@@ -112,14 +112,13 @@ class Stack(nn.Module):
         if scanned and cache is not None:
             raise ValueError("a cache needs the parameters one layer at a time: call arch.tree.unstack on them first")
         remat = "none" if cache is not None else cfg.remat
-        groups = self._groups(x, context)
         carry, aux, caches = (x, dict(context.shared)), Aux(), []
 
         def unrolled(begin, end):
             nonlocal carry, aux
             for i in range(begin, end):
                 layer, old = cfg.blocks[i], None if cache is None else cache[i]
-                make = _block(layer, remat, str(i), groups, prevent_cse=True)
+                make = _block(layer, remat, str(i), self._groups((layer,), carry, context), prevent_cse=True)
                 carry, new, some = _run(make, carry, context, i, old)
                 caches.append(new)
                 aux += some.under(str(i))
@@ -127,7 +126,7 @@ class Stack(nn.Module):
         begin, end = len(cfg.prefix), len(cfg.prefix) + len(cfg.pattern) * cfg.repeats
         if scanned:
             unrolled(0, begin)
-            carry, some = self._scan(carry, context, groups)
+            carry, some = self._scan(carry, context, self._groups(cfg.pattern, carry, context))
             aux += some
             unrolled(end, len(cfg.blocks))
         else:
@@ -135,12 +134,13 @@ class Stack(nn.Module):
         x, shared = carry
         return Output(x, None if cache is None else tuple(caches), aux, shared)
 
-    def _groups(self, x, context) -> dict[str, Any]:
-        """The parameters of each group, created at init by one call that nobody reads."""
-        groups = {layer.group: layer for layer in self.cfg.blocks if layer.group}
+    def _groups(self, layers, carry, context) -> dict[str, Any]:
+        """The parameters of these layers' groups, created at init by one call that nobody reads."""
+        groups = {layer.group: layer for layer in layers if layer.group}
         if self.is_initializing():
             for name, layer in groups.items():
-                layer.make(name)(x, context)
+                if not self.has_variable("params", name):
+                    _run(layer.make(name), carry, context, 0, None)
         return {name: unbox(self.get_variable("params", name)) for name in groups}
 
     def _scan(self, carry, context, groups):
