@@ -145,6 +145,7 @@ class _Run:
         )
         where = jax.tree.map(lambda leaf: leaf.sharding, setup.plan.abstract)
         whole = NamedSharding(setup.mesh, PartitionSpec())
+        log.info("compiling the step")
         start = time.perf_counter()
         step = jax.jit(function, donate_argnums=0, out_shardings=(where, whole))
         compiled = step.lower(self.state, batch, key).compile()
