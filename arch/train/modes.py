@@ -21,7 +21,7 @@ def train(cfg: experiment.Config, workdir: str, overrides: dict, startup: Startu
 
 
 def evaluate(cfg: experiment.Config, workdir: str) -> None:
-    """`--mode=eval`: the whole validation split with the newest checkpoint; prints one line of JSON."""
+    """`--mode=eval`: the validation loss of the newest checkpoint (of `eval_batches`), as one line of JSON."""
     with one_line_errors(ValueError, OSError):
         restore.find(workdir)
         ready = setup.prepare(cfg, workdir)
