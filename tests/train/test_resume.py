@@ -1,12 +1,9 @@
 """A run that was interrupted and resumed is the run that was not."""
 
 import logging
-import os
-import pathlib
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import jax
@@ -15,26 +12,11 @@ import pytest
 
 from tests.train import tiny
 
-ROOT = pathlib.Path(__file__).parents[2]
 
-
-def train_until(line: str, cfg, workdir, devices=None):
+def train_until(line, cfg, workdir):
     """Trains in this process, with a SIGTERM at the log line that holds `line`."""
-
-    class Stop(logging.Handler):
-        def emit(self, record):
-            if line in record.getMessage():
-                signal.raise_signal(signal.SIGTERM)
-
-    log, handler = logging.getLogger("arch"), Stop()
-    level = log.level
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
-    try:
-        return tiny.train(cfg, workdir, devices)
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
+    with tiny.at_line(line, lambda: signal.raise_signal(signal.SIGTERM)):
+        return tiny.train(cfg, workdir)
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +47,8 @@ def copy(stopped, tmp_path):
     return tmp_path / "copy"
 
 
-def steps_in(workdir):
-    return sorted(int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdecimal())
-
-
 def test_a_stopped_run_has_a_checkpoint_of_its_last_step(stopped):
-    assert steps_in(stopped)[-1] == 6
+    assert tiny.steps_in(stopped)[-1] == 6
 
 
 def test_the_resumed_curve_is_the_whole_one_bit_for_bit(quick, copy, cfg, whole):
@@ -100,50 +78,37 @@ def test_on_another_mesh_the_resumed_losses_agree(quick, copy, cfg, whole):
 
 def test_an_evaluation_that_a_signal_cut_short_is_made_at_the_resume(quick, cfg, whole, tmp_path):
     train_until("step 8/10", cfg, tmp_path)
-    assert steps_in(tmp_path)[-1] == 8 and (8, "eval/loss") not in {point[:2] for point in tiny.curve(tmp_path)}
+    assert tiny.steps_in(tmp_path)[-1] == 8 and (8, "eval/loss") not in {point[:2] for point in tiny.curve(tmp_path)}
     tiny.train(cfg, tmp_path)
     assert tiny.curve(tmp_path) == whole
 
 
-def command(text, workdir, *more):
-    """The run as a program."""
-    return [sys.executable, str(ROOT / "run.py"), f"--config={ROOT / 'tests/train/tiny.py'}:hybrid",
-            f"--config.data.path={text}", f"--workdir={workdir}", "--config.total_steps=60", *more]  # fmt: skip
-
-
-def environment(cache):
-    """One device, and no program compiled twice."""
-    return os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-        "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_leave_the_curve_as_it_is(text, tmp_path, cache_dir):
-    rng = random.Random(2)
-    env = environment(tmp_path / "cache")
-    subprocess.run(command(text, tmp_path / "whole"), env=env, check=True, capture_output=True)
-    begin = time.monotonic()
-    subprocess.run(command(text, tmp_path / "timed"), env=env, check=True, capture_output=True)
-    seconds = time.monotonic() - begin  # of a run with all programs compiled already
+def test_twenty_kills_at_random_moments_leave_the_curve_as_it_is(text, tmp_path):
+    rng, env = random.Random(2), tiny.environment(tmp_path / "cache")
+    start = lambda name: subprocess.Popen(
+        tiny.command(text, tmp_path / name, "hybrid", "--config.total_steps=60"), env=env, stderr=subprocess.PIPE
+    )
 
-    kills, log = 0, b""
+    def finish(name):
+        with start(name) as process:
+            assert process.wait() == 0, process.stderr.read()
+
+    finish("whole")
+    begin = time.monotonic()
+    finish("timed")
+    seconds = time.monotonic() - begin  # of a run whose programs are compiled already
+    kills, runs = 0, 1
     while kills < 20:
-        # A run that comes to its end before its kill begins anew, in the folder of the next curve.
-        workdir = tmp_path / f"killed_{log.count(b'<end>')}"
-        with subprocess.Popen(command(text, workdir), env=env, stderr=subprocess.PIPE) as process:
+        with start(f"killed_{runs}") as process:
             try:
                 process.wait(timeout=rng.uniform(0.2, 1.0) * seconds)
-                log += b"<end>"
                 assert process.returncode == 0, process.stderr.read()
+                runs += 1  # it came to its end before its kill: the next one begins anew
             except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+                process.kill()
                 kills += 1
-    subprocess.run(command(text, workdir), env=env, check=True, capture_output=True)
+    finish(f"killed_{runs}")
     whole = tiny.curve(tmp_path / "whole")
-    for folder in sorted(tmp_path.glob("killed_*")):
+    for folder in tmp_path.glob("killed_*"):
         assert tiny.curve(folder) == whole, folder

@@ -4,16 +4,22 @@ Tests of the road train them, in their own process or as `run.py --config=tests/
 Sizes are distinct, and divisible by 8 where a mesh axis may split them.
 """
 
+import contextlib
 import dataclasses
 import json
+import logging
+import os
 import pathlib
 import random
+import sys
 
 import jax
 
 from arch.sharding import mesh as meshes
 from arch.train import experiment, loop, setup
 from arch.train import state as states
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 MAMBA = dict(name="mamba", inner_dim=40, state_dim=3)
 MOE = dict(name="moe", num_experts=3, top_k=2, hidden_dim=16)
@@ -96,3 +102,46 @@ def curve(workdir) -> list[tuple[int, str, float]]:
 def losses(workdir) -> list[float]:
     """The training loss of each step."""
     return [value for _, name, value in curve(workdir) if name == "train/loss"]
+
+
+def steps_in(workdir) -> list[int]:
+    """The steps of a run's complete checkpoints."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    return sorted(int(file.name) for file in folder.iterdir() if file.name.isdecimal())
+
+
+@contextlib.contextmanager
+def at_line(text: str, call):
+    """Calls `call()` whenever the run logs a line that holds `text`."""
+
+    class Watch(logging.Handler):
+        def emit(self, record):
+            if text in record.getMessage():
+                call()
+
+    log, watch = logging.getLogger("arch"), Watch()
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(watch)
+    try:
+        yield
+    finally:
+        log.removeHandler(watch)
+        log.setLevel(level)
+
+
+def command(text, workdir, arg: str = "mlp", *more: str) -> list[str]:
+    """The run as a program of its own."""
+    config = f"--config={ROOT / 'tests/train/tiny.py'}:{arg}"
+    return [sys.executable, str(ROOT / "run.py"), config, f"--config.data.path={text}", f"--workdir={workdir}", *more]
+
+
+def environment(cache, num_devices: int = 1) -> dict[str, str]:
+    """The program's environment, with so many devices, in which nothing is compiled twice."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
