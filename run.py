@@ -8,6 +8,7 @@ JAX's own flags work too (`--jax_debug_nans=True`). Exit status: 0 done or stopp
 """
 
 import logging
+import os
 import sys
 
 from arch.train.startup import Startup
@@ -51,7 +52,7 @@ def main(argv):
                 raise ValueError(f"--{flag.name} is missing")
         cfg = experiment.from_dict(CONFIG.value) if CONFIG.value else None
     if MULTIHOST.value:
-        jax.distributed.initialize()
+        join()
     from arch.train import modes  # Orbax, Grain and TensorBoard's writer take a second: not for a bad command line
 
     STARTUP.mark("imports")
@@ -68,6 +69,15 @@ def main(argv):
             temperature=TEMPERATURE.value,
             print_ids=PRINT_IDS.value,
         )
+
+
+def join():
+    """Joins the job's other processes. JAX asks the clusters that it knows who is who; elsewhere the environment says so.
+
+    The variables are JAX_COORDINATOR_ADDRESS (which JAX itself reads), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """
+    given = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
+    jax.distributed.initialize(**{name: int(value) for name, value in given.items() if value})
 
 
 if __name__ == "__main__":
