@@ -1,0 +1,113 @@
+"""The rules place logical axes on a mesh of 8 devices; what does not fit is said before anything is compiled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from arch.sharding import mesh as meshes
+
+MESH = meshes.make(meshes.Config(data=2, fsdp=2, tensor=2))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        (dict(), (8, 1, 1)),
+        (dict(data=2, fsdp=2, tensor=2), (2, 2, 2)),
+        (dict(data=1, fsdp=-1, tensor=2), (1, 4, 2)),
+        (dict(data=1, tensor=-1), (1, 1, 8)),
+    ],
+)
+def test_minus_one_takes_the_devices_that_are_left(sizes, expected):
+    assert meshes.shape(meshes.Config(**sizes), 8) == expected
+
+
+@pytest.mark.parametrize("sizes", [dict(data=3), dict(data=-1, tensor=3), dict(data=2, fsdp=2, tensor=4)])
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes):
+    with pytest.raises(ValueError, match=r"mesh\.data=.*must multiply to the number of devices, 8"):
+        meshes.shape(meshes.Config(**sizes), 8)
+
+
+@pytest.mark.parametrize("size", [0, -2])
+def test_a_size_below_one_is_refused(size):
+    with pytest.raises(ValueError, match=f"fsdp={size} must be at least 1, or -1"):
+        meshes.Config(fsdp=size)
+
+
+def test_two_open_axes_are_refused():
+    with pytest.raises(ValueError, match="data, tensor: only one axis may be -1"):
+        meshes.Config(data=-1, tensor=-1)
+
+
+def test_a_mesh_has_the_three_axes_and_all_devices():
+    assert dict(MESH.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert set(MESH.devices.flat) == set(jax.devices())
+
+
+@pytest.mark.parametrize(
+    ("axes", "dims", "expected"),
+    [
+        (("embed", "heads", "head_dim"), (4, 6, 5), P("fsdp", "tensor", None)),
+        (("embed", "heads", "head_dim"), (3, 6, 5), P(None, "tensor", None)),
+        (("embed", "hidden"), (4, 7), P("fsdp", None)),
+        (("vocab", "embed"), (8, 2), P("tensor", "fsdp")),
+        (("batch", None, None), (8, 3, 4), P(("data", "fsdp"), None, None)),
+        (("batch", None, "hidden"), (4, 4, 4), P(("data", "fsdp"), None, "tensor")),
+        (("batch",), (6,), P(None)),
+        (("layers", "experts", "embed", "hidden"), (2, 4, 4, 4), P(None, None, "fsdp", "tensor")),
+        (("hidden", "hidden"), (4, 4), P("tensor", None)),
+        (("embed", "embed"), (4, 4), P("fsdp", None)),
+        ((), (), P()),
+    ],
+)
+def test_the_rules_place(axes, dims, expected):
+    assert meshes.spec(axes, dims, MESH) == expected
+
+
+def test_a_mesh_axis_of_size_one_places_nothing():
+    mesh = meshes.make(meshes.Config(data=8))
+    assert meshes.spec(("batch", "embed", "heads"), (8, 8, 8), mesh) == P("data", None, None)
+
+
+def test_an_axis_without_a_rule_is_refused():
+    with pytest.raises(ValueError, match="axis 'head' has no rule; there are batch, embed"):
+        meshes.spec(("head",), (4,), MESH)
+
+
+def test_the_batch_is_split_over_data_and_fsdp():
+    assert meshes.batch_shards(MESH) == 4
+
+
+def test_one_process_loads_all_rows():
+    assert meshes.process_shard(MESH, 12) == (0, 1)
+
+
+def test_a_batch_that_does_not_split_evenly_is_refused():
+    with pytest.raises(ValueError, match=r"batch_size=6 must be a multiple of mesh\.data \* mesh\.fsdp = 4"):
+        meshes.process_shard(MESH, 6)
+
+
+def test_a_global_batch_holds_the_rows_in_order():
+    rows = np.arange(24).reshape(8, 3)
+    batch = meshes.global_batch({"tokens": rows}, MESH)["tokens"]
+    np.testing.assert_array_equal(batch, rows)
+    assert batch.sharding.spec == P(("data", "fsdp"))
+
+
+def test_constrain_without_a_mesh_returns_its_argument():
+    x = jnp.ones((4, 3))
+    assert meshes.constrain(x, "batch", None) is x
+
+
+def test_constrain_on_a_mesh_places_by_the_rules():
+    with jax.set_mesh(MESH):
+        out = jax.jit(lambda x: meshes.constrain(x, "batch", "hidden"))(jnp.ones((4, 6)))
+    assert out.sharding.spec == P(("data", "fsdp"), "tensor")
+
+
+def test_the_platform_is_that_of_the_mesh_or_the_default_device():
+    assert meshes.platform() == "cpu"
+    with jax.set_mesh(MESH):
+        assert meshes.platform() == "cpu"
