@@ -62,7 +62,7 @@ class Choice:
         files = (file for folder in self.folders for file in (root / folder).glob("*.py"))
         return sorted(file.stem for file in files if not file.stem.startswith("_"))
 
-    def find(self, name: str) -> type["Config"]:
+    def find(self, name: object) -> type["Config"]:
         """The `Config` class of the file called `name`. Raises ConfigError, naming the nearest, if there is none."""
         root = pathlib.Path(__file__).parent
         if isinstance(name, str) and name.isidentifier():
@@ -163,7 +163,7 @@ def _checked(value, hint, name: str):
     return value
 
 
-def from_dict(cls: type[Config], tree: collections.abc.Mapping, path: str = "") -> Config:
+def from_dict(cls: type[Config], tree: Any, path: str = "") -> Config:
     """The frozen config that a nested mapping (a dict or a ConfigDict) describes.
 
     Args:
@@ -217,6 +217,8 @@ def _crossed(value, hint, path):
         if not isinstance(value, (tuple, list)):
             raise ConfigError(f"{path}={value!r} must be a tuple")
         items = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        if len(items) != len(value):
+            raise ConfigError(f"{path}={value!r} must be a tuple of {len(items)}")
         return tuple(_crossed(item, h, f"{path}[{i}]") for i, (item, h) in enumerate(zip(value, items)))
     try:
         return _checked(value, Annotated[(hint, *rules)] if rules else hint, path)
@@ -244,7 +246,7 @@ def _is_named(hint) -> bool:
     )
 
 
-def config_dict(cls: type[Config], tree: collections.abc.Mapping):
+def config_dict(cls: type[Config], tree: Any):
     """The `ml_collections.ConfigDict` of a config with every leaf present, so that every leaf can be overridden.
 
     Args:

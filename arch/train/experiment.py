@@ -1,6 +1,6 @@
 """The config of a training run: what every file in `configs/` fills in."""
 
-from collections.abc import Mapping
+from typing import Any
 
 from arch import config
 from arch.data import dataset
@@ -68,6 +68,6 @@ def config_dict(**fields):
     return config.config_dict(Config, fields)
 
 
-def from_dict(tree: Mapping) -> Config:
+def from_dict(tree: Any) -> Config:
     """The frozen config of a run. Raises ConfigError as `config.from_dict` does."""
     return config.from_dict(Config, tree)

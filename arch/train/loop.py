@@ -275,8 +275,9 @@ def _start(setup: Setup, checkpoints: Checkpoints) -> tuple[states.TrainState, d
             return states.around(params, setup.optimizer, plan), {}
         else:
             return states.init(setup.model, setup.optimizer, plan, jax.random.key(cfg.seed)), {}
-    except ValueError as error:
-        raise StartError(str(error)) from error
+    except (ValueError, restore.CheckpointError) as error:
+        field = "resume" if cfg.resume else "init_from"
+        raise StartError(str(error) if own else f"{field}={getattr(cfg, field)!r}: {error}") from error
     if extra["data_fingerprint"] != setup.data.fingerprint:
         source = cfg.resume or setup.workdir
         held = setup.workdir / "data"

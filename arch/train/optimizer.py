@@ -7,6 +7,7 @@ Adam: Kingma, Ba, 2014, arXiv 1412.6980; decoupled decay: Loshchilov, Hutter, 20
 arXiv 1608.03983, eq. 5. All of it is optax.
 """
 
+import re
 from typing import Any
 
 import optax
@@ -40,6 +41,13 @@ class Config(config.Config):
     weight_decay: config.NonNegativeFloat = 0.1
     no_decay: tuple[str, ...] = ("norm", "bias$", "(^|/)D$", "A_log$", "embedding/table$")
     clip_norm: config.NonNegativeFloat = 1.0
+
+    def check(self):
+        for pattern in self.no_decay:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"no_decay holds {pattern!r}, which must be a regular expression: {error}") from None
 
     def make(self, total_steps: int) -> optax.GradientTransformation:
         """The transformation for a run of so many steps, over the trained parameters only."""

@@ -5,8 +5,8 @@ Everything that can be wrong with a config, a workdir or a corpus is found here,
 
 import dataclasses
 import functools
-import os
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -86,7 +86,7 @@ def prepare(cfg: experiment.Config, workdir) -> Setup:
     model = cfg.model.make()
     with jax.set_mesh(mesh):
         plan = states.plan(model, optimizer, mesh)
-    data = _data(cfg, workdir / "data")
+    data = _data(cfg, workdir)
     if data.tokenizer.size > cfg.model.vocab_size:
         raise ValueError(
             f"model.vocab_size={cfg.model.vocab_size} must be at least {data.tokenizer.size}, the tokenizer's size"
@@ -97,14 +97,15 @@ def prepare(cfg: experiment.Config, workdir) -> Setup:
     return ready
 
 
-def check_same(cfg: experiment.Config, workdir: pathlib.Path) -> None:
+def check_same(cfg: experiment.Config, workdir) -> None:
     """Refuses to go on with a run whose architecture or data were others.
 
     Raises:
       ValueError: naming each leaf that changed, with its old and new value.
     """
+    workdir = pathlib.Path(workdir)
     old = provenance.read_config(workdir)
-    if old is None:
+    if old is None or not _started(workdir):
         return
     new = config.to_dict(cfg)
     changed = provenance.diff({key: old.get(key) for key in experiment.FIXED}, {k: new[k] for k in experiment.FIXED})
@@ -152,11 +153,25 @@ def _check_writable(workdir: pathlib.Path) -> None:
         raise OSError(error.errno, f"workdir cannot be written: {error.strerror}", str(workdir)) from None
 
 
-def _data(cfg: experiment.Config, folder: str | os.PathLike) -> dataset.Tokenized:
-    """The tokenised corpus: process 0 makes it, the others wait and open it."""
-    if jax.process_count() == 1:
-        return dataset.prepare(cfg.data, folder)
+def _started(workdir: pathlib.Path) -> bool:
+    """Whether a run in this folder has got as far as a checkpoint."""
+    return any((workdir / "checkpoints").glob("[0-9]*"))
+
+
+def _data(cfg: experiment.Config, workdir: pathlib.Path) -> dataset.Tokenized:
+    """The tokenised corpus: process 0 makes it, the others wait and open it.
+
+    Other data than the config asks for is kept if a checkpoint was trained on it (and refused), else made anew.
+    """
+    folder = workdir / "data"
     if jax.process_index() == 0:
-        dataset.prepare(cfg.data, folder)
+        if folder.exists() and not _started(workdir):
+            try:
+                dataset.load(folder, cfg.data)
+            except ValueError:
+                shutil.rmtree(folder)
+        data = dataset.prepare(cfg.data, folder)
+    if jax.process_count() == 1:
+        return data
     multihost_utils.sync_global_devices("arch_corpus_tokenised")
     return dataset.load(folder, cfg.data)

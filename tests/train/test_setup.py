@@ -66,16 +66,25 @@ def test_a_second_start_does_not_need_the_text(text, tmp_path):
 
 @pytest.mark.parametrize("path", FREE)
 def test_a_run_may_change_what_decides_neither_parameters_nor_data(tmp_path, path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     provenance.write(tmp_path, config.to_dict(configured()), {})
     setup.check_same(configured(**{path: FREE[path]}), tmp_path)
 
 
 def test_a_refused_run_names_each_changed_leaf(tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     provenance.write(tmp_path, config.to_dict(configured()), {})
     with pytest.raises(ValueError, match="seed: 0 -> 1") as caught:
         setup.check_same(configured(seed=1, **{"model.embed_dim": 24}), tmp_path)
     assert "model.embed_dim: 12 -> 24" in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_a_run_without_a_checkpoint_may_still_change(text, tmp_path):
+    setup.prepare(configured(text), tmp_path)
+    provenance.write(tmp_path, config.to_dict(configured(text)), {})
+    other = setup.prepare(configured(text, seed=1, **{"data.piece_chars": 100}), tmp_path)
+    assert other.data.meta["config"]["piece_chars"] == 100
 
 
 def test_offloading_needs_pinned_host_memory():
