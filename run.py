@@ -72,9 +72,9 @@ def main(argv):
 
 
 def join():
-    """Joins the job's other processes. JAX asks the clusters that it knows who is who; elsewhere the environment says so.
+    """Joins the job's other processes. JAX asks a cluster that it knows who is who; else the environment says so.
 
-    The variables are JAX_COORDINATOR_ADDRESS (which JAX itself reads), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    Its variables: JAX_COORDINATOR_ADDRESS (which JAX itself reads), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
     given = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
     jax.distributed.initialize(**{name: int(value) for name, value in given.items() if value})

@@ -134,7 +134,8 @@ def test_top_p_takes_only_the_likeliest_that_make_up_the_share(plain):
 
 
 def test_a_high_temperature_reaches_more_tokens_than_a_low_one(plain):
-    assert len(first_tokens(*plain, PROMPTS[0], temperature=50.0)) > len(first_tokens(*plain, PROMPTS[0], temperature=0.3))
+    hot, cold = (first_tokens(*plain, PROMPTS[0], temperature=value) for value in (50.0, 0.3))
+    assert len(hot) > len(cold)
 
 
 def test_a_stop_token_ends_its_row_alone(plain):

@@ -11,7 +11,8 @@ import pytest
 from tests.train import tiny
 
 pytestmark = pytest.mark.slow
-MESH = ["--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.sample_prompt=each", "--config.sample.max_new_tokens=3"]
+MESH = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
+SAMPLES = ["--config.sample_prompt=each", "--config.sample.max_new_tokens=3"]
 
 
 def start(text, workdir, cache, *flags):
@@ -25,7 +26,7 @@ def start(text, workdir, cache, *flags):
         collectives = {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
         processes.append(
             subprocess.Popen(
-                tiny.command(text, workdir, "mlp", "--multihost", *MESH, *flags),
+                tiny.command(text, workdir, "mlp", "--multihost", *MESH, *SAMPLES, *flags),
                 env=tiny.environment(cache / str(index), 2) | where | collectives,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -49,7 +50,7 @@ def finish(processes):
 
 def alone(text, workdir, cache, *flags):
     """One process with four devices."""
-    command = tiny.command(text, workdir, "mlp", *MESH, *flags)
+    command = tiny.command(text, workdir, "mlp", *MESH, *SAMPLES, *flags)
     done = subprocess.run(command, env=tiny.environment(cache, 4), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stderr

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT at any time of a run: a complete checkpoint, one line, exit status 0, and the same command goes on."""
+"""SIGTERM and SIGINT, whenever they come: a complete checkpoint, one line, status 0, and the same command goes on."""
 
 import re
 import signal
