@@ -72,7 +72,8 @@ def test_an_empty_tree_stays_empty():
 
 
 def test_a_group_in_the_middle_of_a_period_leaves_a_gap():
-    scanned = {"common": {"x": jnp.ones(2)}, "scan_0_3": {"0": {"x": jnp.asarray([0.0, 3.0])}, "2": {"x": jnp.asarray([2.0, 5.0])}}}
+    period = {"0": {"x": jnp.asarray([0.0, 3.0])}, "2": {"x": jnp.asarray([2.0, 5.0])}}
+    scanned = {"common": {"x": jnp.ones(2)}, "scan_0_3": period}
     canonical = tree.unstack(scanned)
     assert list(canonical) == ["0", "2", "3", "5", "common"]
     assert [float(canonical[i]["x"]) for i in ("0", "2", "3", "5")] == [0, 2, 3, 5]
@@ -97,7 +98,8 @@ def test_from_paths_is_the_inverse_of_paths():
 
 
 def test_a_function_gets_the_path_and_the_leaves():
-    assert tree.map_with_path(lambda path, a, b: f"{path}:{a + b}", {"a": {"x": 1}}, {"a": {"x": 5}}) == {"a": {"x": "a/x:6"}}
+    mapped = tree.map_with_path(lambda path, a, b: f"{path}:{a + b}", {"a": {"x": 1}}, {"a": {"x": 5}})
+    assert mapped == {"a": {"x": "a/x:6"}}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ def pairs(case: Sequence[int]) -> set[tuple]:
 def pairwise(sizes: Sequence[int]) -> list[tuple[int, ...]]:
     """Cases over factors with so many values each, as indices.
 
-    Greedy: each case starts from a pair not covered yet and takes, factor by factor, the value that covers most new ones.
+    Greedy: each case starts from a pair not covered yet and takes, factor by factor, the value that covers most others.
     """
     todo = {
         ((i, a), (j, b))

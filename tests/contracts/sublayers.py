@@ -1,4 +1,4 @@
-"""Every example of every sublayer, found by listing the folders, with the inputs and compiled calls that contracts share."""
+"""Every example of every sublayer, found by listing the folders, with the inputs and calls that contracts share."""
 
 import functools
 import importlib
@@ -38,7 +38,7 @@ MIXERS, FFNS = examples("mixers"), examples("ffns")
 
 
 def random_like(shapes, seed: int = 0, scale: float = 0.4):
-    """Normal values for a tree of shapes: contracts hold for all parameters, and no gate is zero or norm one by chance."""
+    """Normal values for a tree of shapes: contracts hold for all parameters, and no gate is closed."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32), shapes)
 

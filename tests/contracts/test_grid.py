@@ -51,7 +51,7 @@ def _context(tokens, start=0) -> Context:
 
 
 def _run(cfg: decoder.Config):
-    """One compiled call: (logits and gradients of the scanned form, logits of the unrolled one, logits by single steps)."""
+    """One compiled call: (logits and gradients scanned, logits unrolled, logits by single steps)."""
     model = cfg.make()
     tokens = jnp.asarray(np.random.default_rng(0).integers(VOCAB, size=(ROWS, TOKENS)))
     boxes = jax.eval_shape(model.init, jax.random.key(0), tokens, _context(tokens))["params"]

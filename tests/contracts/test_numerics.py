@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from arch import tree
+from arch.ffns import moe
 from arch.layers.weight import axes, unbox
+from arch.mixers import attention, mamba
 from arch.sharding import mesh as meshes
 from tests.contracts.sublayers import TOKENS, Case, context, holds, inputs, jit
 
@@ -54,8 +56,8 @@ def _objective(case, params, x, given):
 
 
 def _gradients(case, x, params=None):
-    function = jax.value_and_grad(lambda params, x: _objective(case, params, x, context(x)), argnums=(0, 1), has_aux=True)
-    (_, out), (by_params, by_x) = jax.jit(function)(case.params if params is None else params, x)
+    function = jax.grad(lambda params, x: _objective(case, params, x, context(x)), argnums=(0, 1), has_aux=True)
+    (by_params, by_x), out = jit(function)(case.params if params is None else params, x)
     return out, by_params, by_x
 
 
@@ -111,18 +113,14 @@ def test_values_and_gradients_are_the_same_on_a_mesh(case):
     _assert_same_on_mesh(Case(case.cfg, EMBED))
 
 
-def _divisible():
-    from arch.ffns import moe
-    from arch.mixers import attention, mamba
-
-    return (
-        attention.Config(num_heads=4, num_kv_heads=2, head_dim=3, bias=True),
-        mamba.Config(inner_dim=10, state_dim=3),
-        moe.Config(num_experts=3, top_k=2, hidden_dim=10),
-    )
+DIVISIBLE = (
+    attention.Config(num_heads=4, num_kv_heads=2, head_dim=3, bias=True),
+    mamba.Config(inner_dim=10, state_dim=3),
+    moe.Config(num_experts=3, top_k=2, hidden_dim=10),
+)
 
 
-@pytest.mark.parametrize("cfg", _divisible(), ids=lambda cfg: cfg.label)
+@pytest.mark.parametrize("cfg", DIVISIBLE, ids=lambda cfg: cfg.label)
 def test_a_divisible_sublayer_is_split_and_keeps_its_values(cfg):
     case = Case(cfg, EMBED)
     mesh = meshes.make(meshes.Config(data=2, fsdp=2, tensor=2))

@@ -71,7 +71,8 @@ def test_padding_reaches_neither_loads_nor_losses(case, kind):
 
 
 def test_losses_are_weighted():
-    losses = [Case(CONFIGS[0].replace(balance_weight=w, z_weight=w))(inputs(), context(inputs())).aux.losses for w in (1.0, 0.25)]
+    cases = [Case(CONFIGS[0].replace(balance_weight=weight, z_weight=weight)) for weight in (1.0, 0.25)]
+    losses = [case(inputs(), context(inputs())).aux.losses for case in cases]
     for name in ("balance", "router_z"):
         np.testing.assert_allclose(losses[1][name], 0.25 * losses[0][name], rtol=1e-6)
 

@@ -48,7 +48,7 @@ def test_positions_count_from_the_start_of_each_row(start, expected):
 
 
 def test_losses_of_the_same_name_add_up_and_statistics_stay_apart():
-    total = Aux({"z": jnp.float32(1)}, {"a": jnp.ones(2)}) + Aux({"z": jnp.float32(2), "balance": jnp.float32(3)}).under("1")
+    total = Aux({"z": jnp.float32(1)}, {"a": jnp.ones(2)}) + Aux({"z": jnp.float32(2), "balance": jnp.float32(3)})
     assert total.losses == {"z": 3.0, "balance": 3.0} and list(total.stats) == ["a"]
 
 

@@ -41,7 +41,10 @@ def _objective(cfg, params):
 
 
 SMALL = stack.Config(
-    prefix=(_block(ATTENTION),), pattern=(_block(FFN), _block(mamba.Config(inner_dim=3), FFN)), repeats=2, suffix=(_block(FFN),)
+    prefix=(_block(ATTENTION),),
+    pattern=(_block(FFN), _block(mamba.Config(inner_dim=3), FFN)),
+    repeats=2,
+    suffix=(_block(FFN),),
 )
 
 

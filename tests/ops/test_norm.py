@@ -38,7 +38,10 @@ def test_rms_norm_does_not_see_a_factor(factor):
     np.testing.assert_allclose(scaled, plain, rtol=2e-6)
 
 
-@pytest.mark.parametrize("norm", [lambda x: rms_norm(x, SCALE, epsilon=1e-6), lambda x: layer_norm(x, SCALE, BIAS, epsilon=1e-6)])
+NORMS = (lambda x: rms_norm(x, SCALE, epsilon=1e-6), lambda x: layer_norm(x, SCALE, BIAS, epsilon=1e-6))
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=["rms", "layer"])
 def test_statistics_of_bfloat16_are_taken_in_float32(norm):
     half = jnp.asarray(X, jnp.bfloat16)
     np.testing.assert_array_equal(norm(half), norm(half.astype(jnp.float32)).astype(jnp.bfloat16))
