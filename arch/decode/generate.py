@@ -14,6 +14,7 @@ import numpy as np
 from arch import config, tree
 from arch.layers.contract import Context, Memory, positions_of
 from arch.ops.sampling import sample
+from arch.sharding.mesh import constrain
 from arch.typing import Array, Bool, Int, Key
 
 
@@ -105,4 +106,4 @@ def continued(
 
     done = jnp.zeros(length.shape, bool)
     _, ids = jax.lax.scan(step, (last, out.cache, done), jnp.arange(cfg.max_new_tokens))
-    return ids.T
+    return constrain(ids.T, None, None)  # whole on every process
