@@ -40,12 +40,12 @@ def get_config(arg=""):
         ),
         data=dict(tokenizer=dict(kind="bpe", vocab_size=VOCAB_SIZE)),
         optimizer=dict(learning_rate=8e-3, warmup_steps=100, final_share=0.02, b2=0.98),
-        total_steps=900,
+        total_steps=780,
         batch_size=8,
         seq_len=128,
         log_every_steps=20,
         eval_every_steps=0,
-        checkpoint_every_steps=300,
+        checkpoint_every_steps=260,
         sample_prompt="def ",
     )
 
