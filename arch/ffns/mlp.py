@@ -3,7 +3,6 @@
 from functools import partial
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from functools import partial
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from arch import config

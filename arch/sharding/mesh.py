@@ -118,7 +118,8 @@ def process_shard(mesh: Mesh, num_rows: int) -> tuple[int, int]:
             f"batch_size={num_rows} must be a multiple of mesh.data * mesh.fsdp = {parts}, the parts it is split into"
         )
     rows = sharding(("batch",), (num_rows,), mesh).devices_indices_map((num_rows,))
-    mine = [rows[device][0].indices(num_rows)[:2] for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    mine = [rows[device][0].indices(num_rows)[:2] for device in here]
     start, stop = min(begin for begin, _ in mine), max(end for _, end in mine)
     covered = len({row for begin, end in mine for row in range(begin, end)})
     count = stop - start

@@ -1,6 +1,6 @@
 """Checkpoints: saved by Orbax in the background, whole or not at all, and restored onto any mesh.
 
-    WORKDIR/checkpoints/300/state/           the arrays, one entry a path: `params/layers/scan/0/attention/query`, ...
+    WORKDIR/checkpoints/300/state/           the arrays, one entry a path: `params/layers/scan_0_1/0/mlp/up`, ...
                             extra/           JSON: format version, metrics, and what the caller adds (data position ...)
                             checksums.json   size and CRC-32 of every file above
 

@@ -18,7 +18,7 @@ from arch import config, tree
 from arch.data import dataset
 from arch.decode.generate import generate
 from arch.sharding import mesh as meshes
-from arch.train import experiment, provenance, restore
+from arch.train import provenance, restore
 from arch.train import state as states
 from arch.train.checkpoint import Checkpoints
 from arch.train.interrupt import Interrupt

@@ -5,7 +5,6 @@ import json
 import jax
 
 from arch.decode import generate as decoding
-from arch.sharding import mesh as meshes
 from arch.train import experiment, library, loop, restore, setup
 from arch.train.command_line import one_line_errors
 from arch.train.startup import Startup

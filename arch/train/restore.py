@@ -1,6 +1,6 @@
 """Reading saved states: find the newest whole step, and bring its arrays onto the devices that are asked for.
 
-A state is stored flat, one array a path (`params/layers/scan/0/attention/query`), so that any part of it can be read
+A state is stored flat, one array a path (`params/layers/scan_0_1/0/mlp/up`), so that any part of it can be read
 without the Python classes of the rest. Every process reads only the pieces that its own devices need.
 """
 
