@@ -12,12 +12,13 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         [
-            "typing config tree _install",
+            "typing config tree published _install",
             "ops",
             "kernels sharding",
             "layers positions",
-            "mixers ffns",
+            "mixers ffns heads",
             "models data",
+            "families",
             "weights decode",
             "train",
             "adapt compress merge continual",

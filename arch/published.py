@@ -1,0 +1,191 @@
+"""How published checkpoints say what ours say: tensors by another name and layout, a config in another vocabulary.
+
+    Rule("layers/0/attention/query", "model.layers.0.self_attn.q_proj.weight", "(n h) d -> d n h", n=32)
+
+A rule reads both ways, so that one list imports and exports. A family (`arch/families/*.py`) has
+
+    MODEL_TYPES                    the `model_type`s of config.json that it reads
+    read(attributes) -> Config     our model's config, from theirs; raises ValueError on what it cannot express
+    write(config) -> dict          their config.json, from ours; raises ValueError on what it cannot express
+    rules(config) -> list[Rule]    one for each tensor they publish
+    ignored(config) -> tuple[str]  regular expressions of tensors that hold nothing: constant masks, a tied table again
+    PREFIX                         start of their tensors' names that is absent where the model without a head was saved
+    PRESETS                        our configs of the published sizes by name
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Rule:
+    """The correspondence between leaves of ours and tensors of theirs.
+
+    `theirs`, if several, are stacked on a new first axis; then `cuts` cuts the first axis into pieces of these lengths;
+    then the pattern rearranges (each piece); without cuts, several `ours` are the entries of the result's first axis.
+
+    Attributes:
+      ours: canonical paths (`layers/3/attention/query`).
+      theirs: tensor names.
+      pattern: an einops pattern from their layout to ours; '' for the same layout.
+      cuts: lengths of the pieces of their first axis, one for each of ours; () when it is not cut.
+      sizes: axis lengths that the pattern needs to split an axis of theirs.
+    """
+
+    def __init__(
+        self,
+        ours: str | Sequence[str],
+        theirs: str | Sequence[str],
+        pattern: str = "",
+        *,
+        cuts: Sequence[int] = (),
+        **sizes: int,
+    ):
+        self.ours = (ours,) if isinstance(ours, str) else tuple(ours)
+        self.theirs = (theirs,) if isinstance(theirs, str) else tuple(theirs)
+        self.pattern, self.cuts, self.sizes = pattern, tuple(cuts), sizes
+        if self.cuts and len(self.cuts) != len(self.ours):
+            raise ValueError(f"cuts={self.cuts} must be as many as ours={self.ours}")
+
+    def load(self, tensors: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The values of `ours`, from those of `theirs`."""
+        x = tensors[0] if len(self.theirs) == 1 else np.stack(tensors)
+        if self.cuts:
+            if sum(self.cuts) != x.shape[0]:
+                raise ValueError(f"{self.theirs[0]} has {x.shape[0]} rows, not {' + '.join(map(str, self.cuts))}")
+            ends = np.cumsum(self.cuts)
+            return [self._arrange(x[end - cut : end]) for end, cut in zip(ends, self.cuts)]
+        x = self._arrange(x)
+        return [x] if len(self.ours) == 1 else list(x)
+
+    def save(self, leaves: Sequence[Any]) -> list[Any]:
+        """The values of `theirs`, from those of `ours`: the inverse of `load`."""
+        pieces = [self._arrange_back(leaf) for leaf in (leaves if self.cuts else [_join(leaves, "stack")])]
+        x = _join(pieces, "concatenate")
+        return [x] if len(self.theirs) == 1 else list(x)
+
+    def shapes(self, leaves: Sequence[Any]) -> list[tuple[int, ...]]:
+        """The shapes of `theirs`, from `ours` as arrays or `jax.ShapeDtypeStruct`s."""
+        abstract = [jax.ShapeDtypeStruct(leaf.shape, np.float32) for leaf in leaves]
+        return [x.shape for x in jax.eval_shape(lambda leaves: self.save(leaves), abstract)]
+
+    def _arrange(self, x):
+        return einops.rearrange(x, self.pattern, **self.sizes) if self.pattern else x
+
+    def _arrange_back(self, x):
+        if not self.pattern:
+            return x
+        left, right = self.pattern.split("->")
+        return einops.rearrange(x, f"{right} -> {left}", **self.sizes)
+
+    def __repr__(self):
+        return f"Rule({', '.join(self.ours)} <- {', '.join(self.theirs)}: {self.pattern or 'as it is'})"
+
+
+class Attributes:
+    """A published config, read so that nothing in it is overlooked: what is neither read nor inert raises.
+
+    Args:
+      values: the config's own attributes, as in config.json.
+      source: where they come from, for messages.
+    """
+
+    def __init__(self, values: Mapping[str, Any], source: str = "config.json"):
+        self._values, self._source, self._read = dict(values), source, set()
+
+    def get(self, name: str, default: Any = ...) -> Any:
+        """The value of an attribute; `default` when it is absent or null.
+
+        Raises:
+          ValueError: it is absent and there is no default.
+        """
+        self._read.add(name)
+        value = self._values.get(name)
+        if value is None and default is ...:
+            raise ValueError(f"{self._source}: {name} is missing")
+        return default if value is None else value
+
+    def expect(self, name: str, *allowed: Any) -> None:
+        """Holds that an attribute is absent or has one of these values: the others are not expressed here.
+
+        Raises:
+          ValueError: it has another value.
+        """
+        self._read.add(name)
+        if name in self._values and self._values[name] not in allowed:
+            shown = " or ".join(map(repr, allowed))
+            raise ValueError(f"{self._source}: {name}={self._values[name]!r} must be {shown}")
+
+    def ignore(self, *names: str) -> None:
+        """Marks attributes as of no consequence for the values that the model computes."""
+        self._read.update(names)
+
+    def finish(self) -> None:
+        """Holds that every attribute was read, ignored or is inert.
+
+        Raises:
+          ValueError: some were not; they are named with their values.
+        """
+        inert = re.compile("|".join(INERT))
+        left = {k: v for k, v in self._values.items() if k not in self._read and not inert.fullmatch(k)}
+        if left:
+            shown = ", ".join(f"{name}={value!r}" for name, value in left.items())
+            raise ValueError(f"{self._source}: {shown} is not handled: its effect on the model is unknown here")
+
+
+INERT = (
+    "_.*",
+    "architectures",
+    "model_type",
+    "transformers_version",
+    "(torch_)?dtype",
+    ".*_token_id",
+    "use_cache",
+    "return_dict(_in_generate)?",
+    "output_(attentions|hidden_states|scores)",
+    "initializer_(range|factor)",
+    "gradient_checkpointing",
+    "task_specific_params",
+    "tokenizer_class",
+    "problem_type",
+    "(id2label|label2id)",
+    "chunk_size_feed_forward",
+)
+"""Attributes of transformers' configs that do not change what a model computes, as regular expressions."""
+
+
+def _join(parts: Sequence[Any], how: str) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    return getattr(np if isinstance(parts[0], np.ndarray) else jnp, how)(parts)
+
+
+def differences(rules: Iterable[Rule], ours: Iterable[str], theirs: Iterable[str], ignored: Iterable[str]) -> list[str]:
+    """What keeps rules from using every leaf and every tensor exactly once, a line each; [] when nothing does.
+
+    Args:
+      rules: of the family, for this config.
+      ours: the model's canonical paths.
+      theirs: the names that the file has.
+      ignored: regular expressions of names that may be left over.
+    """
+    lines, skip = [], [re.compile(pattern) for pattern in ignored]
+    for side, have in (("ours", set(ours)), ("theirs", set(theirs))):
+        uses: dict[str, int] = {}
+        for rule in rules:
+            for name in getattr(rule, side):
+                uses[name] = uses.get(name, 0) + 1
+        owner = "the model" if side == "ours" else "the file"
+        lines += [f"{name} is used {n} times" for name, n in uses.items() if n > 1]
+        lines += [f"{name} is missing in {owner}" for name in uses if name not in have]
+        left = sorted(have - uses.keys())
+        if side == "theirs":
+            left = [name for name in left if not any(pattern.fullmatch(name) for pattern in skip)]
+        lines += [f"{name} of {owner} is not used" for name in left]
+    return lines
+
