@@ -47,7 +47,9 @@ test-latest: .venv-latest
 
 # One lock a Python version, for Linux x86-64 and arm64 and macOS arm64: all have wheels of everything.
 # The floor takes the lowest version setup.cfg allows of each direct dependency, so that its floors are tested.
-COMPILE = $(UV) pip compile setup.cfg --extra test --universal --generate-hashes --only-binary :all: \
+DIRECT = python3 -c "import configparser; c = configparser.ConfigParser(); c.read('setup.cfg'); \
+	print(c['options']['install_requires'], c['options.extras_require']['test'])"
+COMPILE = $(DIRECT) | $(UV) pip compile - --universal --generate-hashes --only-binary :all: \
 	--no-emit-index-url --custom-compile-command 'make lock' -q $(UPGRADE)
 lock:
 	$(COMPILE) requirements/py311.in --python-version 3.11 --resolution lowest-direct -o requirements/py311.txt
