@@ -87,3 +87,8 @@ def batches(dataset: grain.MapDataset, start_step: int = 0, *, num_threads: int 
     """
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
     return iter(dataset[start_step:].to_iter_dataset(options))
+
+
+def without_ids(rows: dict) -> dict:
+    """What of a batch goes to the devices: all but the sample ids."""
+    return {name: value for name, value in rows.items() if name != "ids"}

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -16,14 +15,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from arch import config, tree
 from arch.data import dataset
-from arch.decode.generate import generate
 from arch.sharding import mesh as meshes
-from arch.train import provenance, restore
-from arch.train import state as states
+from arch.train import evaluation, provenance
 from arch.train.checkpoint import Checkpoints
 from arch.train.interrupt import Interrupt
 from arch.train.progress import Progress
+from arch.train.report import Timer, parameter_table, peak_bytes
 from arch.train.setup import Setup
+from arch.train.start import start
 from arch.train.startup import Startup
 from arch.train.step import train_step
 from arch.train.writer import Writer
@@ -33,10 +32,6 @@ log = logging.getLogger("arch")
 
 class NonFiniteError(RuntimeError):
     """The loss or the gradient of a step is no finite number; the message names the quantity, step and batch ids."""
-
-
-class StartError(ValueError):
-    """The state that a run should start from does not fit it; the message says why."""
 
 
 class Stopped(Exception):
@@ -71,7 +66,7 @@ class _Run:
         self.setup, self.cfg, self.interrupt, self.startup = setup, setup.cfg, interrupt, startup
         self.main = jax.process_index() == 0
         self.checkpoints = Checkpoints(setup.workdir / "checkpoints", self.cfg.checkpoints)
-        self.state, evaluation = _start(setup, self.checkpoints)
+        self.state, evaluation = start(setup, self.checkpoints)
         self.step = int(self.state.step)
         self.evaluated = (self.step if evaluation else -1, evaluation)
         self.unchecked = ()
@@ -97,12 +92,12 @@ class _Run:
         step = self._compiled(self.data[self.step], key)
         self.startup.mark("compile")
         batches = dataset.batches(self.data, self.step)
-        timer = _Timer(self.step)
+        timer = Timer(self.step)
         tokens = cfg.batch_size * cfg.seq_len
         with contextlib.closing(batches), Progress(cfg.total_steps, tokens, start_step=self.step) as progress:
             for rows in batches:
                 self._heed()
-                batch = meshes.global_batch(_without_ids(rows), self.setup.mesh)
+                batch = meshes.global_batch(dataset.without_ids(rows), self.setup.mesh)
                 self.state, metrics = step(self.state, batch, key)
                 self.step += 1
                 if "step" not in self.startup.seconds:
@@ -134,7 +129,7 @@ class _Run:
     def _compiled(self, rows: dict, key):
         """The train step, compiled once, for the shapes of the first batch."""
         setup = self.setup
-        batch = meshes.global_batch(_without_ids(rows), setup.mesh)
+        batch = meshes.global_batch(dataset.without_ids(rows), setup.mesh)
         function = train_step(
             setup.model,
             self.cfg.model,
@@ -179,7 +174,7 @@ class _Run:
                     f"newest checkpoint is of step {self.checkpoints.latest_step()}"
                 )
 
-    def _log(self, metrics: dict, timer: "_Timer", tokens: int) -> None:
+    def _log(self, metrics: dict, timer: "Timer", tokens: int) -> None:
         stats = metrics.pop("stats")
         scalars = {f"train/{name}": float(value) for name, value in metrics.items()}
         seconds = timer.lap(self.step)
@@ -206,12 +201,12 @@ class _Run:
         """The validation split's loss, and a sample of text."""
         if self.evaluated[0] == self.step:
             return self.evaluated[1]
-        metrics = evaluate(self.setup, self.state.params, heed=self._heed)
+        metrics = evaluation.evaluate(self.setup, self.state.params, heed=self._heed)
         self.evaluated = (self.step, metrics)
         self.writer.write_scalars(self.step, metrics)
         log.info("step %d: %s", self.step, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         if self.cfg.sample_prompt:
-            text = sample_text(self.setup, self.state.params, self.cfg.sample_prompt)
+            text = evaluation.sample_text(self.setup, self.state.params, self.cfg.sample_prompt)
             self.writer.write_texts(self.step, {"sample": f"```\n{text}\n```"})
         return metrics
 
@@ -252,107 +247,3 @@ class _Run:
             requested = (requested or "a signal to another process") if np.any(votes) else ""
         if requested:
             raise Stopped(requested)
-
-
-def _start(setup: Setup, checkpoints: Checkpoints) -> tuple[states.TrainState, dict[str, float]]:
-    """The state to begin with: the run's own checkpoint, else `resume`, else `init_from`, else fresh.
-
-    Returns:
-      The state, and the evaluation at its step if this run has made it ({} if not).
-    """
-    cfg, plan = setup.cfg, setup.plan
-    own = checkpoints.latest_step() >= 0
-    try:
-        if own:
-            state, extra = checkpoints.restore(plan.abstract)
-            log.info("resumed step %d of %s", int(state.step), setup.workdir)
-        elif cfg.resume:
-            state, extra = restore.restore_step(restore.find(cfg.resume), plan.abstract)
-            log.info("started from step %d of %s", int(state.step), cfg.resume)
-        elif cfg.init_from:
-            params, _ = restore.restore_params(cfg.init_from, plan.abstract.params)
-            log.info("started from the parameters of %s", cfg.init_from)
-            return states.around(params, setup.optimizer, plan), {}
-        else:
-            return states.init(setup.model, setup.optimizer, plan, jax.random.key(cfg.seed)), {}
-    except (ValueError, restore.CheckpointError) as error:
-        field = "resume" if cfg.resume else "init_from"
-        raise StartError(str(error) if own else f"{field}={getattr(cfg, field)!r}: {error}") from error
-    if extra["data_fingerprint"] != setup.data.fingerprint:
-        source = cfg.resume or setup.workdir
-        held = setup.workdir / "data"
-        raise StartError(
-            f"{source} was trained on other tokens than {held} holds; its parameters alone may be taken, by init_from"
-        )
-    return state, extra.get("evaluation", {}) if own else {}
-
-
-def evaluate(setup: Setup, params, *, heed=lambda: None) -> dict[str, float]:
-    """Loss over the validation split.
-
-    Args:
-      setup: the run.
-      params: the model's parameters, on the run's mesh.
-      heed: called between batches, to raise at a signal.
-
-    Returns:
-      `eval/loss` in nats a token and `eval/bits_per_byte`.
-    """
-    data, step = setup.dataset("valid"), setup.eval_step
-    sums = {"nats": 0.0, "tokens": 0.0, "bytes": 0.0}
-    for index in range(min(len(data), setup.cfg.eval_batches or len(data))):
-        heed()
-        batch = meshes.global_batch(_without_ids(data[index]), setup.mesh)
-        sums = {name: sums[name] + float(part) for name, part in step(params, batch).items()}
-    return {
-        "eval/loss": sums["nats"] / max(sums["tokens"], 1.0),
-        "eval/bits_per_byte": sums["nats"] / math.log(2.0) / max(sums["bytes"], 1.0),
-    }
-
-
-def _without_ids(rows: dict) -> dict:
-    return {name: value for name, value in rows.items() if name != "ids"}
-
-
-def sample_text(setup: Setup, params, prompt: str) -> str:
-    """The prompt and what the model makes of it."""
-    tokenizer = setup.data.tokenizer
-    ids = [tokenizer.separator, *tokenizer.encode(prompt)]
-    key = jax.random.key(setup.cfg.seed)
-    (new,) = generate(setup.model, params, [ids], setup.cfg.sample, key=key, stop=tokenizer.separator)
-    return tokenizer.decode(ids[1:] + new)
-
-
-def parameter_table(plan: states.Plan) -> str:
-    """Each parameter's path, shape, axes, place and size, as a Markdown table."""
-    lines = ["| parameter | shape | axes | sharding | values |", "|---|---|---|---|---|"]
-    for path, leaf in tree.paths(plan.abstract.params).items():
-        lines.append(f"| {path} | {leaf.shape} | {', '.join(plan.axes[path])} | {leaf.sharding.spec} | {leaf.size} |")
-    return "\n".join([*lines, f"| sum | | | | {tree.count(plan.abstract.params)} |"])
-
-
-def peak_bytes() -> int:
-    """The most memory used so far: of the first local device where it tells, else of this process."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return int(stats["peak_bytes_in_use"])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-class _Timer:
-    """Seconds a step since the last lap, without pauses."""
-
-    def __init__(self, step: int):
-        self._step, self._start = step, time.perf_counter()
-
-    def lap(self, step: int) -> float:
-        now = time.perf_counter()
-        seconds = (now - self._start) / max(step - self._step, 1)
-        self._step, self._start = step, now
-        return seconds
-
-    @contextlib.contextmanager
-    def paused(self):
-        begin = time.perf_counter()
-        yield
-        self._start += time.perf_counter() - begin

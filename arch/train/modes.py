@@ -5,7 +5,7 @@ import json
 import jax
 
 from arch.decode import generate as decoding
-from arch.train import experiment, library, loop, restore, setup
+from arch.train import evaluation, experiment, library, loop, restore, setup, start
 from arch.train.command_line import one_line_errors
 from arch.train.startup import Startup
 
@@ -15,7 +15,7 @@ def train(cfg: experiment.Config, workdir: str, overrides: dict, startup: Startu
     with one_line_errors(ValueError, OSError):
         ready = setup.prepare(cfg, workdir)
     startup.mark("setup")
-    with one_line_errors(OSError, loop.NonFiniteError, loop.StartError):
+    with one_line_errors(OSError, loop.NonFiniteError, start.StartError):
         loop.train(ready, overrides, startup)
 
 
@@ -26,7 +26,7 @@ def evaluate(cfg: experiment.Config, workdir: str) -> None:
         ready = setup.prepare(cfg, workdir)
         params, extra = restore.restore_params(workdir, ready.plan.abstract.params)
     with jax.set_mesh(ready.mesh):
-        metrics = loop.evaluate(ready, params)
+        metrics = evaluation.evaluate(ready, params)
     if jax.process_index() == 0:
         print(json.dumps({"step": extra["position"]["step"]} | metrics))
 

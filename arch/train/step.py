@@ -4,8 +4,8 @@ The loss is a mean over the target tokens of the whole batch, whatever the shard
 
     loss = sum_i w_i (-log p(target_i)) / sum_i w_i  +  sum of the layers' own losses
 
-Micro-batches add up exactly: the token sum is divided by the whole batch's weight, and the layers' losses are means over
-rows, of which every micro-batch has as many.
+Micro-batches add up exactly: the token sum is divided by the whole batch's weight, and the layers' losses are means
+over rows, of which every micro-batch has as many.
 """
 
 from collections.abc import Callable
