@@ -46,6 +46,7 @@ class Context:
       valid: [b t] False for padding behind a ragged prompt; None when all tokens are valid.
       memory: what cross-attention reads; None when there is none.
       globals: [b t] True for tokens chosen at run time to see and be seen by all; None when there are none.
+      token_types: [b t] which part of the input each token belongs to (BERT's sentence A 0, B 1); None when all are 0.
       key: for dropout and noise; None only when `deterministic`.
       shared: what earlier layers computed for later ones, by name. The repeated part of a stack may change its values,
         not its names.
@@ -57,6 +58,7 @@ class Context:
     valid: Bool[Array, "b t"] | None = None
     memory: Memory | None = None
     globals: Bool[Array, "b t"] | None = None
+    token_types: Int[Array, "b t"] | None = None
     key: Key[Array, ""] | None = None
     shared: dict[str, Any] = dataclasses.field(default_factory=dict)
     deterministic: bool = dataclasses.field(default=True, metadata={"static": True})
