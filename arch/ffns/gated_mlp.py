@@ -9,7 +9,7 @@ import flax.linen as nn
 
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
-from arch.layers.weight import normal, weight
+from arch.layers.weight import constant, normal, weight
 from arch.ops.activation import ACTIVATIONS, Activation
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
@@ -22,10 +22,12 @@ class Config(SublayerConfig):
     Attributes:
       hidden_dim: hidden channels; 8/3 of embed_dim has as many weights as an MLP of four times embed_dim.
       activation: of the gate; 'silu' makes it SwiGLU.
+      bias: learned shifts after the three products.
     """
 
     hidden_dim: config.PositiveInt
     activation: Activation = "silu"
+    bias: bool = False
 
     def make(self, name: str | None = None) -> "GatedMlp":
         """The Linen module."""
@@ -43,8 +45,12 @@ class GatedMlp(nn.Module):
         own = partial(weight, self, dtype=x.dtype)
         gate = x @ own("gate", normal(d**-0.5), embed=d, hidden=cfg.hidden_dim)
         up = x @ own("up", normal(d**-0.5), embed=d, hidden=cfg.hidden_dim)
+        if cfg.bias:
+            gate += own("gate_bias", constant(0.0), hidden=cfg.hidden_dim)
+            up += own("up_bias", constant(0.0), hidden=cfg.hidden_dim)
         hidden = constrain(ACTIVATIONS[cfg.activation](gate) * up, "batch", None, "hidden")
-        return Output(hidden @ own("down", normal(cfg.hidden_dim**-0.5), hidden=cfg.hidden_dim, embed=d))
+        out = hidden @ own("down", normal(cfg.hidden_dim**-0.5), hidden=cfg.hidden_dim, embed=d)
+        return Output(out + own("down_bias", constant(0.0), embed=d) if cfg.bias else out)
 
 
-EXAMPLES = (Config(hidden_dim=7), Config(hidden_dim=12, activation="gelu"))
+EXAMPLES = (Config(hidden_dim=7), Config(hidden_dim=12, activation="gelu", bias=True))

@@ -10,8 +10,8 @@ Within one call the valid tokens of a row come first (ragged prompts are padded 
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -154,8 +154,53 @@ class SublayerConfig(config.Config):
 
 
 class Position(config.Config):
-    """Base of the configs of position schemes that act inside attention."""
+    """Base of the configs of position schemes. A scheme acts at one place and overrides the hook of that place.
+
+    Attributes:
+      acts: 'input' (`embed`), 'heads' (`rotate`), 'logits' (`bias`), or 'nowhere'.
+    """
+
+    acts: ClassVar[Literal["nowhere", "input", "heads", "logits"]] = "nowhere"
+
+    def embed(self, own: Callable, positions: Int[Array, "b t"], embed_dim: int) -> Float[Array, "b t d"]:
+        """What is added to the embedded tokens, in float32; `own` declares weights. Zeros by default."""
+        return jnp.zeros((*positions.shape, embed_dim), jnp.float32)
 
     def rotate(self, x: Float[Array, "b t n h"], positions: Int[Array, "b t"]) -> Float[Array, "b t n h"]:
         """Queries or keys with their positions worked in; unchanged by default."""
         return x
+
+    def bias(
+        self,
+        own: Callable,
+        query_place: Int[Array, "#b t"],
+        key_place: Int[Array, "#b s"],
+        num_heads: int,
+        shared: Mapping[str, Any],
+    ) -> tuple[Float[Array, "#b n t s"] | None, dict[str, Array]]:
+        """What is added to the logits (None for nothing), and what the layer adds to `Context.shared`.
+
+        Args:
+          own: declares weights among the attention's.
+          query_place: [b t] places in the row, or in the cache: only differences count.
+          key_place: [b s].
+          num_heads: n.
+          shared: `Context.shared`.
+        """
+        return None, {}
+
+    @property
+    def max_length(self) -> int:
+        """How many positions it knows; 0 for any number."""
+        return 0
+
+    def must_act(self, *places: str) -> None:
+        """Raises ValueError unless the scheme acts at one of these places, or nowhere."""
+        if self.acts not in ("nowhere", *places):
+            name = type(self).__module__.rsplit(".", 1)[-1]
+            raise ValueError(f"position={name!r} must act at {' or '.join(places)} here; it acts at {self.acts}")
+
+    def must_know(self, length: int) -> None:
+        """Raises ValueError when rows of `length` tokens have positions that the scheme does not know."""
+        if 0 < self.max_length < length:
+            raise ValueError(f"length={length} must be at most {self.max_length}, the positions that are learned")

@@ -1,11 +1,16 @@
-"""Token embedding, and the unembedding that may share its table (Press, Wolf, 2016, arXiv 1608.05859)."""
+"""Token embedding, what positions add to it, and the unembedding that may share its table.
 
+The shared table: Press, Wolf, Using the Output Embedding to Improve Language Models, 2016, arXiv 1608.05859.
+"""
+
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from arch import config
+from arch.layers.contract import Context, Position
 from arch.layers.weight import normal, weight
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float, Int
@@ -52,3 +57,16 @@ class Embedding(nn.Module):
         table = (self.table if self.tied else self.output).astype(x.dtype)
         logits = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
         return constrain(logits, "batch", None, "vocab")
+
+
+class AddPosition(nn.Module):
+    """x -> x + what a position scheme adds at the input; x itself for a scheme that does not act there."""
+
+    cfg: Position
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"], context: Context) -> Float[Array, "b t d"]:
+        if self.cfg.acts != "input":
+            return x
+        positions = jnp.where(context.real(), context.positions, 0)  # padding may stand beyond a learned table
+        return x + self.cfg.embed(partial(weight, self), positions, x.shape[-1]).astype(x.dtype)

@@ -1,13 +1,13 @@
 """Multi-head attention: multi-head, grouped-query or multi-query, with any position scheme.
 
-    x W_O  of  softmax(cap(q k^T / sqrt(h))) v,     q = rotate(norm(x W_Q)),  k = rotate(norm(x W_K)),  v = x W_V
+    x W_O  of  softmax(cap(q k^T / sqrt(h)) + bias) v,     q = rotate(norm(x W_Q)),  k = rotate(norm(x W_K)),  v = x W_V
 
 Vaswani et al., 2017, arXiv 1706.03762; grouped heads: Ainslie et al., 2023, arXiv 2305.13245; QK norm: Dehghani et al.,
-2023, arXiv 2302.05442; soft cap: Gemma 2, 2024, arXiv 2408.00118.
+2023, arXiv 2302.05442; soft cap, window and sinks: see `arch.ops.attention`; rotate and bias: see `arch/positions`.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from arch.layers.weight import constant, normal, weight
 from arch.ops.attention import attend, attention_mask
 from arch.ops.cache import slots, write
 from arch.ops.norm import rms_norm
-from arch.positions import none, rope
+from arch.positions import alibi, none, relative, rope, rope_yarn
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -32,24 +32,34 @@ class Config(SublayerConfig):
       head_dim: channels a head.
       num_kv_heads: key-value heads, a divisor of num_heads; 0 for num_heads (multi-head), 1 is multi-query.
       causal: a token sees only itself and what came before.
-      position: the position scheme.
+      window: a token sees only tokens less than so many places away, so the last `window` ones with itself when causal
+        (Mistral) and a band of 2 window - 1 otherwise; 0 for all.
+      position: the position scheme, one that acts on heads or logits.
       qk_norm: RMSNorm of each head's query and key.
       soft_cap: bound of the logits; 0 for none.
-      bias: learned shifts of query, key, value and result.
+      sinks: a learned logit a head in the softmax's denominator, so that a head may attend to nothing.
+      scale: factor of the logits; 0 for head_dim ** -0.5.
+      bias: learned shifts: 'none', of query, key and value ('qkv'), or of the result too ('all').
+      dropout: probability of zeroing an attention weight.
     """
 
     num_heads: config.PositiveInt
     head_dim: config.PositiveInt
     num_kv_heads: config.NonNegativeInt = 0
     causal: bool = True
+    window: config.NonNegativeInt = 0
     position: config.choice("positions") = rope.Config()
     qk_norm: bool = False
     soft_cap: config.NonNegativeFloat = 0.0
-    bias: bool = False
+    sinks: bool = False
+    scale: config.NonNegativeFloat = 0.0
+    bias: Literal["none", "qkv", "all"] = "none"
+    dropout: config.Fraction = 0.0
 
     def check(self):
         if self.num_heads % self.kv_heads:
             raise ValueError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
+        self.position.must_act("heads", "logits")
 
     @property
     def kv_heads(self) -> int:
@@ -83,7 +93,7 @@ class Attention(nn.Module):
         def project(name, axis, heads):
             kernel = own(name, normal(d**-0.5), embed=d, **{axis: heads}, head_dim=cfg.head_dim)
             out = jnp.einsum("btd,dnh->btnh", x, kernel)
-            if cfg.bias:
+            if cfg.bias != "none":
                 out += own(f"{name}_bias", constant(0.0), **{axis: heads}, head_dim=cfg.head_dim)
             return constrain(out, "batch", None, axis, None)
 
@@ -93,12 +103,15 @@ class Attention(nn.Module):
         if cfg.qk_norm:
             query, key = HeadNorm(name="query_norm")(query), HeadNorm(name="key_norm")(key)
         query, key = (cfg.position.rotate(heads, context.positions) for heads in (query, key))
-        out, cache = _attend(cfg, query, key, value, context, cache)
+        sinks = own("sinks", constant(0.0), dtype=jnp.float32, heads=cfg.num_heads) if cfg.sinks else None
+        out, cache, shared = _attend(cfg, own, query, key, value, sinks, context, cache)
         out = constrain(out, "batch", None, "heads", None)
         fan_in = cfg.num_heads * cfg.head_dim
         result = own("out", normal(fan_in**-0.5), heads=cfg.num_heads, head_dim=cfg.head_dim, embed=d)
         out = jnp.einsum("btnh,nhd->btd", out, result)
-        return Output(out + own("out_bias", constant(0.0), embed=d) if cfg.bias else out, cache)
+        if cfg.bias == "all":
+            out += own("out_bias", constant(0.0), embed=d)
+        return Output(out, cache, shared=shared)
 
 
 class HeadNorm(nn.Module):
@@ -110,28 +123,40 @@ class HeadNorm(nn.Module):
         return rms_norm(x, scale, epsilon=1e-6)
 
 
-def _attend(cfg: Config, query, key, value, context: Context, cache):
-    """Attention among the tokens of the call, or with those before them in the cache. Returns (result, new cache)."""
-    see = partial(attend, soft_cap=cfg.soft_cap)
+def _attend(cfg: Config, own, query, key, value, sinks, context: Context, cache):
+    """Attention among the tokens of the call, or with those before them in the cache: (result, new cache, shared)."""
     if cache is None:
-        places = jnp.arange(query.shape[1])[None]
-        segments = context.segment_ids
-        mask = attention_mask(
-            places, places, causal=cfg.causal, query_segments=segments, key_segments=segments, key_valid=context.valid
-        )
-        return see(query, key, value, mask=mask), None
-    size = cache["key"].shape[2]
-    slot, length = slots(cache["length"], context.real(), size)
-    key, value = write(cache["key"], slot, key), write(cache["value"], slot, value)
-    mask = attention_mask(slot, jnp.arange(size)[None], causal=True)
-    out = see(query, key.swapaxes(1, 2), value.swapaxes(1, 2), mask=mask)
-    return out, {"key": key, "value": value, "length": length}
+        places = keys = jnp.arange(query.shape[1])[None]
+        given = dict(query_segments=context.segment_ids, key_segments=context.segment_ids, key_valid=context.valid)
+    else:
+        keys, given = jnp.arange(cache["key"].shape[2])[None], {}
+        places, length = slots(cache["length"], context.real(), keys.shape[1])
+        key, value = write(cache["key"], places, key), write(cache["value"], places, value)
+        cache = {"key": key, "value": value, "length": length}
+        key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    bias, shared = cfg.position.bias(own, places, keys, cfg.num_heads, context.shared)
+    out = attend(
+        query,
+        key,
+        value,
+        mask=attention_mask(places, keys, causal=cfg.causal, window=cfg.window, **given),
+        bias=bias,
+        sinks=sinks,
+        scale=cfg.scale or None,
+        soft_cap=cfg.soft_cap,
+        dropout=0.0 if context.deterministic else cfg.dropout,
+        dropout_key=context.fold(0).key,
+    )
+    return out, cache, shared
 
 
 EXAMPLES = (
-    Config(num_heads=3, head_dim=6),
-    Config(num_heads=6, num_kv_heads=2, head_dim=4, qk_norm=True, bias=True),
+    Config(num_heads=3, head_dim=6, sinks=True, scale=0.3),
+    Config(num_heads=6, num_kv_heads=2, head_dim=4, qk_norm=True, bias="all", window=5),
     Config(num_heads=5, num_kv_heads=1, head_dim=2, soft_cap=5.0, position=none.Config()),
-    Config(num_heads=2, head_dim=10, position=rope.Config(theta=100.0, fraction=0.5)),
-    Config(num_heads=3, head_dim=4, causal=False),
+    Config(num_heads=2, head_dim=10, bias="qkv", position=rope.Config(theta=9.0, fraction=0.5, pairing="interleaved")),
+    Config(num_heads=3, head_dim=4, causal=False, window=4),
+    Config(num_heads=6, num_kv_heads=3, head_dim=2, position=alibi.Config()),
+    Config(num_heads=2, head_dim=4, position=relative.Config(buckets=6, max_distance=11, shares=False)),
+    Config(num_heads=2, head_dim=6, position=rope_yarn.Config(theta=20.0, factor=3.0, original_length=8)),
 )

@@ -7,6 +7,7 @@ starts unchanged: Alayrac et al., Flamingo, 2022, arXiv 2204.14198, sec. 2.2.
 """
 
 from functools import partial
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,11 +28,17 @@ class Config(SublayerConfig):
       num_heads: heads.
       head_dim: channels a head.
       gated: the result is multiplied by tanh of a learned number that starts at 0.
+      scale: factor of the logits; 0 for head_dim ** -0.5.
+      bias: learned shifts: 'none', of query, key and value ('qkv'), or of the result too ('all').
+      dropout: probability of zeroing an attention weight.
     """
 
     num_heads: config.PositiveInt
     head_dim: config.PositiveInt
     gated: bool = False
+    scale: config.NonNegativeFloat = 0.0
+    bias: Literal["none", "qkv", "all"] = "none"
+    dropout: config.Fraction = 0.0
 
     def make(self, name: str | None = None) -> "CrossAttention":
         """The Linen module."""
@@ -54,14 +61,29 @@ class CrossAttention(nn.Module):
         def project(name, source):
             width = source.shape[-1]
             kernel = own(name, normal(width**-0.5), embed=width, heads=cfg.num_heads, head_dim=cfg.head_dim)
-            return constrain(jnp.einsum("bsd,dnh->bsnh", source, kernel), "batch", None, "heads", None)
+            out = jnp.einsum("bsd,dnh->bsnh", source, kernel)
+            if cfg.bias != "none":
+                out += own(f"{name}_bias", constant(0.0), heads=cfg.num_heads, head_dim=cfg.head_dim)
+            return constrain(out, "batch", None, "heads", None)
 
-        mask = None if context.memory.valid is None else context.memory.valid[:, None, :]
-        out = attend(project("query", x), project("key", memory), project("value", memory), mask=mask)
+        out = attend(
+            project("query", x),
+            project("key", memory),
+            project("value", memory),
+            mask=None if context.memory.valid is None else context.memory.valid[:, None, :],
+            scale=cfg.scale or None,
+            dropout=0.0 if context.deterministic else cfg.dropout,
+            dropout_key=context.fold(0).key,
+        )
         fan_in = cfg.num_heads * cfg.head_dim
         result = own("out", normal(fan_in**-0.5), heads=cfg.num_heads, head_dim=cfg.head_dim, embed=d)
         out = jnp.einsum("btnh,nhd->btd", out, result)
+        if cfg.bias == "all":
+            out += own("out_bias", constant(0.0), embed=d)
         return Output(jnp.tanh(own("gate", constant(0.0))) * out if cfg.gated else out)
 
 
-EXAMPLES = (Config(num_heads=3, head_dim=5), Config(num_heads=2, head_dim=4, gated=True))
+EXAMPLES = (
+    Config(num_heads=3, head_dim=5, scale=0.7, bias="qkv"),
+    Config(num_heads=2, head_dim=4, gated=True, bias="all"),
+)

@@ -14,6 +14,7 @@ from arch.layers import norm as norms
 from arch.layers import stack
 from arch.layers.contract import Context, Output, positions_of
 from arch.ops.dropout import dropout
+from arch.positions import none
 from arch.typing import Array, Int
 
 
@@ -26,10 +27,13 @@ class Config(config.Config):
       embed_dim: width of the residual stream.
       layers: the stack.
       embedding: start and scale of the embedding table.
+      position: what is added to the embedded tokens, a scheme that acts at the input.
+      embedding_norm: a norm right behind that (BLOOM).
       norm: the norm before the unembedding.
       final_norm: whether there is one; post-norm stacks end in a norm of their own.
       tie_embeddings: the unembedding is the embedding's table.
       dropout: probability of zeroing an entry of the embedded tokens.
+      logit_scale: factor of what the unembedding reads (T5: embed_dim ** -0.5).
       logit_soft_cap: bound of the logits; 0 for none.
       dtype: in which the layers compute; parameters stay float32.
     """
@@ -38,19 +42,30 @@ class Config(config.Config):
     embed_dim: config.PositiveInt
     layers: stack.Config
     embedding: embeddings.Config = embeddings.Config()
+    position: config.choice("positions") = none.Config()
+    embedding_norm: bool = False
     norm: norms.Config = norms.Config()
     final_norm: bool = True
     tie_embeddings: bool = True
     dropout: config.Fraction = 0.0
+    logit_scale: config.PositiveFloat = 1.0
     logit_soft_cap: config.NonNegativeFloat = 0.0
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def check(self):
+        self.position.must_act("input")
 
     def make(self) -> "Decoder":
         """The Linen module."""
         return Decoder(self)
 
     def init_cache(self, batch: int, length: int) -> tuple[dict, ...]:
-        """One empty cache a layer, for so many rows of so many tokens."""
+        """One empty cache a layer, for so many rows of so many tokens.
+
+        Raises:
+          ValueError: there are fewer learned positions than tokens.
+        """
+        self.position.must_know(length)
         return self.layers.init_cache(batch, length, self.embed_dim, jnp.dtype(self.dtype))
 
     def update(self, buffers: dict, stats: dict) -> dict:
@@ -77,16 +92,21 @@ class Decoder(nn.Module):
           Output with x = logits [b t v] in float32.
         """
         cfg = self.cfg
-        context = Context(positions=positions_of(tokens)) if context is None else context
+        if context is None:
+            cfg.position.must_know(tokens.shape[1])
+            context = Context(positions=positions_of(tokens))
         if cache is not None and context.segment_ids is not None:
             raise ValueError("segment_ids must be None with a cache: a cache holds one document a row")
         table = cfg.embedding.make(cfg.vocab_size, cfg.embed_dim, cfg.tie_embeddings, "embedding")
         x = table.encode(tokens, jnp.dtype(cfg.dtype))
+        x = embeddings.AddPosition(cfg.position, name="position")(x, context)
+        if cfg.embedding_norm:
+            x = cfg.norm.make("embedding_norm")(x)
         if cfg.dropout and not context.deterministic:
             x = dropout(x, context.fold(-1).key, rate=cfg.dropout)
         out = cfg.layers.make("layers")(x, context, cache)
         x = cfg.norm.make("norm")(out.x) if cfg.final_norm else out.x
-        logits = table.decode(x)
+        logits = table.decode(x * jnp.asarray(cfg.logit_scale, x.dtype))
         if cfg.logit_soft_cap:
             logits = cfg.logit_soft_cap * jnp.tanh(logits / cfg.logit_soft_cap)
         return Output(logits, out.cache, out.aux.under("layers"))

@@ -28,6 +28,10 @@ RULES: dict[str, tuple[str, ...]] = {
     "state": (),
     "conv": (),
     "rank": (),
+    "buckets": (),
+    "length": (),
+    "labels": (),
+    "types": (),
     "layers": (),
 }
 """Logical axis -> the mesh axes that split it. Every axis name of every weight is a key (tests hold that)."""

@@ -114,7 +114,7 @@ def test_values_and_gradients_are_the_same_on_a_mesh(case):
 
 
 DIVISIBLE = (
-    attention.Config(num_heads=4, num_kv_heads=2, head_dim=3, bias=True),
+    attention.Config(num_heads=4, num_kv_heads=2, head_dim=3, bias="all"),
     mamba.Config(inner_dim=10, state_dim=3),
     moe.Config(num_experts=3, top_k=2, hidden_dim=10),
 )

@@ -58,7 +58,7 @@ def test_normed_heads_do_not_see_the_scale_of_their_projections():
 @pytest.mark.parametrize(("fields", "names"), [
     (dict(), ["key", "out", "query", "value"]),
     (dict(qk_norm=True), ["key", "key_norm/scale", "out", "query", "query_norm/scale", "value"]),
-    (dict(bias=True), ["key", "key_bias", "out", "out_bias", "query", "query_bias", "value", "value_bias"]),
+    (dict(bias="all"), ["key", "key_bias", "out", "out_bias", "query", "query_bias", "value", "value_bias"]),
 ])  # fmt: skip
 def test_parameter_paths(fields, names):
     module = attention.Config(num_heads=2, head_dim=4, **fields).make()
