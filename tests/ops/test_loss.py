@@ -1,10 +1,10 @@
-"""Cross-entropy in nats."""
+"""Cross-entropy in nats, and the objectives that are made of it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arch.ops.loss import cross_entropy
+from arch.ops.loss import cross_entropy, mean_cross_entropy, pretraining, span
 
 LOGITS = np.random.default_rng(0).standard_normal((2, 3, 5)).astype(np.float32)
 TARGETS = jnp.asarray([[0, 4, 2], [1, 1, 3]])
@@ -32,3 +32,46 @@ def test_its_gradient_is_probability_minus_target():
 
 def test_half_precision_logits_are_summed_in_float32():
     assert cross_entropy(jnp.asarray(LOGITS, jnp.bfloat16), TARGETS).dtype == jnp.float32
+
+
+HALF = jnp.log(jnp.asarray([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]))  # costs log 2 or log 4
+
+
+def test_only_what_has_a_label_counts():
+    loss = mean_cross_entropy(HALF, jnp.asarray([0, -100]))
+    np.testing.assert_allclose(loss, np.log(2), rtol=1e-6)
+
+
+def test_the_mean_is_over_labels_not_over_places():
+    logits = jnp.stack([HALF, HALF, HALF])
+    loss = mean_cross_entropy(logits, jnp.asarray([[0, -1], [-1, 0], [-1, -1]]))
+    np.testing.assert_allclose(loss, np.log(2 * 4) / 2, rtol=1e-6)
+
+
+def test_what_has_no_label_gets_no_gradient():
+    gradient = jax.grad(mean_cross_entropy)(HALF, jnp.asarray([1, -100]))
+    assert np.any(gradient[0]) and not np.any(gradient[1])
+
+
+def test_nothing_labelled_costs_nothing():
+    assert mean_cross_entropy(HALF, jnp.asarray([-100, -100])) == 0
+
+
+def test_pretraining_adds_the_masked_tokens_and_the_next_sentence():
+    follows = jnp.log(jnp.asarray([[0.8, 0.2]]))
+    loss = pretraining(HALF[None], jnp.asarray([[-100, 0]]), follows, jnp.asarray([1]))
+    np.testing.assert_allclose(loss, np.log(4) + np.log(5), rtol=1e-6)
+
+
+SPANS = jnp.log(jnp.asarray([[[0.5, 0.1], [0.25, 0.4], [0.25, 0.5]]]))  # [1 3 2]: start, end
+
+
+def test_a_span_costs_the_mean_of_its_start_and_its_end():
+    loss = span(SPANS, jnp.asarray([1]), jnp.asarray([2]))
+    np.testing.assert_allclose(loss, (np.log(4) + np.log(2)) / 2, rtol=1e-6)
+
+
+def test_an_answer_that_was_cut_off_does_not_count():
+    both = jnp.concatenate([SPANS, SPANS])
+    loss = span(both, jnp.asarray([1, 7]), jnp.asarray([2, 9]))
+    np.testing.assert_allclose(loss, span(SPANS, jnp.asarray([1]), jnp.asarray([2])), rtol=1e-6)

@@ -1,0 +1,50 @@
+"""Logits of the token at each place, for those that were masked: the embedding's table is used again.
+
+    logits = LayerNorm(gelu(h W + b)) E^T + c
+
+Devlin et al., BERT, 2018, arXiv 1810.04805, sec. 3.1, task 1; W, the norm and c are in its released code.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from arch import config
+from arch.layers import norm as norms
+from arch.layers.affine import affine
+from arch.layers.contract import Context, Output
+from arch.layers.weight import constant, weight
+from arch.ops.activation import ACTIVATIONS, Activation
+from arch.typing import Array, Float
+
+
+@config.frozen
+class Config(config.Config):
+    """Masked-token head.
+
+    Attributes:
+      activation: after the projection.
+      norm: before the unembedding.
+    """
+
+    activation: Activation = "gelu"
+    norm: norms.Config = norms.Config(kind="layer", epsilon=1e-12, bias=True)
+
+    def make(self, name: str | None = None) -> "MaskedLm":
+        """The Linen module."""
+        return MaskedLm(self, name=name)
+
+
+class MaskedLm(nn.Module):
+    """x = logits [b t v]."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"], context: Context, unembed: Callable) -> Output:
+        hidden = ACTIVATIONS[self.cfg.activation](affine(self, "dense", x, hidden=x.shape[-1]))
+        logits = unembed(self.cfg.norm.make("norm")(hidden.astype(x.dtype)))
+        return Output(logits + weight(self, "output_bias", constant(0.0), vocab=logits.shape[-1]))
+
+
+EXAMPLES = (Config(), Config(activation="gelu_tanh", norm=norms.Config()))

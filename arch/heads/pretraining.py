@@ -1,0 +1,45 @@
+"""BERT's two tasks: the masked tokens, and whether the second sentence follows the first.
+
+Devlin et al., BERT, 2018, arXiv 1810.04805, sec. 3.1.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from arch import config
+from arch.heads import masked_lm, pooler
+from arch.layers.affine import affine
+from arch.layers.contract import Context, Output
+from arch.typing import Array, Float
+
+
+@config.frozen
+class Config(config.Config):
+    """Both heads.
+
+    Attributes:
+      tokens: the head for masked tokens.
+    """
+
+    tokens: masked_lm.Config = masked_lm.Config()
+
+    def make(self, name: str | None = None) -> "Pretraining":
+        """The Linen module."""
+        return Pretraining(self, name=name)
+
+
+class Pretraining(nn.Module):
+    """x = logits [b t v], with `shared["next_sentence"]` beside them: logits [b 2], 0 for "it follows"."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"], context: Context, unembed: Callable) -> Output:
+        pooled = pooler.Config().make("pooler")(x, context).shared["pooled"]
+        next_sentence = affine(self, "next_sentence", pooled, labels=2)
+        tokens = self.cfg.tokens.make("masked_lm")(x, context, unembed)
+        return Output(tokens.x, shared={"next_sentence": next_sentence})
+
+
+EXAMPLES = (Config(),)
