@@ -3,6 +3,8 @@
 # make test-all     the slow ones too
 # make test-floor   on the oldest Python and JAX supported (3.11, 0.10.2)
 # make test-latest  on the newest (3.13, 0.12.0.1)
+# make peers        PyTorch and transformers in an environment of their own (Python 3.11), .venv-peers
+# make goldens      computes tests/parity/goldens anew with the peers (CASES='gpt2 t5' for some of them)
 # make lock         resolves requirements/*.txt anew (needs uv; UPGRADE=--upgrade for newer versions)
 # make clean        removes the environments and caches, not the runs
 #
@@ -14,9 +16,10 @@ TESTS := tests
 WORKDIR := runs/demo
 UV := uv
 UPGRADE :=
+CASES :=
 PYTEST := -m pytest -n 2
 
-.PHONY: demo test test-all test-floor test-latest lock clean
+.PHONY: demo test test-all test-floor test-latest peers goldens lock clean
 
 demo: .venv
 	.venv/bin/python run.py --config=configs/demo.py --workdir=$(WORKDIR)
@@ -36,14 +39,21 @@ test-floor: .venv-floor
 test-latest: .venv-latest
 	.venv-latest/bin/python $(PYTEST) -m 'not slow' $(TESTS)
 
+peers: .venv-peers
+
+goldens: .venv-peers
+	.venv-peers/bin/python -m tests.parity.peer make $(CASES)
+
 # Always asked, at once done when nothing has changed: see requirements/venv.sh.
-.PHONY: .venv .venv-floor .venv-latest
+.PHONY: .venv .venv-floor .venv-latest .venv-peers
 .venv:
 	@PYTHON='$(PYTHON)' requirements/venv.sh $@ 3.12 3.13 python3
 .venv-floor:
 	@PYTHON= requirements/venv.sh $@ 3.11
 .venv-latest:
 	@PYTHON= requirements/venv.sh $@ 3.13
+.venv-peers:
+	@PYTHON= requirements/peers.sh $@ 3.11
 
 # One lock a Python version, for Linux x86-64 and arm64 and macOS arm64: all have wheels of everything.
 # The floor takes the lowest version setup.cfg allows of each direct dependency, so that its floors are tested.
@@ -57,5 +67,5 @@ lock:
 	$(COMPILE) requirements/py313.in --python-version 3.13 -o requirements/py313.txt
 
 clean:
-	rm -rf .venv .venv-floor .venv-latest .pytest_cache *.egg-info build
+	rm -rf .venv .venv-floor .venv-latest .venv-peers .pytest_cache *.egg-info build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,206 @@
+"""The tiny models on which ours are held to transformers': classes, configs, inputs, and weights seeded by name.
+
+Nothing here needs more than NumPy: the peers' side (`tests/parity/peer.py`) and ours (`tests/parity/test_families.py`)
+read the same list. Sizes are small and distinct, so that a confusion of axes cannot go unnoticed; no weight is 0 and no
+scale is 1, so that none can be overlooked.
+"""
+
+import dataclasses
+import pathlib
+import zlib
+from typing import Any
+
+import numpy as np
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
+VOCAB = 53
+LENGTHS = (11, 7)
+"""Tokens in the two rows of the padded batch."""
+DOCUMENTS = (6, 5, 4)
+"""Tokens in the documents of the packed row."""
+PROMPTS = (7, 1, 4)
+"""Tokens in the prompts of the greedy continuations."""
+NEW = 9
+"""Tokens that continue a prompt."""
+SPECIAL = 4
+"""Ids below this one stand for padding, start and end; no text holds them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One model.
+
+    Attributes:
+      model: transformers' class.
+      config: what its config's class is called with; `vocab_size` and the special ids are added.
+      gradients: tensors whose gradients are kept whole; () when no gradients are taken.
+      attributes: what the published config.json says otherwise than today's transformers writes it; None for nothing.
+      tensors: published tensors that today's transformers would not write, with their shapes.
+    """
+
+    model: str
+    config: dict[str, Any]
+    gradients: tuple[str, ...] = ()
+    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tensors: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def encoder(self) -> bool:
+        """Whether this is an encoder alone, which continues no prompt."""
+        return self.model.startswith(("Bert", "Roberta"))
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether a decoder reads what an encoder made of the input."""
+        return self.model.startswith(("T5", "Marian"))
+
+
+GPT2 = dict(n_positions=29, n_embd=24, n_layer=2, n_head=3)
+NEOX = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=37, max_position_embeddings=29)
+FALCON = dict(hidden_size=30, num_hidden_layers=2, num_attention_heads=3, max_position_embeddings=29)
+LLAMA = dict(
+    hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=37,
+    max_position_embeddings=29, rms_norm_eps=1e-5,
+)  # fmt: skip
+BERT = dict(
+    hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=37, max_position_embeddings=29,
+    type_vocab_size=2,
+)  # fmt: skip
+T5 = dict(
+    d_model=24, d_kv=5, d_ff=37, num_layers=3, num_decoder_layers=2, num_heads=3, relative_attention_num_buckets=8,
+    relative_attention_max_distance=11, decoder_start_token_id=0,
+)  # fmt: skip
+YARN = dict(rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=7)
+LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=29)
+
+
+def _llama(rope: dict | None = None, *, attributes: dict | None = None, **changes: Any) -> Case:
+    config = LLAMA | changes | ({"rope_parameters": rope} if rope else {})
+    return Case("LlamaForCausalLM", config, attributes=attributes or {})
+
+
+CASES = {
+    "gpt2": Case("GPT2LMHeadModel", GPT2, ("transformer.wpe.weight", "transformer.h.1.attn.c_attn.bias")),
+    "gpt2_relu": Case("GPT2LMHeadModel", GPT2 | dict(n_inner=37, activation_function="relu")),
+    "gpt_neox": Case(
+        "GPTNeoXForCausalLM", NEOX | dict(rope_parameters=dict(rope_type="default", rope_theta=1e4,
+        partial_rotary_factor=0.5)), ("gpt_neox.layers.1.attention.query_key_value.bias",),
+        dict(rope_parameters=None, rotary_pct=0.5, rotary_emb_base=10000),
+    ),
+    "gpt_neox_sequential": Case("GPTNeoXForCausalLM", NEOX | dict(use_parallel_residual=False, tie_word_embeddings=True)),
+    "falcon_7b": Case("FalconForCausalLM", FALCON, ("transformer.h.1.self_attention.query_key_value.weight",)),
+    "falcon_40b": Case(
+        "FalconForCausalLM",
+        FALCON | dict(num_attention_heads=5, hidden_size=20, new_decoder_architecture=True, num_kv_heads=5),
+    ),
+    "falcon_40b_grouped": Case(
+        "FalconForCausalLM",
+        FALCON | dict(num_attention_heads=6, hidden_size=24, new_decoder_architecture=True, num_kv_heads=2),
+    ),
+    "falcon_rw": Case(
+        "FalconForCausalLM", FALCON | dict(num_hidden_layers=3, alibi=True, bias=True, multi_query=False, parallel_attn=False),
+    ),
+    "llama": _llama(num_key_value_heads=4),
+    "llama_gqa": Case(
+        "LlamaForCausalLM", LLAMA | dict(head_dim=8),
+        ("model.layers.1.self_attn.k_proj.weight", "model.layers.0.input_layernorm.weight"),
+    ),
+    "llama_tied_biases": _llama(tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
+    "llama_linear": _llama(dict(rope_type="linear", rope_theta=100.0, factor=3.0)),
+    "llama_yarn": _llama(YARN),
+    "llama_llama3": _llama(
+        LLAMA3 | dict(rope_type="llama3", rope_theta=500.0),
+        attributes=dict(rope_parameters=None, rope_theta=500.0, rope_scaling=LLAMA3 | dict(rope_type="llama3")),
+    ),
+    "mistral": Case("MistralForCausalLM", LLAMA | dict(sliding_window=4, num_key_value_heads=1)),
+    "mixtral": Case(
+        "MixtralForCausalLM", LLAMA | dict(num_local_experts=5, num_experts_per_tok=2),
+        ("model.layers.1.block_sparse_moe.gate.weight",),
+    ),
+    "bloom": Case(
+        "BloomForCausalLM", dict(hidden_size=24, n_layer=3, n_head=4),
+        ("transformer.word_embeddings_layernorm.weight",),
+    ),
+    "bloom_six_heads": Case("BloomForCausalLM", dict(hidden_size=30, n_layer=2, n_head=6)),
+    "bert": Case("BertModel", BERT),
+    "bert_mlm": Case("BertForMaskedLM", BERT),
+    "bert_pretraining": Case(
+        "BertForPreTraining", BERT,
+        ("bert.embeddings.token_type_embeddings.weight", "cls.predictions.transform.dense.weight"),
+    ),
+    "bert_sequence": Case("BertForSequenceClassification", BERT | dict(num_labels=3)),
+    "bert_tokens": Case("BertForTokenClassification", BERT | dict(num_labels=5)),
+    "bert_span": Case("BertForQuestionAnswering", BERT),
+    "roberta": Case("RobertaForMaskedLM", BERT | dict(type_vocab_size=1, layer_norm_eps=1e-5)),
+    "t5": Case("T5ForConditionalGeneration", T5),
+    "t5_gated": Case(
+        "T5ForConditionalGeneration", T5 | dict(feed_forward_proj="gated-gelu"),
+        ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+         "decoder.block.1.layer.1.EncDecAttention.k.weight"),
+        dict(tie_word_embeddings=False, scale_decoder_outputs=None), {"lm_head.weight": (VOCAB, 24)},
+    ),
+    "mamba": Case(
+        "MambaForCausalLM", dict(hidden_size=24, state_size=5, num_hidden_layers=3, time_step_rank=3),
+        ("backbone.layers.1.mixer.A_log", "backbone.layers.1.mixer.dt_proj.bias"),
+    ),
+}  # fmt: skip
+"""By name; each has a file of this name in tests/parity/goldens."""
+
+
+def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """float32 values of a published tensor, from its name alone: scales around 1, the rest around 0."""
+    values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+    if len(shape) == 1 and name.endswith("weight"):
+        return np.float32(1 + 0.2 * values)
+    return np.float32(0.3 * values)
+
+
+def ids(use: str, lengths: tuple[int, ...], low: int = SPECIAL, high: int = VOCAB) -> list[np.ndarray]:
+    """Random ids, a row of each length; `use` is the seed."""
+    rng = np.random.default_rng(zlib.crc32(use.encode()))
+    return [rng.integers(low, high, length) for length in lengths]
+
+
+def padded(rows: list[np.ndarray], fill: int) -> np.ndarray:
+    """[b t] the rows, filled up on the right."""
+    out = np.full((len(rows), max(map(len, rows))), fill)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+def inputs(case: Case, use: str, lengths: tuple[int, ...]) -> dict[str, list[np.ndarray]]:
+    """What a model reads, row by row, by transformers' names: ids; the types of BERT's; the targets of T5's decoder.
+
+    Args:
+      case: the model.
+      use: the seed.
+      lengths: of the rows.
+    """
+    read = {"input_ids": ids(use, lengths)}
+    if case.encoder:
+        read["token_type_ids"] = ids(f"{use} types", lengths, 0, case.config["type_vocab_size"])
+    if case.encoder_decoder:
+        read["labels"] = ids(f"{use} targets", tuple(length // 2 + 1 for length in lengths))
+    return read
+
+
+def labels(case: Case) -> dict[str, np.ndarray]:
+    """What the loss of the padded batch asks for, by transformers' names; -100 where nothing is asked."""
+    rows = inputs(case, "padded", LENGTHS)
+    if not case.encoder:
+        return {"labels": padded(rows.get("labels", rows["input_ids"]), -100)}
+    asked = padded([np.where(row % 3 == 0, row // 2, -100) for row in rows["input_ids"]], -100)
+    return {
+        "Model": {},
+        "ForMaskedLM": {"labels": asked},
+        "ForPreTraining": {"labels": asked, "next_sentence_label": np.array([1, 0])},
+        "ForSequenceClassification": {"labels": np.array([2, 0])},
+        "ForTokenClassification": {"labels": np.where(asked < 0, asked, asked % 5)},
+        "ForQuestionAnswering": {"start_positions": np.array([3, 1]), "end_positions": np.array([8, 6])},
+    }[case.model.removeprefix("Bert").removeprefix("Roberta")]
+
+
+def direction(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A random tensor: a gradient that is wrong anywhere has another inner product with it."""
+    return weights(f"{name} direction", (*shape, 1))[..., 0]
