@@ -1,0 +1,124 @@
+"""Mixtral: Mistral with the feed-forward sublayer replaced by eight experts, of which each token uses two.
+
+    x <- x + attention(norm(x));   x <- x + sum_{i in top 2} w_i swiglu_i(norm(x)),   w = softmax of the two logits
+
+Jiang et al., Mixtral of Experts, 2024, arXiv 2401.04088, sec. 2. The softmax runs over the chosen logits alone, which
+is the softmax over all, renormalised.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from arch import tree
+from arch.families._hyperparameters import confirm, sublayers
+from arch.families.llama import PREFIX, around, attention_rules, common, ignored, read_common, write_common
+from arch.ffns import moe
+from arch.layers import block, norm, stack
+from arch.layers.contract import Position
+from arch.mixers import attention
+from arch.models import decoder
+from arch.ops.activation import Activation
+from arch.positions import rope
+from arch.published import Attributes, Rule
+
+__all__ = ["MODEL_TYPES", "PREFIX", "PRESETS", "active", "compose", "ignored", "read", "rules", "write"]
+
+
+def compose(
+    *,
+    vocab_size: int,
+    embed_dim: int,
+    num_layers: int,
+    num_heads: int,
+    hidden_dim: int,
+    num_experts: int = 8,
+    top_k: int = 2,
+    num_kv_heads: int = 0,
+    head_dim: int = 0,
+    window: int = 0,
+    position: Position = rope.Config(theta=1e6),
+    epsilon: float = 1e-5,
+    activation: Activation = "silu",
+    attention_dropout: float = 0.0,
+    tie_embeddings: bool = False,
+) -> decoder.Config:
+    """The model; `window` 0 is all tokens, `num_kv_heads` 0 num_heads, `head_dim` 0 embed_dim / num_heads."""
+    rms = norm.Config(kind="rms", epsilon=epsilon)
+    mixer = attention.Config(
+        num_heads=num_heads,
+        head_dim=head_dim or embed_dim // num_heads,
+        num_kv_heads=num_kv_heads or num_heads,
+        window=window,
+        position=position,
+        dropout=attention_dropout,
+    )
+    experts = moe.Config(num_experts=num_experts, top_k=top_k, hidden_dim=hidden_dim, activation=activation)
+    return decoder.Config(
+        vocab_size=vocab_size,
+        embed_dim=embed_dim,
+        layers=stack.Config(pattern=(block.Config(sublayers=(mixer, experts), norm=rms),), repeats=num_layers),
+        norm=rms,
+        tie_embeddings=tie_embeddings,
+    )
+
+
+_8X7B = dict(embed_dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, hidden_dim=14336, vocab_size=32000)
+_8X22B = dict(embed_dim=6144, num_layers=56, num_heads=48, num_kv_heads=8, hidden_dim=16384, vocab_size=32768)
+
+PRESETS = {
+    # Mixtral of Experts, table 1; the larger as in its model card, with the vocabulary of its v0.3.
+    "mixtral_8x7b": compose(**_8X7B),
+    "mixtral_8x22b": compose(**_8X22B),
+}
+
+
+def active(config: decoder.Config) -> int:
+    """How many weights a token meets: all but those of the experts that it does not use."""
+    shapes = jax.eval_shape(config.make().init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    ffns = (layer.sublayers[1] for layer in config.layers.blocks)
+    unused = sum((ffn.num_experts - ffn.top_k) * 3 * config.embed_dim * ffn.hidden_dim for ffn in ffns)
+    return tree.count(shapes["params"]) - unused
+
+
+MODEL_TYPES = ("mixtral",)
+
+
+def read(attributes: Attributes) -> decoder.Config:
+    """Our config from theirs, without its balance loss, whose mean runs over all layers together; ours is by layer.
+
+    Raises:
+      ValueError: something in it cannot be expressed.
+    """
+    attributes.ignore("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
+    config = compose(
+        **read_common(attributes),
+        num_experts=attributes.get("num_local_experts"),
+        top_k=attributes.get("num_experts_per_tok"),
+        window=attributes.get("sliding_window", 0),
+    )
+    attributes.finish()
+    return config
+
+
+def write(config: decoder.Config) -> dict:
+    """Their config.json from ours. Raises ValueError on what it cannot express."""
+    mixer, ffn = sublayers(config, decoder.Config, attention.Config, moe.Config)
+    found = common(config)
+    confirm(config, compose(**found, window=mixer.window, num_experts=ffn.num_experts, top_k=ffn.top_k))
+    head = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
+    experts = {"num_local_experts": ffn.num_experts, "num_experts_per_tok": ffn.top_k}
+    return head | write_common(found) | experts | {"sliding_window": mixer.window or None}
+
+
+def rules(config: decoder.Config) -> list[Rule]:
+    """One rule a tensor, and one for each of the experts' three matrices, which have a tensor an expert."""
+    out = around(config)
+    for i, layer in enumerate(config.layers.blocks):
+        out += attention_rules(i, layer.sublayers[0])
+        ours, theirs = f"layers/{i}/moe", f"model.layers.{i}.block_sparse_moe"
+        out.append(Rule(f"{ours}_norm/scale", f"model.layers.{i}.post_attention_layernorm.weight"))
+        out.append(Rule(f"{ours}/router", f"{theirs}.gate.weight", "e d -> d e"))
+        for name, number in (("gate", 1), ("down", 2), ("up", 3)):
+            each = [f"{theirs}.experts.{e}.w{number}.weight" for e in range(layer.sublayers[1].num_experts)]
+            out.append(Rule(f"{ours}/{name}", each, "e o i -> e i o"))
+    return out
