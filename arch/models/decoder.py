@@ -103,7 +103,7 @@ class Decoder(nn.Module):
         if cfg.embedding_norm:
             x = cfg.norm.make("embedding_norm")(x)
         if cfg.dropout and not context.deterministic:
-            x = dropout(x, context.fold(-1).key, rate=cfg.dropout)
+            x = dropout(x, context.fold(len(cfg.layers.blocks)).key, rate=cfg.dropout)
         out = cfg.layers.make("layers")(x, context, cache)
         x = cfg.norm.make("norm")(out.x) if cfg.final_norm else out.x
         logits = table.decode(x * jnp.asarray(cfg.logit_scale, x.dtype))
