@@ -29,10 +29,12 @@ class Memory:
     Attributes:
       values: [b s d].
       valid: [b s], False where padded; None when all are valid.
+      segment_ids: [b s] which packed document may read it, as in `Context`; None when all of the row may.
     """
 
     values: Float[Array, "b s e"]
     valid: Bool[Array, "b s"] | None = None
+    segment_ids: Int[Array, "b s"] | None = None
 
 
 @register_dataclass

@@ -17,7 +17,7 @@ from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.weight import constant, normal, weight
 from arch.ops.attention import attend
 from arch.sharding.mesh import constrain
-from arch.typing import Array, Float
+from arch.typing import Array, Bool, Float
 
 
 @config.frozen
@@ -70,7 +70,7 @@ class CrossAttention(nn.Module):
             project("query", x),
             project("key", memory),
             project("value", memory),
-            mask=None if context.memory.valid is None else context.memory.valid[:, None, :],
+            mask=_mask(context),
             scale=cfg.scale or None,
             dropout=0.0 if context.deterministic else cfg.dropout,
             dropout_key=context.fold(0).key,
@@ -81,6 +81,18 @@ class CrossAttention(nn.Module):
         if cfg.bias == "all":
             out += own("out_bias", constant(0.0), embed=d)
         return Output(jnp.tanh(own("gate", constant(0.0))) * out if cfg.gated else out)
+
+
+def _mask(context: Context) -> Bool[Array, "#b #t s"] | None:
+    """Which tokens may read what: all but padding, in packed rows of their own document."""
+    memory = context.memory
+    mask = None if memory.valid is None else memory.valid[:, None, :]
+    if memory.segment_ids is None:
+        return mask
+    if context.segment_ids is None:
+        raise ValueError("segment_ids=None: a packed memory needs the tokens' documents")
+    same = context.segment_ids[:, :, None] == memory.segment_ids[:, None, :]
+    return same if mask is None else same & mask
 
 
 EXAMPLES = (

@@ -1,0 +1,115 @@
+"""Encoder: embedded tokens, a stack whose blocks look both ways, a head on the hidden states.
+
+BERT, RoBERTa and their kin are this shell around post-norm blocks of attention without a causal mask.
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from arch import config
+from arch.heads import hidden_states
+from arch.layers import embedding as embeddings
+from arch.layers import norm as norms
+from arch.layers import stack
+from arch.layers.contract import Context, Output, positions_of
+from arch.layers.weight import normal, weight
+from arch.ops.dropout import dropout
+from arch.positions import none
+from arch.typing import Array, Int
+
+
+@config.frozen
+class Config(config.Config):
+    """Encoder.
+
+    Attributes:
+      vocab_size: ids the model knows; at least the tokenizer's size.
+      embed_dim: width of the residual stream.
+      layers: the stack.
+      embedding: start and scale of the embedding table.
+      position: what is added to the embedded tokens, a scheme that acts at the input.
+      token_types: how many parts of the input have a learned vector that is added too (BERT: 2 sentences); 0 for none.
+      embedding_norm: a norm right behind these sums.
+      norm: which norm that one is, and the one before the head.
+      final_norm: whether there is one before the head; post-norm stacks end in a norm of their own.
+      dropout: probability of zeroing an entry of the embedded tokens.
+      head: what is made of the hidden states.
+      dtype: in which the layers compute; parameters stay float32.
+    """
+
+    vocab_size: config.PositiveInt
+    embed_dim: config.PositiveInt
+    layers: stack.Config
+    embedding: embeddings.Config = embeddings.Config()
+    position: config.choice("positions") = none.Config()
+    token_types: config.NonNegativeInt = 0
+    embedding_norm: bool = False
+    norm: norms.Config = norms.Config()
+    final_norm: bool = True
+    dropout: config.Fraction = 0.0
+    head: config.choice("heads") = hidden_states.Config()
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def check(self):
+        self.position.must_act("input")
+
+    def make(self) -> "Encoder":
+        """The Linen module."""
+        return Encoder(self)
+
+    def update(self, buffers: dict, stats: dict) -> dict:
+        """The next non-trained leaves, in canonical form, from the mean statistics of a training step."""
+        own = {name.removeprefix("layers/"): value for name, value in stats.items() if name.startswith("layers/")}
+        return {name: self.layers.update(tree, own) if name == "layers" else tree for name, tree in buffers.items()}
+
+
+class Encoder(nn.Module):
+    """tokens -> what the head makes of their hidden states."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "b t"], context: Context | None = None, cache: Any = None) -> Output:
+        """The head's output.
+
+        Args:
+          tokens: [b t] ids.
+          context: what the layers may read, `token_types` among it; None for rows that are neither packed nor padded,
+            from position 0, all of type 0.
+          cache: None; the argument is there because all models are called alike.
+
+        Returns:
+          Output with x as the head says, and in `shared` what the head gives beside it.
+
+        Raises:
+          ValueError: a cache, or token types in a model that has none.
+        """
+        cfg = self.cfg
+        if cache is not None:
+            raise ValueError("cache must be None: an encoder sees the whole row at once")
+        if context is None:
+            cfg.position.must_know(tokens.shape[1])
+            context = Context(positions=positions_of(tokens))
+        table = cfg.embedding.make(cfg.vocab_size, cfg.embed_dim, True, "embedding")
+        x = table.encode(tokens, jnp.dtype(cfg.dtype))
+        x = self._add_types(embeddings.AddPosition(cfg.position, name="position")(x, context), context)
+        if cfg.embedding_norm:
+            x = cfg.norm.make("embedding_norm")(x)
+        if cfg.dropout and not context.deterministic:
+            x = dropout(x, context.fold(len(cfg.layers.blocks)).key, rate=cfg.dropout)
+        out = cfg.layers.make("layers")(x, context)
+        x = cfg.norm.make("norm")(out.x) if cfg.final_norm else out.x
+        result = cfg.head.make("head")(x, context.fold(len(cfg.layers.blocks) + 1), table.decode)
+        return Output(result.x, None, out.aux.under("layers") + result.aux, result.shared)
+
+    def _add_types(self, x, context: Context):
+        """x with the vector of each token's type."""
+        if not self.cfg.token_types:
+            if context.token_types is not None:
+                raise ValueError("token_types must be None: the model has no vectors for them (token_types=0)")
+            return x
+        init = normal(self.cfg.embedding.stddev)
+        table = weight(self, "token_types", init, dtype=x.dtype, types=self.cfg.token_types, embed=x.shape[-1])
+        return x + (table[0] if context.token_types is None else table[context.token_types])
