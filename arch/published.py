@@ -26,8 +26,9 @@ import numpy as np
 class Rule:
     """The correspondence between leaves of ours and tensors of theirs.
 
-    `theirs`, if several, are stacked on a new first axis; then `cuts` cuts the first axis into pieces of these lengths;
-    then the pattern rearranges (each piece); without cuts, several `ours` are the entries of the result's first axis.
+    One of theirs may be several of ours: `cuts` cuts its first axis into pieces of these lengths and the pattern
+    rearranges each; without cuts they are the entries of the rearranged tensor's first axis. Several of theirs are one
+    of ours: the pattern's first axis counts them.
 
     Attributes:
       ours: canonical paths (`layers/3/attention/query`).
@@ -35,6 +36,9 @@ class Rule:
       pattern: an einops pattern from their layout to ours; '' for the same layout.
       cuts: lengths of the pieces of their first axis, one for each of ours; () when it is not cut.
       sizes: axis lengths that the pattern needs to split an axis of theirs.
+
+    Raises:
+      ValueError: cuts do not count ours; several of theirs with cuts, with several of ours, or without their axis.
     """
 
     def __init__(
@@ -51,17 +55,37 @@ class Rule:
         self.pattern, self.cuts, self.sizes = pattern, tuple(cuts), sizes
         if self.cuts and len(self.cuts) != len(self.ours):
             raise ValueError(f"cuts={self.cuts} must be as many as ours={self.ours}")
+        if len(self.theirs) > 1 and (self.cuts or len(self.ours) > 1):
+            raise ValueError(f"theirs={self.theirs} must be one, or make just one of ours={self.ours}, without cuts")
+        self._axis = self._axis_of_several() if len(self.theirs) > 1 else 0
+
+    def place(self, number: int, tensor: np.ndarray) -> list[tuple[str, tuple, np.ndarray]]:
+        """Where one of `theirs` goes: (path, index, value) for `ours[path][index] = value`. Views where numpy can.
+
+        Args:
+          number: which of `theirs`.
+          tensor: its value.
+        """
+        if len(self.theirs) > 1:
+            value = self._arrange(tensor[None])
+            before = (slice(None),) * self._axis
+            return [(self.ours[0], (*before, number), value[(*before, 0)])]
+        if self.cuts:
+            if sum(self.cuts) != tensor.shape[0]:
+                raise ValueError(f"{self.theirs[0]} has {tensor.shape[0]} rows, not {' + '.join(map(str, self.cuts))}")
+            ends = np.cumsum(self.cuts)
+            values = [self._arrange(tensor[end - cut : end]) for end, cut in zip(ends, self.cuts)]
+        else:
+            value = self._arrange(tensor)
+            values = [value] if len(self.ours) == 1 else list(value)
+        return [(path, (), value) for path, value in zip(self.ours, values, strict=True)]
 
     def load(self, tensors: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The values of `ours`, from those of `theirs`."""
-        x = tensors[0] if len(self.theirs) == 1 else np.stack(tensors)
-        if self.cuts:
-            if sum(self.cuts) != x.shape[0]:
-                raise ValueError(f"{self.theirs[0]} has {x.shape[0]} rows, not {' + '.join(map(str, self.cuts))}")
-            ends = np.cumsum(self.cuts)
-            return [self._arrange(x[end - cut : end]) for end, cut in zip(ends, self.cuts)]
-        x = self._arrange(x)
-        return [x] if len(self.ours) == 1 else list(x)
+        placed = [self.place(number, tensor) for number, tensor in enumerate(tensors)]
+        if len(self.theirs) == 1:
+            return [value for _, _, value in placed[0]]
+        return [np.stack([value for [(_, _, value)] in placed], axis=self._axis)]
 
     def save(self, leaves: Sequence[Any]) -> list[Any]:
         """The values of `theirs`, from those of `ours`: the inverse of `load`."""
@@ -73,6 +97,15 @@ class Rule:
         """The shapes of `theirs`, from `ours` as arrays or `jax.ShapeDtypeStruct`s."""
         abstract = [jax.ShapeDtypeStruct(leaf.shape, np.float32) for leaf in leaves]
         return [x.shape for x in jax.eval_shape(lambda leaves: self.save(leaves), abstract)]
+
+    def _axis_of_several(self) -> int:
+        """The axis of ours that counts theirs."""
+        if not self.pattern:
+            return 0
+        left, right = (re.findall(r"\([^)]*\)|\S+", side) for side in self.pattern.split("->"))
+        if left[0] not in right or left[0].startswith("("):
+            raise ValueError(f"pattern={self.pattern!r} must keep its first axis: it counts the several of theirs")
+        return right.index(left[0])
 
     def _arrange(self, x):
         return einops.rearrange(x, self.pattern, **self.sizes) if self.pattern else x
@@ -97,18 +130,42 @@ class Attributes:
 
     def __init__(self, values: Mapping[str, Any], source: str = "config.json"):
         self._values, self._source, self._read = dict(values), source, set()
+        self._nested: dict[str, Attributes] = {}
 
-    def get(self, name: str, default: Any = ...) -> Any:
-        """The value of an attribute; `default` when it is absent or null.
+    def get(self, name: str, default: Any = ..., *, null: Any = ...) -> Any:
+        """The value of an attribute.
+
+        Args:
+          name: of the attribute.
+          default: the value when it is absent.
+          null: the value when it is null; by default `default`.
 
         Raises:
-          ValueError: it is absent and there is no default.
+          ValueError: there is no such default.
         """
         self._read.add(name)
         value = self._values.get(name)
-        if value is None and default is ...:
+        if value is None:
+            value = null if name in self._values and null is not ... else default
+        if value is ...:
             raise ValueError(f"{self._source}: {name} is missing")
-        return default if value is None else value
+        return value
+
+    def nested(self, name: str) -> "Attributes":
+        """The attributes of an attribute that is itself an object (`rope_parameters`), held to the same by `finish`.
+
+        Returns:
+          The same at every call; without any attributes when it is absent or null.
+
+        Raises:
+          ValueError: it is no object.
+        """
+        if name not in self._nested:
+            values = self.get(name, {})
+            if not isinstance(values, Mapping):
+                raise ValueError(f"{self._source}: {name}={values!r} must be an object")
+            self._nested[name] = Attributes(values, f"{self._source}: {name}")
+        return self._nested[name]
 
     def expect(self, name: str, *allowed: Any) -> None:
         """Holds that an attribute is absent or has one of these values: the others are not expressed here.
@@ -126,16 +183,19 @@ class Attributes:
         self._read.update(names)
 
     def finish(self) -> None:
-        """Holds that every attribute was read, ignored or is inert.
+        """Holds that every attribute, nested ones too, was read, ignored, is null or inert.
 
         Raises:
           ValueError: some were not; they are named with their values.
         """
         inert = re.compile("|".join(INERT))
-        left = {k: v for k, v in self._values.items() if k not in self._read and not inert.fullmatch(k)}
+        unread = {k: v for k, v in self._values.items() if k not in self._read and v is not None}
+        left = {k: v for k, v in unread.items() if not inert.fullmatch(k)}
         if left:
             shown = ", ".join(f"{name}={value!r}" for name, value in left.items())
             raise ValueError(f"{self._source}: {shown} is not handled: its effect on the model is unknown here")
+        for inner in self._nested.values():
+            inner.finish()
 
 
 INERT = (

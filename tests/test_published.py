@@ -11,7 +11,11 @@ RULES = {
     "as it is": (Rule("a", "x"), [(D,)], [(D,)]),
     "heads": (Rule("a", "x", "(n h) d -> d n h", n=N), [(N * H, D)], [(D, N, H)]),
     "fused": (Rule(("q", "k", "v"), "x", "(n c h) d -> c d n h", c=3, h=H), [(N * 3 * H, D)], [(D, N, H)] * 3),
-    "cut": (Rule(("q", "k", "v"), "x", "(n h) d -> d n h", cuts=(N * H, H, H), h=H), [(4 * H, D)], [(D, N, H), (D, 1, H), (D, 1, H)]),
+    "cut": (
+        Rule(("q", "k", "v"), "x", "(n h) d -> d n h", cuts=(N * H, H, H), h=H),
+        [(4 * H, D)],
+        [(D, N, H), (D, 1, H), (D, 1, H)],
+    ),
     "experts": (Rule("a", tuple("xyz"), "e f d -> e d f"), [(H, D)] * 3, [(3, D, H)]),
 }
 
@@ -35,6 +39,31 @@ def test_saving_what_was_loaded_gives_it_back(rule):
     tensors = _values(theirs)
     back = rule.save(rule.load(tensors))
     assert all(np.array_equal(a, b) for a, b in zip(tensors, back, strict=True))
+
+
+def test_placing_tensor_by_tensor_fills_what_loading_gives(rule):
+    rule, theirs, ours = rule
+    filled = {path: np.full(shape, np.nan, np.float32) for path, shape in zip(rule.ours, ours, strict=True)}
+    for number, tensor in enumerate(_values(theirs)):
+        for path, index, value in rule.place(number, tensor):
+            filled[path][index] = value
+    assert all(map(np.array_equal, filled.values(), rule.load(_values(theirs))))
+
+
+def test_several_tensors_may_be_counted_by_an_inner_axis():
+    rule = Rule("a", ("x", "y"), "e f d -> (f d) e", d=D)
+    tensors = _values([(H, D), (H, D)])
+    assert np.array_equal(rule.load(tensors)[0][:, 1], tensors[1].reshape(-1))
+
+
+def test_several_tensors_that_nothing_of_ours_counts_raise():
+    with pytest.raises(ValueError, match=r"pattern='e f d -> \(e f\) d' must keep its first axis"):
+        Rule("a", ("x", "y"), "e f d -> (e f) d")
+
+
+def test_several_tensors_that_make_several_of_ours_raise():
+    with pytest.raises(ValueError, match="must be one, or make just one of ours"):
+        Rule(("a", "b"), ("x", "y"))
 
 
 def test_their_shapes_follow_from_ours(rule):
@@ -83,6 +112,34 @@ def test_a_missing_attribute_raises_unless_it_has_a_default():
     assert attributes.get("rope_theta", 10000.0) == 10000.0
     with pytest.raises(ValueError, match="config.json: hidden_size is missing"):
         attributes.get("hidden_size")
+
+
+def test_null_has_a_value_of_its_own_where_one_is_given():
+    attributes = Attributes({"sliding_window": None})
+    assert attributes.get("sliding_window", 4096, null=0) == 0
+    assert attributes.get("absent", 4096, null=0) == 4096
+
+
+def test_an_attribute_that_is_null_and_unread_passes():
+    Attributes({"new_trick": None}).finish()
+
+
+def test_a_nested_attribute_that_nobody_reads_raises():
+    attributes = Attributes({"rope_parameters": {"rope_theta": 7.0, "new_factor": 2}})
+    assert attributes.nested("rope_parameters").get("rope_theta") == 7.0
+    with pytest.raises(ValueError, match="config.json: rope_parameters: new_factor=2 is not handled"):
+        attributes.finish()
+
+
+def test_an_absent_nested_attribute_is_empty():
+    attributes = Attributes({"rope_scaling": None})
+    assert attributes.nested("rope_scaling").get("factor", 1.0) == attributes.nested("other").get("factor", 1.0) == 1.0
+    attributes.finish()
+
+
+def test_an_attribute_that_should_hold_others_and_does_not_raises():
+    with pytest.raises(ValueError, match="rope_parameters=3 must be an object"):
+        Attributes({"rope_parameters": 3}).nested("rope_parameters")
 
 
 def test_what_was_read_expected_ignored_or_inert_passes():

@@ -1,0 +1,170 @@
+"""Published checkpoints in: what a path holds, checked whole before a value is read, then streamed tensor by tensor.
+
+    model_cfg, params = pretrained.load("path/to/SmolLM2-135M")
+    logits = model_cfg.make().apply({"params": params}, tokens).x
+
+Every tensor is used exactly once or is one that its family ignores; every parameter is filled; every attribute of the
+config is expressed. Otherwise a ValueError names what is not.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from jax.sharding import Mesh
+
+from arch import tree
+from arch.published import Attributes, Rule, differences
+from arch.weights import family as families
+from arch.weights.safetensors import open_safetensors
+from arch.weights.source import FLOATS, Source, all_finite
+from arch.weights.target import Buffer, canonical, slots
+
+SHOWN = 8
+"""Of many differences, how many a message lists."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published checkpoint that is known to fit one of our models.
+
+    Attributes:
+      family: its file of `arch/families`.
+      config: the model's config.
+      source: its tensors.
+      rules: what is what.
+      names: the rules' names of tensors -> the source's, which may lack the family's prefix.
+    """
+
+    family: ModuleType
+    config: Any
+    source: Source
+    rules: tuple[Rule, ...]
+    names: dict[str, str]
+
+
+def open(path) -> Published:
+    """What a path holds, everything checked but the values.
+
+    Args:
+      path: a folder with config.json and safetensors, or one safetensors file beside its config.json.
+
+    Raises:
+      ValueError: it is damaged, of no known family, or does not fit the model; the file and the reason are named.
+    """
+    return published(open_safetensors(path))
+
+
+def published(source: Source) -> Published:
+    """The checkpoint that a source holds, with the family that reads it.
+
+    Raises:
+      ValueError: no family does, an attribute or tensor is not expressed, or a shape differs.
+    """
+    family = families.reading(source.attributes.get("model_type"))
+    attributes = Attributes(source.attributes, f"{source.path}: config")
+    config = family.read(attributes)
+    attributes.finish()
+    rules = tuple(family.rules(config))
+    names = _names(rules, source, family.PREFIX)
+    found = Published(family, config, source, rules, names)
+    _fits(found)
+    return found
+
+
+def load(
+    path,
+    abstract: Mapping | None = None,
+    *,
+    mesh: Mesh | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> tuple[Any, tree.Tree]:
+    """The model of a published checkpoint and its parameters.
+
+    Host memory holds one tensor at a time beside the parts of the parameters that this process's devices hold.
+
+    Args:
+      path: as in `open`.
+      abstract: the parameters as `jax.ShapeDtypeStruct`s with shardings, in canonical or scanned form; None for the
+        canonical form with `mesh` and `dtype`.
+      mesh: where the sharding rules place the parameters; None for this process's first device.
+      dtype: of the parameters.
+
+    Returns:
+      The model's config, and its parameters.
+
+    Raises:
+      ValueError: as `open`; or `abstract` has other leaves or shapes; or a value is not finite.
+    """
+    found = open(path)
+    return found.config, read(found, canonical(found.config, mesh, dtype) if abstract is None else abstract)
+
+
+def read(found: Published, abstract: Mapping) -> tree.Tree:
+    """The parameters of an opened checkpoint where `abstract` wants them (see `load`)."""
+    leaves, places = tree.paths(abstract), slots(abstract)
+    _same_parameters(found, places)
+    left = Counter(slot.path for slot in places.values())
+    buffers: dict[str, Buffer] = {}
+    arrays: dict[str, Any] = {}
+    for rule in sorted(found.rules, key=lambda rule: places[rule.ours[0]].path):
+        for number, theirs in enumerate(rule.theirs):
+            for ours, index, value in rule.place(number, _finite(found, theirs)):
+                slot = places[ours]
+                if slot.path not in buffers:
+                    buffers[slot.path] = Buffer(leaves[slot.path])
+                buffers[slot.path].fill(slot.index + index, value)
+        for path in (places[ours].path for ours in rule.ours):
+            left[path] -= 1
+            if not left[path]:
+                arrays[path] = buffers.pop(path).array()
+    return tree.from_paths({path: arrays[path] for path in leaves})
+
+
+def _names(rules: tuple[Rule, ...], source: Source, prefix: str) -> dict[str, str]:
+    """The rules' name of each of the source's tensors: the model may have been saved without its head."""
+    known = {name for rule in rules for name in rule.theirs}
+    if any(name.startswith(prefix) for name in source.tensors):
+        prefix = ""
+    return {name if name in known else prefix + name: name for name in source.tensors}
+
+
+def _fits(found: Published) -> None:
+    """Holds that rules, model and source agree on names, shapes and types."""
+    source, names = found.source, found.names
+    ours = tree.paths(canonical(found.config))
+    lines = differences(found.rules, ours, names, found.family.ignored(found.config))
+    if not lines:
+        for rule in found.rules:
+            for theirs, shape in zip(rule.theirs, rule.shapes([ours[path] for path in rule.ours]), strict=True):
+                tensor = source.tensors[names[theirs]]
+                if tensor.shape != shape:
+                    lines.append(f"{names[theirs]} has shape {list(tensor.shape)}, not {list(shape)}")
+                if tensor.dtype not in FLOATS:
+                    lines.append(f"{names[theirs]} has dtype {tensor.dtype}, not one of {', '.join(FLOATS)}")
+    if lines:
+        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise ValueError(f"{source.path} does not fit its config: {'; '.join(lines[:SHOWN])}{more}")
+
+
+def _same_parameters(found: Published, places: Mapping[str, Any]) -> None:
+    """Holds that the target has this model's parameters."""
+    have = {path: tuple(leaf.shape) for path, leaf in tree.paths(canonical(found.config)).items()}
+    want = {path: slot.shape for path, slot in places.items()}
+    lines = [f"{path} is {want.get(path, 'missing')}, not {have.get(path, 'there')}" for path in have | want
+             if want.get(path) != have.get(path)]
+    if lines:
+        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise ValueError(f"{found.source.path} does not fit the model: {'; '.join(lines[:SHOWN])}{more}")
+
+
+def _finite(found: Published, theirs: str) -> np.ndarray:
+    """The value of a tensor by the rules' name. Raises ValueError if an entry is NaN or infinite."""
+    name = found.names[theirs]
+    tensor = found.source.read(name)
+    if not all_finite(tensor):
+        raise ValueError(f"{found.source.path}: {name} has entries that are NaN or infinite")
+    return tensor
