@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from arch.layers.weight import unbox
@@ -19,7 +20,9 @@ def tiny_family(monkeypatch):
 @pytest.fixture(scope="session")
 def scanned():
     """Parameters of the tiny model in scanned form."""
-    return unbox(tiny.compose().make().init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"])
+    model, rng = tiny.compose().make(), np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: unbox(model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape, np.float32)), shapes)
 
 
 @pytest.fixture
