@@ -56,7 +56,9 @@ class Case:
 
 
 GPT2 = dict(n_positions=29, n_embd=24, n_layer=2, n_head=3)
-NEOX = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=37, max_position_embeddings=29)
+NEOX = dict(
+    hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=37, max_position_embeddings=29,
+)  # fmt: skip
 FALCON = dict(hidden_size=30, num_hidden_layers=2, num_attention_heads=3, max_position_embeddings=29)
 LLAMA = dict(
     hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=37,
@@ -70,46 +72,43 @@ T5 = dict(
     d_model=24, d_kv=5, d_ff=37, num_layers=3, num_decoder_layers=2, num_heads=3, relative_attention_num_buckets=8,
     relative_attention_max_distance=11, decoder_start_token_id=0,
 )  # fmt: skip
-YARN = dict(rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=7)
 LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=29)
-
-
-def _llama(rope: dict | None = None, *, attributes: dict | None = None, **changes: Any) -> Case:
-    config = LLAMA | changes | ({"rope_parameters": rope} if rope else {})
-    return Case("LlamaForCausalLM", config, attributes=attributes or {})
-
 
 CASES = {
     "gpt2": Case("GPT2LMHeadModel", GPT2, ("transformer.wpe.weight", "transformer.h.1.attn.c_attn.bias")),
-    "gpt2_relu": Case("GPT2LMHeadModel", GPT2 | dict(n_inner=37, activation_function="relu")),
     "gpt_neox": Case(
         "GPTNeoXForCausalLM", NEOX | dict(rope_parameters=dict(rope_type="default", rope_theta=1e4,
         partial_rotary_factor=0.5)), ("gpt_neox.layers.1.attention.query_key_value.bias",),
         dict(rope_parameters=None, rotary_pct=0.5, rotary_emb_base=10000),
     ),
-    "gpt_neox_sequential": Case("GPTNeoXForCausalLM", NEOX | dict(use_parallel_residual=False, tie_word_embeddings=True)),
+    "gpt_neox_sequential": Case(
+        "GPTNeoXForCausalLM", NEOX | dict(use_parallel_residual=False, tie_word_embeddings=True),
+    ),
     "falcon_7b": Case("FalconForCausalLM", FALCON, ("transformer.h.1.self_attention.query_key_value.weight",)),
     "falcon_40b": Case(
-        "FalconForCausalLM",
-        FALCON | dict(num_attention_heads=5, hidden_size=20, new_decoder_architecture=True, num_kv_heads=5),
-    ),
-    "falcon_40b_grouped": Case(
         "FalconForCausalLM",
         FALCON | dict(num_attention_heads=6, hidden_size=24, new_decoder_architecture=True, num_kv_heads=2),
     ),
     "falcon_rw": Case(
-        "FalconForCausalLM", FALCON | dict(num_hidden_layers=3, alibi=True, bias=True, multi_query=False, parallel_attn=False),
+        "FalconForCausalLM",
+        FALCON | dict(num_hidden_layers=3, alibi=True, bias=True, multi_query=False, parallel_attn=False),
     ),
-    "llama": _llama(num_key_value_heads=4),
-    "llama_gqa": Case(
+    "llama": Case(
         "LlamaForCausalLM", LLAMA | dict(head_dim=8),
         ("model.layers.1.self_attn.k_proj.weight", "model.layers.0.input_layernorm.weight"),
     ),
-    "llama_tied_biases": _llama(tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
-    "llama_linear": _llama(dict(rope_type="linear", rope_theta=100.0, factor=3.0)),
-    "llama_yarn": _llama(YARN),
-    "llama_llama3": _llama(
-        LLAMA3 | dict(rope_type="llama3", rope_theta=500.0),
+    "llama_linear": Case(
+        "LlamaForCausalLM",
+        LLAMA | dict(num_key_value_heads=4, tie_word_embeddings=True, attention_bias=True, mlp_bias=True,
+                     rope_parameters=dict(rope_type="linear", rope_theta=100.0, factor=3.0)),
+    ),
+    "llama_yarn": Case(
+        "LlamaForCausalLM",
+        LLAMA | dict(rope_parameters=dict(rope_type="yarn", rope_theta=100.0, factor=4.0,
+                                          original_max_position_embeddings=7)),
+    ),
+    "llama_llama3": Case(
+        "LlamaForCausalLM", LLAMA | dict(rope_parameters=LLAMA3 | dict(rope_type="llama3", rope_theta=500.0)),
         attributes=dict(rope_parameters=None, rope_theta=500.0, rope_scaling=LLAMA3 | dict(rope_type="llama3")),
     ),
     "mistral": Case("MistralForCausalLM", LLAMA | dict(sliding_window=4, num_key_value_heads=1)),

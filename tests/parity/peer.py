@@ -2,10 +2,11 @@
 
     make peers
     .venv-peers/bin/python -m tests.parity.peer make [CASE ...] [--out FOLDER]
-    .venv-peers/bin/python -m tests.parity.peer run CASE FOLDER FILE.npz
+    .venv-peers/bin/python -m tests.parity.peer run FOLDER
 
-`make` writes a golden a case; `run` opens a checkpoint that somebody else wrote into FOLDER and writes the same results
-of it. Only this file imports torch; it runs in the peers' environment, on a CPU, in float32, with eager attention.
+`make` writes a golden a case; `run` opens the checkpoints that somebody else wrote into FOLDER/CASE and writes the same
+results of them into FOLDER/CASE.npz. Only this file imports torch; it runs in the peers' environment, on a CPU, in
+float32, with eager attention.
 
 A golden holds no weights, since they follow from their names (`cases.weights`). It holds
     about               JSON: command, versions, date, the config.json, and shape and type of each published tensor
@@ -37,12 +38,13 @@ from tests.parity.cases import CASES, Case
 
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
 """No fused kernels."""
+PEERS = (torch, transformers, np)
 MARGIN = 1e-4
-"""The least difference between the two likeliest tokens of a greedy step: less would make the token a matter of luck."""
+"""The least difference between the likeliest two tokens of a greedy step; less would make it a matter of luck."""
 
 
 def publish(case: Case, folder: str) -> dict:
-    """Writes config.json and model.safetensors as transformers does, with the seeded weights. Returns what was written."""
+    """Writes config.json and model.safetensors with the seeded weights. Returns config, and shapes of the tensors."""
     kind = getattr(transformers, case.model)
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 1 if case.model.startswith("Roberta") else 0}
     config = kind.config_class(vocab_size=cases.VOCAB, **special, **case.config)
@@ -140,9 +142,8 @@ def _gradients(model, case: Case, loss) -> dict[str, np.ndarray]:
 def _greedy(model, case: Case, prompt: np.ndarray) -> np.ndarray:
     read = _tensors({"input_ids": prompt[None], "attention_mask": np.ones_like(prompt[None])})
     model.generation_config.eos_token_id = None
-    made = model.generate(
-        **read, max_new_tokens=cases.NEW, do_sample=False, use_cache=True, return_dict_in_generate=True, output_logits=True
-    )
+    how = dict(max_new_tokens=cases.NEW, do_sample=False, use_cache=True)
+    made = model.generate(**read, **how, return_dict_in_generate=True, output_logits=True)
     best = torch.stack(made.logits).topk(2).values
     gap = (best[..., 0] - best[..., 1]).min()
     if gap < MARGIN:
@@ -158,7 +159,7 @@ def make(names: list[str], out: pathlib.Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             about = {
                 "command": f"python -m tests.parity.peer make {name}",
-                "versions": {m.__name__: m.__version__ for m in (torch, transformers, np)} | {"python": sys.version.split()[0]},
+                "versions": {"python": sys.version.split()[0]} | {m.__name__: m.__version__ for m in PEERS},
                 "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
             } | publish(case, folder)
             arrays = results(open_published(folder), case)
@@ -174,14 +175,14 @@ def main() -> None:
     maker.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE")
     maker.add_argument("--out", type=pathlib.Path, default=cases.GOLDENS)
     runner = modes.add_parser("run")
-    runner.add_argument("case", choices=CASES)
-    runner.add_argument("folder")
-    runner.add_argument("out")
+    runner.add_argument("folder", type=pathlib.Path)
     args = parser.parse_args()
     if args.mode == "make":
         make(args.cases, args.out)
     else:
-        np.savez_compressed(args.out, **results(open_published(args.folder), CASES[args.case]))
+        for folder in filter(pathlib.Path.is_dir, sorted(args.folder.iterdir())):
+            arrays = results(open_published(folder), CASES[folder.name])
+            np.savez_compressed(folder.with_suffix(".npz"), **arrays)
 
 
 if __name__ == "__main__":

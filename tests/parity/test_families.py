@@ -1,0 +1,122 @@
+"""Published models give in our hands what transformers computes: outputs, loss, gradients, greedy continuations.
+
+The goldens are made by `tests/parity/peer.py`, which says what is in them.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from arch import tree
+from arch.weights import family, pretrained
+from arch.weights.export import export
+from tests.parity import cases, ours
+from tests.parity.cases import CASES
+
+WITH_LOSS = [name for name, case in CASES.items() if cases.labels(case)]
+WITH_GRADIENTS = [name for name, case in CASES.items() if case.gradients]
+DECODERS = [name for name, case in CASES.items() if not case.encoder]
+
+TOLERANCE = 3e-5
+"""Of the largest value. A value here comes from some 20 sums, one behind the other, of up to 100 products, each rounded
+to float32's 1.2e-7 of the partial sum on both sides: 2 * sqrt(20 * 100) * 1.2e-7 if rounding errors were independent
+and nothing amplified them; norms and softmax amplify by less than 3."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Compiles with few optimisations."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def worst(actual: dict, expected: dict) -> float:
+    """The largest difference of any array, in units of its largest value."""
+    assert actual.keys() == expected.keys()
+    return max(np.abs(actual[key] - value).max() / np.abs(value).max() for key, value in expected.items())
+
+
+def difference(name: str, use: str, params: tree.Tree | None = None) -> float:
+    """`worst` of the outputs on the padded or the packed batch."""
+    tokens, context = getattr(ours, use)(name)
+    outputs = ours.forward(name)(ours.loaded(name)[1] if params is None else params, tokens, context)
+    arrays = ours.golden(name)[1]
+    expected = {key.removeprefix(f"{use}/"): value for key, value in arrays.items() if key.startswith(f"{use}/")}
+    return worst(ours.real(outputs, context), expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_of_a_padded_batch_are_the_peer_s(name):
+    assert difference(name, "padded") < TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_of_packed_documents_are_the_peer_s_of_each_alone(name):
+    assert difference(name, "packed") < TOLERANCE
+
+
+@pytest.mark.parametrize("name", WITH_LOSS)
+def test_the_loss_is_the_peer_s(name):
+    actual = ours.objective(name)(ours.loaded(name)[1], *ours.padded(name))
+    assert worst({"": np.asarray(actual)}, {"": ours.golden(name)[1]["loss"]}) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
+def test_gradients_are_the_peer_s(name):
+    gradients = jax.jit(jax.grad(ours.objective(name)))(ours.loaded(name)[1], *ours.padded(name))
+    actual, expected = ours.published(name, gradients), ours.golden(name)[1]
+    sizes = {k.removeprefix("gradients/"): v for k, v in expected.items() if k.startswith("gradients/")}
+    assert actual.keys() == sizes.keys()
+    total = np.linalg.norm([norm for norm, _ in sizes.values()])
+    for tensor, value in actual.items():
+        inner = np.vdot(cases.direction(tensor, value.shape).astype(np.float64), value)
+        np.testing.assert_allclose([np.linalg.norm(value), inner], sizes[tensor], rtol=0, atol=TOLERANCE * total)
+        if f"gradient/{tensor}" in expected:
+            whole = expected[f"gradient/{tensor}"]
+            np.testing.assert_allclose(value, whole, rtol=0, atol=TOLERANCE * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_greedy_continuations_are_the_peer_s_token_for_token(name):
+    arrays = ours.golden(name)[1]
+    assert ours.greedy(name) == [arrays[f"greedy/{i}"].tolist() for i in range(len(cases.PROMPTS))]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_import_after_export_after_import_changes_nothing(name, tmp_path):
+    found, params = ours.loaded(name)
+    export(found.config, params, tmp_path / "model", family=ours.family_of(name))
+    config, again = pretrained.load(tmp_path / "model")
+    assert config == found.config
+    first, second = tree.paths(params), tree.paths(again)
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[path], second[path]) for path in first)
+
+
+def test_every_published_model_type_has_a_golden():
+    covered = {ours.golden(name)[0]["config"]["model_type"] for name in CASES}
+    assert covered == {name for module in family.modules().values() for name in module.MODEL_TYPES}
+
+
+def test_every_golden_belongs_to_a_case():
+    assert {file.stem for file in cases.GOLDENS.glob("*.npz")} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_weight_can_change_unseen(name):
+    params = ours.loaded(name)[1]
+    unseen = []
+    for path, leaf in tree.paths(params).items():
+        changed = tree.from_paths(tree.paths(params) | {path: np.float32(1.1) * np.asarray(leaf)})
+        if difference(name, "padded", changed) < 10 * TOLERANCE:
+            unseen.append(path)
+    # A shift of all keys changes no softmax, unless the keys are then rotated.
+    assert [path for path in unseen if not path.endswith("attention/key_bias")] == []
+
+
+def test_two_heads_cannot_change_places_unseen():
+    params = tree.paths(ours.loaded("llama")[1])
+    for path in ("layers/1/attention/query", "layers/0/attention/key", "layers/0/attention/value"):
+        swapped = tree.from_paths(params | {path: params[path][:, ::-1]})
+        assert difference("llama", "padded", swapped) > 100 * TOLERANCE
