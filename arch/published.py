@@ -26,15 +26,16 @@ import numpy as np
 class Rule:
     """The correspondence between leaves of ours and tensors of theirs.
 
-    One of theirs may be several of ours: `cuts` cuts its first axis into pieces of these lengths and the pattern
-    rearranges each; without cuts they are the entries of the rearranged tensor's first axis. Several of theirs are one
-    of ours: the pattern's first axis counts them.
+    One of theirs may be several of ours: `cuts` cuts its first axis into pieces of these lengths (`first` brings that
+    axis to the front) and the pattern rearranges each; without cuts they are the entries of the rearranged tensor's
+    first axis. Several of theirs are one of ours: the pattern's first axis counts them.
 
     Attributes:
       ours: canonical paths (`layers/3/attention/query`).
       theirs: tensor names.
       pattern: an einops pattern from their layout to ours; '' for the same layout.
       cuts: lengths of the pieces of their first axis, one for each of ours; () when it is not cut.
+      first: an einops pattern from their layout to the one that is cut; '' for the same layout.
       sizes: axis lengths that the pattern needs to split an axis of theirs.
 
     Raises:
@@ -48,12 +49,13 @@ class Rule:
         pattern: str = "",
         *,
         cuts: Sequence[int] = (),
+        first: str = "",
         **sizes: int,
     ):
         self.ours = (ours,) if isinstance(ours, str) else tuple(ours)
         self.theirs = (theirs,) if isinstance(theirs, str) else tuple(theirs)
-        self.pattern, self.cuts, self.sizes = pattern, tuple(cuts), sizes
-        if self.cuts and len(self.cuts) != len(self.ours):
+        self.pattern, self.cuts, self.first, self.sizes = pattern, tuple(cuts), first, sizes
+        if (self.cuts or first) and len(self.cuts) != len(self.ours):
             raise ValueError(f"cuts={self.cuts} must be as many as ours={self.ours}")
         if len(self.theirs) > 1 and (self.cuts or len(self.ours) > 1):
             raise ValueError(f"theirs={self.theirs} must be one, or make just one of ours={self.ours}, without cuts")
@@ -71,6 +73,7 @@ class Rule:
             before = (slice(None),) * self._axis
             return [(self.ours[0], (*before, number), value[(*before, 0)])]
         if self.cuts:
+            tensor = self._arrange(tensor, self.first)
             if sum(self.cuts) != tensor.shape[0]:
                 raise ValueError(f"{self.theirs[0]} has {tensor.shape[0]} rows, not {' + '.join(map(str, self.cuts))}")
             ends = np.cumsum(self.cuts)
@@ -89,8 +92,10 @@ class Rule:
 
     def save(self, leaves: Sequence[Any]) -> list[Any]:
         """The values of `theirs`, from those of `ours`: the inverse of `load`."""
-        pieces = [self._arrange_back(leaf) for leaf in (leaves if self.cuts else [_join(leaves, "stack")])]
-        x = _join(pieces, "concatenate")
+        if self.cuts:
+            x = self._arrange_back(_join([self._arrange_back(leaf) for leaf in leaves], "concatenate"), self.first)
+        else:
+            x = self._arrange_back(_join(leaves, "stack"))
         return [x] if len(self.theirs) == 1 else list(x)
 
     def shapes(self, leaves: Sequence[Any]) -> list[tuple[int, ...]]:
@@ -107,14 +112,13 @@ class Rule:
             raise ValueError(f"pattern={self.pattern!r} must keep its first axis: it counts the several of theirs")
         return right.index(left[0])
 
-    def _arrange(self, x):
-        return einops.rearrange(x, self.pattern, **self.sizes) if self.pattern else x
+    def _arrange(self, x, pattern: str | None = None):
+        pattern = self.pattern if pattern is None else pattern
+        return einops.rearrange(x, pattern, **self.sizes) if pattern else x
 
-    def _arrange_back(self, x):
-        if not self.pattern:
-            return x
-        left, right = self.pattern.split("->")
-        return einops.rearrange(x, f"{right} -> {left}", **self.sizes)
+    def _arrange_back(self, x, pattern: str | None = None):
+        left, arrow, right = (self.pattern if pattern is None else pattern).partition("->")
+        return einops.rearrange(x, f"{right} {arrow} {left}", **self.sizes) if arrow else x
 
     def __repr__(self):
         return f"Rule({', '.join(self.ours)} <- {', '.join(self.theirs)}: {self.pattern or 'as it is'})"

@@ -16,6 +16,11 @@ RULES = {
         [(4 * H, D)],
         [(D, N, H), (D, 1, H), (D, 1, H)],
     ),
+    "grouped": (
+        Rule(("q", "k", "v"), "x", "g k h d -> d (k g) h", first="(k g h) d -> g k h d", cuts=(2, 1, 1), k=N, h=H),
+        [(N * 4 * H, D)],
+        [(D, N * 2, H), (D, N, H), (D, N, H)],
+    ),
     "experts": (Rule("a", tuple("xyz"), "e f d -> e d f"), [(H, D)] * 3, [(3, D, H)]),
 }
 
