@@ -61,14 +61,18 @@ def generate(
       memory: what cross-attention reads, a row a prompt.
 
     Raises:
-      ValueError: an empty prompt, or an id that the model does not know.
+      ValueError: an empty prompt, an id that the model does not know, or more tokens than it has positions.
     """
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise ValueError(f"prompts[{i}]=[] must hold at least one token")
         if not 0 <= min(prompt) <= max(prompt) < model.cfg.vocab_size:
             raise ValueError(f"prompts[{i}] holds ids outside 0 ... vocab_size - 1 = {model.cfg.vocab_size - 1}")
-    width = -(-max(map(len, prompts)) // 16) * 16  # few different lengths, few compilations
+    longest, limit = max(map(len, prompts)), model.cfg.max_length
+    if 0 < limit < longest + cfg.max_new_tokens:
+        rule = f"at most {limit - longest}: the model knows {limit} positions, the longest prompt has {longest} tokens"
+        raise ValueError(f"max_new_tokens={cfg.max_new_tokens} must be {rule}")
+    width = -(-longest // 16) * 16  # few different lengths, few compilations
     tokens = np.zeros((len(prompts), width), np.int32)
     valid = np.zeros((len(prompts), width), bool)
     for row, prompt in enumerate(prompts):
@@ -91,7 +95,8 @@ def continued(
     """[b max_new_tokens] ids, `stop` from the first stop on. Arguments as in `generate`; params in canonical form."""
     choose = partial(sample, temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p)
     length = jnp.sum(valid, axis=1, dtype=jnp.int32)
-    cache = model.cfg.init_cache(tokens.shape[0], tokens.shape[1] + cfg.max_new_tokens)
+    size = tokens.shape[1] + cfg.max_new_tokens
+    cache = model.cfg.init_cache(tokens.shape[0], min(size, model.cfg.max_length or size))
     context = Context(positions=positions_of(tokens), valid=valid, memory=memory)
     out = model.apply({"params": params}, tokens, context, cache)
     last = jnp.take_along_axis(out.x, (length - 1)[:, None, None], axis=1)[:, 0]

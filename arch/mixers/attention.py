@@ -151,12 +151,10 @@ def _attend(cfg: Config, own, query, key, value, sinks, context: Context, cache)
 
 
 EXAMPLES = (
-    Config(num_heads=3, head_dim=6, sinks=True, scale=0.3),
+    Config(num_heads=3, head_dim=6, sinks=True, scale=0.3, position=rope_yarn.Config(factor=3.0, original_length=8)),
     Config(num_heads=6, num_kv_heads=2, head_dim=4, qk_norm=True, bias="all", window=5),
-    Config(num_heads=5, num_kv_heads=1, head_dim=2, soft_cap=5.0, position=none.Config()),
+    Config(num_heads=5, num_kv_heads=1, head_dim=2, soft_cap=5.0, position=relative.EXAMPLES[0]),
     Config(num_heads=2, head_dim=10, bias="qkv", position=rope.Config(theta=9.0, fraction=0.5, pairing="interleaved")),
-    Config(num_heads=3, head_dim=4, causal=False, window=4),
-    Config(num_heads=6, num_kv_heads=3, head_dim=2, position=alibi.Config()),
-    Config(num_heads=2, head_dim=4, position=relative.Config(buckets=6, max_distance=11, shares=False)),
-    Config(num_heads=2, head_dim=6, position=rope_yarn.Config(theta=20.0, factor=3.0, original_length=8)),
+    Config(num_heads=3, head_dim=4, causal=False, window=4, position=none.Config()),
+    Config(num_heads=6, num_kv_heads=3, head_dim=3, position=alibi.Config()),
 )

@@ -3,6 +3,7 @@
 GPT, LLaMA, Mixtral, Mamba, Jamba and their mixtures are this shell around different blocks.
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -13,9 +14,10 @@ from arch.layers import embedding as embeddings
 from arch.layers import norm as norms
 from arch.layers import stack
 from arch.layers.contract import Context, Output, positions_of
+from arch.ops.chunked_cross_entropy import soft_capped
 from arch.ops.dropout import dropout
 from arch.positions import none
-from arch.typing import Array, Int
+from arch.typing import Array, Float, Int
 
 
 @config.frozen
@@ -59,6 +61,11 @@ class Config(config.Config):
         """The Linen module."""
         return Decoder(self)
 
+    @property
+    def max_length(self) -> int:
+        """Tokens that a row may have at most; 0 for any number."""
+        return self.position.max_length
+
     def init_cache(self, batch: int, length: int) -> tuple[dict, ...]:
         """One empty cache a layer, for so many rows of so many tokens.
 
@@ -75,11 +82,20 @@ class Config(config.Config):
 
 
 class Decoder(nn.Module):
-    """tokens -> logits."""
+    """tokens -> logits; or in two parts: `hidden`, and the `unembedding` that turns hidden states into logits."""
 
     cfg: Config
 
-    @nn.compact
+    def setup(self):
+        cfg = self.cfg
+        self.embedding = cfg.embedding.make(cfg.vocab_size, cfg.embed_dim, cfg.tie_embeddings)
+        self.position = embeddings.AddPosition(cfg.position)
+        if cfg.embedding_norm:
+            self.embedding_norm = cfg.norm.make()
+        self.layers = cfg.layers.make()
+        if cfg.final_norm:
+            self.norm = cfg.norm.make()
+
     def __call__(self, tokens: Int[Array, "b t"], context: Context | None = None, cache: Any = None) -> Output:
         """Logits of the token after each one.
 
@@ -91,22 +107,27 @@ class Decoder(nn.Module):
         Returns:
           Output with x = logits [b t v] in float32.
         """
+        out = self.hidden(tokens, context, cache)
+        logits = soft_capped(self.embedding.decode(out.x), self.cfg.logit_soft_cap)
+        return dataclasses.replace(out, x=logits)
+
+    def hidden(self, tokens: Int[Array, "b t"], context: Context | None = None, cache: Any = None) -> Output:
+        """As the call, but with x = the hidden states [b t d] of which the unembedding makes logits, scaled for it."""
         cfg = self.cfg
         if context is None:
             cfg.position.must_know(tokens.shape[1])
             context = Context(positions=positions_of(tokens))
         if cache is not None and context.segment_ids is not None:
             raise ValueError("segment_ids must be None with a cache: a cache holds one document a row")
-        table = cfg.embedding.make(cfg.vocab_size, cfg.embed_dim, cfg.tie_embeddings, "embedding")
-        x = table.encode(tokens, jnp.dtype(cfg.dtype))
-        x = embeddings.AddPosition(cfg.position, name="position")(x, context)
+        x = self.position(self.embedding.encode(tokens, jnp.dtype(cfg.dtype)), context)
         if cfg.embedding_norm:
-            x = cfg.norm.make("embedding_norm")(x)
+            x = self.embedding_norm(x)
         if cfg.dropout and not context.deterministic:
-            x = dropout(x, context.fold(len(cfg.layers.blocks)).key, rate=cfg.dropout)
-        out = cfg.layers.make("layers")(x, context, cache)
-        x = cfg.norm.make("norm")(out.x) if cfg.final_norm else out.x
-        logits = table.decode(x * jnp.asarray(cfg.logit_scale, x.dtype))
-        if cfg.logit_soft_cap:
-            logits = cfg.logit_soft_cap * jnp.tanh(logits / cfg.logit_soft_cap)
-        return Output(logits, out.cache, out.aux.under("layers"))
+            x = dropout(x, context.fold(-1).key, rate=cfg.dropout)
+        out = self.layers(x, context, cache)
+        x = self.norm(out.x) if cfg.final_norm else out.x
+        return Output(x * jnp.asarray(cfg.logit_scale, x.dtype), out.cache, out.aux.under("layers"))
+
+    def unembedding(self) -> Float[Array, "v d"]:
+        """The table whose products with hidden states are the logits, before the soft cap."""
+        return self.embedding.unembedding(jnp.dtype(self.cfg.dtype))

@@ -18,7 +18,7 @@ from arch.typing import Array, Float, Int
 class Config(Position):
     """Learned positions at the input: a weight `table` [length embed].
 
-    A token at a position beyond the table gets not-a-number, which no loss hides.
+    A token at a position beyond the table makes its row not-a-number, which no loss hides.
 
     Attributes:
       length: rows of the table.

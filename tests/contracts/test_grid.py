@@ -1,6 +1,8 @@
 """Any mixer with any ffn in any block: placements, norms and rematerialisation through a decoder of two layers.
 
-`make test` runs a set of cases that covers all pairs of choices, `make test-all` all combinations.
+`make test` runs a set of cases that covers all pairs of choices, each example of each file being one. `make test-all`
+runs every combination of files, placements, norms and policies besides, their examples taken in turn: all combinations
+of examples would be thousands of compilations and prove little more.
 """
 
 import functools
@@ -17,7 +19,7 @@ from arch.layers.contract import Context
 from arch.layers.weight import unbox
 from arch.models import decoder
 from tests.contracts.pairwise import pairs, pairwise
-from tests.contracts.sublayers import FFNS, MIXERS, holds, jit, memory, random_like
+from tests.contracts.sublayers import FFNS, MIXERS, files, holds, jit, memory, random_like
 
 NORMS = {
     "rms": norm.Config(),
@@ -35,8 +37,26 @@ def _named(cases):
     return [tuple(FACTORS[factor][value] for factor, value in enumerate(case)) for case in cases]
 
 
+def _file(example: str) -> str:
+    return example.rsplit("_", 1)[0]
+
+
+def _in_turn() -> list[tuple]:
+    """Each combination of a mixer's file, an ffn's file and the other factors once, with examples taken in turn.
+
+    The ffn's example changes when the mixer's have all been taken, so that they meet.
+    """
+    cases = []
+    for number, (mixer, ffn, *rest) in enumerate(itertools.product(files("mixers"), files("ffns"), *FACTORS[2:])):
+        mixers = [example for example in MIXERS if _file(example) == mixer]
+        ffns = [example for example in FFNS if _file(example) == ffn]
+        cases.append((mixers[number % len(mixers)], ffns[number // len(mixers) % len(ffns)], *rest))
+    return cases
+
+
 PAIRWISE = _named(pairwise(SIZES))
-OTHERS = sorted(set(itertools.product(*FACTORS)) - set(PAIRWISE))
+IN_TURN = _in_turn()
+OTHERS = sorted(set(IN_TURN) - set(PAIRWISE))
 
 
 def _decoder(mixer: str, ffn: str, placement: str, norm_kind: str, remat: str) -> decoder.Config:
@@ -111,3 +131,13 @@ def test_the_pairwise_cases_cover_all_pairs():
 
 def test_the_pairwise_cases_are_few():
     assert len(PAIRWISE) < 1.5 * len(MIXERS) * len(FFNS)
+
+
+def test_the_cases_in_turn_are_all_combinations_of_files_and_the_other_choices():
+    found = [(_file(mixer), _file(ffn), *rest) for mixer, ffn, *rest in IN_TURN]
+    assert sorted(found) == sorted(itertools.product(files("mixers"), files("ffns"), *FACTORS[2:]))
+
+
+def test_every_example_has_its_turn_with_every_file():
+    assert {(mixer, _file(ffn)) for mixer, ffn, *_ in IN_TURN} == set(itertools.product(MIXERS, files("ffns")))
+    assert {(_file(mixer), ffn) for mixer, ffn, *_ in IN_TURN} == set(itertools.product(files("mixers"), FFNS))

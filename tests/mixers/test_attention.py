@@ -8,8 +8,8 @@ import pytest
 from arch import tree
 from arch.layers.weight import unbox
 from arch.mixers import attention
-from arch.positions import none, rope
-from tests.contracts.sublayers import Case, context, holds, inputs
+from arch.positions import alibi, learned, none, relative, rope
+from tests.contracts.sublayers import TOKENS, Case, context, holds, inputs
 
 
 def test_heads_that_do_not_group_are_refused():
@@ -58,9 +58,78 @@ def test_normed_heads_do_not_see_the_scale_of_their_projections():
 @pytest.mark.parametrize(("fields", "names"), [
     (dict(), ["key", "out", "query", "value"]),
     (dict(qk_norm=True), ["key", "key_norm/scale", "out", "query", "query_norm/scale", "value"]),
+    (dict(bias="qkv", sinks=True), ["key", "key_bias", "out", "query", "query_bias", "sinks", "value", "value_bias"]),
+    (dict(position=relative.Config()), ["key", "out", "query", "relative", "value"]),
     (dict(bias="all"), ["key", "key_bias", "out", "out_bias", "query", "query_bias", "value", "value_bias"]),
 ])  # fmt: skip
 def test_parameter_paths(fields, names):
     module = attention.Config(num_heads=2, head_dim=4, **fields).make()
     params = unbox(jax.eval_shape(module.init, jax.random.key(0), inputs(), context(inputs()))["params"])
     assert sorted(tree.paths(params)) == names
+
+
+def test_with_alibi_a_shift_of_positions_changes_nothing():
+    case = Case(attention.Config(num_heads=2, head_dim=4, position=alibi.Config()))
+    assert holds(case(inputs(), context(inputs(), start=5)).x, case.full, 1e-6)
+
+
+SCHEMES = {"none": none.Config(), "alibi": alibi.Config(), "relative": relative.Config()}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_scheme_that_acts_on_logits_tells_near_from_far(name):
+    case = Case(attention.Config(num_heads=2, head_dim=4, causal=False, position=SCHEMES[name]))
+    order = np.arange(TOKENS)
+    order[[3, 9]] = 9, 3
+    swapped = case(inputs()[:, order], context(inputs())).x[:, order]
+    assert holds(swapped, case.full, 1e-3) == (name == "none")
+
+
+def test_a_scheme_that_acts_at_the_input_is_refused():
+    with pytest.raises(ValueError, match="position='learned' must act at heads or logits here; it acts at input"):
+        attention.Config(num_heads=2, head_dim=4, position=learned.Config(length=7))
+
+
+def test_a_window_bounds_how_far_a_change_reaches():
+    case = Case(attention.Config(num_heads=2, head_dim=4, window=3))
+    changed = case(inputs().at[:, 8].add(1.0), context(inputs())).x
+    moved = np.abs(np.asarray(changed) - case.full).max(axis=(0, 2)) > 1e-6
+    assert list(np.flatnonzero(moved)) == [8, 9, 10]
+
+
+def test_a_scale_replaces_the_root_of_the_head_dim():
+    plain, scaled = (Case(attention.Config(num_heads=2, head_dim=4, scale=scale)) for scale in (0.0, 0.5))
+    assert holds(scaled.full, plain.full, 1e-6)
+    assert not holds(Case(attention.Config(num_heads=2, head_dim=4, scale=2.0)).full, plain.full, 1e-3)
+
+
+def test_dropout_follows_the_key_and_rests_when_deterministic():
+    case = Case(attention.Config(num_heads=2, head_dim=4, dropout=0.5))
+    noisy = lambda seed: case(inputs(), context(inputs(), key=jax.random.key(seed), deterministic=False)).x
+    assert not holds(noisy(0), case.full, 1e-3) and not holds(noisy(0), noisy(1), 1e-3)
+    np.testing.assert_array_equal(noisy(0), noisy(0))
+    assert holds(case(inputs(), context(inputs(), key=jax.random.key(0))).x, case.full, 1e-6)
+
+
+OWN = attention.Config(num_heads=2, head_dim=4, position=relative.Config())
+READ = OWN.replace(position=relative.Config(owner=False))
+
+
+def test_an_owner_shares_its_table_and_a_reader_reads_it():
+    owner, table = Case(OWN), jnp.ones((32, 2))
+    out = owner(inputs(), context(inputs()))
+    np.testing.assert_array_equal(out.shared["relative"], owner.params["relative"])
+    own = {name: leaf for name, leaf in owner.params.items() if name != "relative"}
+    read = lambda table: READ.make().apply({"params": own}, inputs(), context(inputs(), shared={"relative": table}))
+    assert holds(read(owner.params["relative"]).x, owner.full) and read(table).shared == {}
+    assert not holds(read(table).x, owner.full, 1e-3)
+
+
+def test_a_reader_without_an_owner_before_it_says_so():
+    with pytest.raises(ValueError, match="owner=False: an earlier layer must own the relative table and share it"):
+        READ.make().init(jax.random.key(0), inputs(), context(inputs()))
+
+
+def test_a_table_that_is_not_shared_stays_in_its_layer():
+    cfg = attention.Config(num_heads=2, head_dim=4, position=relative.Config(shares=False))
+    assert Case(cfg)(inputs(), context(inputs())).shared == {}
