@@ -22,7 +22,6 @@ ALIGNMENT = 64
 """Bytes. A host buffer that starts at a multiple becomes a CPU array without a copy."""
 
 
-@functools.lru_cache(maxsize=8)
 def canonical(model_cfg: Any, mesh: Mesh | None = None, dtype: str = "float32") -> tree.Tree:
     """The `jax.ShapeDtypeStruct`s of a model's parameters in canonical form, placed.
 
@@ -33,17 +32,24 @@ def canonical(model_cfg: Any, mesh: Mesh | None = None, dtype: str = "float32") 
     """
     place = SingleDeviceSharding(jax.local_devices()[0])
 
-    def boxed():
-        tokens = jnp.zeros((1, 2), jnp.int32)
-        return tree.unstack(model_cfg.make().init(jax.random.key(0), tokens)["params"])
-
     def abstract(box):
         shape = box.value.shape
         axes = box.axes[len(box.axes) - len(shape) :]  # without the scan's, which `unstack` took away
         where = place if mesh is None else meshes.sharding(axes, shape, mesh)
         return jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=where)
 
-    return jax.tree.map(abstract, jax.eval_shape(boxed), is_leaf=lambda leaf: isinstance(leaf, weight.Weight))
+    return jax.tree.map(abstract, _boxed(model_cfg), is_leaf=lambda leaf: isinstance(leaf, weight.Weight))
+
+
+@functools.lru_cache(maxsize=1)
+def _boxed(model_cfg: Any) -> tree.Tree:
+    """The boxes of a model's weights, shapes for values, in canonical form. Tracing a model takes a second."""
+
+    def init():
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        return tree.unstack(model_cfg.make().init(jax.random.key(0), tokens)["params"])
+
+    return jax.eval_shape(init)
 
 
 @dataclasses.dataclass(frozen=True)
