@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from arch import tree
 from arch.published import Attributes, Rule, differences
 from arch.weights import family as families
+from arch.weights.gguf import open_gguf
 from arch.weights.safetensors import open_safetensors
 from arch.weights.source import FLOATS, Source, all_finite
 from arch.weights.target import Buffer, canonical, slots
@@ -50,12 +51,12 @@ def open(path) -> Published:
     """What a path holds, everything checked but the values.
 
     Args:
-      path: a folder with config.json and safetensors, or one safetensors file beside its config.json.
+      path: a folder with config.json and safetensors, one safetensors file beside its config.json, or a GGUF file.
 
     Raises:
       ValueError: it is damaged, of no known family, or does not fit the model; the file and the reason are named.
     """
-    return published(open_safetensors(path))
+    return published((open_gguf if str(path).endswith(".gguf") else open_safetensors)(path))
 
 
 def published(source: Source) -> Published:
