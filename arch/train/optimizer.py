@@ -39,7 +39,7 @@ class Config(config.Config):
     b2: config.Fraction = 0.95
     epsilon: config.PositiveFloat = 1e-8
     weight_decay: config.NonNegativeFloat = 0.1
-    no_decay: tuple[str, ...] = ("norm", "bias$", "(^|/)D$", "A_log$", "embedding/table$")
+    no_decay: tuple[str, ...] = ("norm", "bias$", "(^|/)D$", "A_log$", "table$", "relative$", "sinks$")
     clip_norm: config.NonNegativeFloat = 1.0
 
     def check(self):

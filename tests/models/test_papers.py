@@ -1,4 +1,4 @@
-"""The contract bears architectures that are not in the library yet: their sublayers, written here, as small decoders.
+"""The contract bears the papers' architectures, some with sublayers that the library lacks yet, as small decoders.
 
 Each is held to: single steps after a prefill equal one pass, the scanned form equals the unrolled one, and gradients
 reach every weight.
@@ -20,8 +20,7 @@ from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.weight import constant, normal, unbox, weight
 from arch.mixers import attention, cross_attention, mamba
 from arch.models import decoder
-from arch.ops.attention import attend, attention_mask
-from arch.ops.cache import slots, write
+from arch.positions import relative
 from tests.contracts.sublayers import context, holds, jit, random_like
 
 ROWS, TOKENS, PREFILL, VOCAB, EMBED = 2, 7, 3, 11, 6
@@ -29,55 +28,13 @@ ROWS, TOKENS, PREFILL, VOCAB, EMBED = 2, 7, 3, 11, 6
 
 # T5 (Raffel et al., 2019, arXiv 1910.10683): logits are biased by distance; the first layer's table serves all layers.
 
-
-@config.frozen
-class BiasedAttention(SublayerConfig):
-    """Self-attention with T5's relative bias, owned by the first layer and shared with the others."""
-
-    num_heads: int
-    head_dim: int
-    owns_bias: bool = False
-    label = "biased_attention"
-
-    def make(self, name=None):
-        return BiasedAttentionModule(self, name=name)
-
-    def init_cache(self, batch: int, length: int, embed_dim: int, dtype: Any):
-        heads = jnp.zeros((batch, self.num_heads, length, self.head_dim), dtype)
-        return {"key": heads, "value": heads, "length": jnp.zeros((batch,), jnp.int32)}
-
-
-class BiasedAttentionModule(nn.Module):
-    cfg: BiasedAttention
-
-    @nn.compact
-    def __call__(self, x, context: Context, cache=None) -> Output:
-        n, h, d = self.cfg.num_heads, self.cfg.head_dim, x.shape[-1]
-        project = lambda name: jnp.einsum(
-            "btd,dnh->btnh", x, weight(self, name, normal(d**-0.5), embed=d, heads=n, head_dim=h)
-        )
-        query, key, value = map(project, ("query", "key", "value"))
-        places = keys = jnp.arange(x.shape[1])[None]
-        if cache is not None:
-            keys = jnp.arange(cache["key"].shape[2])[None]
-            places, length = slots(cache["length"], context.real(), keys.shape[1])
-            key, value = write(cache["key"], places, key), write(cache["value"], places, value)
-            cache = {"key": key, "value": value, "length": length}
-            key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
-        shared = {}
-        if self.cfg.owns_bias:
-            table = weight(self, "bias", normal(1.0), rank=4, heads=n)
-            distance = jnp.clip(places[:, :, None] - keys[:, None, :], 0, 3)
-            shared = {"t5_bias": jnp.moveaxis(table[distance], -1, 1)}
-        mask = attention_mask(places, keys, causal=True)
-        out = attend(query, key, value, mask=mask, bias=(context.shared | shared)["t5_bias"], scale=1.0)
-        result = weight(self, "out", normal(d**-0.5), heads=n, head_dim=h, embed=d)
-        return Output(jnp.einsum("btnh,nhd->btd", out, result), cache, shared=shared)
+TABLE = "layers/0/attention/relative"
 
 
 def _t5():
-    def layer(owns_bias):
-        attend_self = BiasedAttention(num_heads=2, head_dim=3, owns_bias=owns_bias)
+    def layer(owner):
+        position = relative.Config(buckets=6, max_distance=5, owner=owner)
+        attend_self = attention.Config(num_heads=2, head_dim=3, scale=1.0, position=position)
         attend_memory = cross_attention.Config(num_heads=2, head_dim=3)
         return block.Config(sublayers=(attend_self, attend_memory, mlp.Config(hidden_dim=5, activation="relu")))
 
@@ -270,18 +227,18 @@ def test_gradients_are_finite_and_reach_every_weight(run):
         assert np.isfinite(gradient).all() and np.any(gradient != 0), path
 
 
-def test_t5_s_later_layers_have_no_bias_of_their_own():
-    paths = [path for path in tree.paths(tree.unstack(Run(_t5()).params)) if path.endswith("biased_attention/bias")]
-    assert paths == ["layers/0/biased_attention/bias"]
+def test_t5_s_later_layers_have_no_table_of_their_own():
+    paths = [path for path in tree.paths(tree.unstack(Run(_t5()).params)) if path.endswith("relative")]
+    assert paths == [TABLE]
 
 
-def test_t5_s_bias_of_the_first_layer_reaches_the_later_ones():
-    """With the first layer's own attention silenced, its bias still changes the result."""
+def test_t5_s_table_of_the_first_layer_reaches_the_later_ones():
+    """With the first layer's own attention silenced, its table still changes the result."""
     run = Run(_t5())
-    out = "layers/0/biased_attention/out"
+    out = "layers/0/attention/out"
     silent = tree.map_with_path(lambda path, leaf: 0 * leaf if path == out else leaf, run.params)
-    bias, change = "layers/0/biased_attention/bias", jnp.arange(4.0)[:, None]
-    other = tree.map_with_path(lambda path, leaf: leaf + change if path == bias else leaf, silent)
+    change = jnp.arange(6.0)[:, None]
+    other = tree.map_with_path(lambda path, leaf: leaf + change if path == TABLE else leaf, silent)
     assert not holds(run.full(other), run.full(silent), 1e-3)
 
 

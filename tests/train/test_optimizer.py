@@ -25,6 +25,12 @@ MOE = ("router", "gate", "up", "down")
 ATTENTION = ("query", "key", "value", "out")
 
 
+@pytest.mark.parametrize("path", ["position/table", "layers/0/attention/relative", "layers/0/attention/sinks"])
+def test_positions_and_sinks_do_not_decay(path):
+    mask = optimizers.Config().decayed(tree.from_paths({path: 0, "layers/0/attention/query": 0}))
+    assert tree.paths(mask) == {path: False, "layers/0/attention/query": True}
+
+
 def test_matrices_decay_but_not_the_embedding_norms_biases_and_the_recurrence():
     cfg = tiny.config("text", "hybrid", **{"model.tie_embeddings": False}).model
     shapes = jax.eval_shape(cfg.make().init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
