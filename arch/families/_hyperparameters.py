@@ -44,25 +44,25 @@ def confirm(config: configs.Config, composed: configs.Config) -> None:
     Raises:
       ValueError: it is not; the first leaf that differs is named.
     """
-    ours, theirs = dict(_leaves(config, "")), dict(_leaves(composed, ""))
-    for path in ours | theirs:
-        if ours.get(path) != theirs.get(path):
-            raise ValueError(f"{path}={ours.get(path)!r} must be {theirs.get(path)!r} in this family")
+    for path, ours, theirs in _differences(config, composed, ""):
+        raise ValueError(f"{path}={ours!r} must be {theirs!r} in this family")
 
 
-def _leaves(value: Any, path: str):
-    """(path, leaf) of all that a config holds: a stack counts by its layers, a config's class as a leaf `name`."""
-    if isinstance(value, stack.Config):
-        value = value.blocks
-    if isinstance(value, attention.Config):
-        value = value.replace(num_kv_heads=value.kv_heads)
-    if isinstance(value, configs.Config):
-        yield f"{path}.name".strip("."), _name(type(value))
-        for field in value.__dataclass_fields__:
-            if field not in TRAINING:
-                yield from _leaves(getattr(value, field), f"{path}.{field}".strip("."))
-    elif isinstance(value, tuple):
-        for i, item in enumerate(value):
-            yield from _leaves(item, f"{path}[{i}]")
+def _differences(ours: Any, theirs: Any, path: str):
+    """(path, our leaf, their leaf) where configs differ: a stack counts by its layers, a config's class as `name`."""
+    if isinstance(ours, stack.Config) and isinstance(theirs, stack.Config):
+        ours, theirs = ours.blocks, theirs.blocks
+    if ours == theirs:
+        return
+    if isinstance(ours, configs.Config) and type(ours) is type(theirs):
+        if isinstance(ours, attention.Config):
+            ours, theirs = (side.replace(num_kv_heads=side.kv_heads) for side in (ours, theirs))
+        for field in (name for name in ours.__dataclass_fields__ if name not in TRAINING):
+            yield from _differences(getattr(ours, field), getattr(theirs, field), f"{path}.{field}".lstrip("."))
+    elif isinstance(ours, configs.Config) and isinstance(theirs, configs.Config):
+        yield f"{path}.name", _name(type(ours)), _name(type(theirs))
+    elif isinstance(ours, tuple) and len(ours) == len(theirs):
+        for i, (one, other) in enumerate(zip(ours, theirs)):
+            yield from _differences(one, other, f"{path}[{i}]")
     else:
-        yield path, value
+        yield path, ours, theirs
