@@ -54,9 +54,17 @@ class Embedding(nn.Module):
 
     def decode(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         """Logits in float32, from products in x's dtype."""
-        table = (self.table if self.tied else self.output).astype(x.dtype)
+        table = self._output.astype(x.dtype)
         logits = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
         return constrain(logits, "batch", None, "vocab")
+
+    def unembedding(self, dtype: Any) -> Float[Array, "v d"]:
+        """The table behind `decode`, its rows whole on each shard of the vocabulary."""
+        return constrain(self._output.astype(dtype), "vocab", None)
+
+    @property
+    def _output(self):
+        return self.table if self.tied else self.output
 
 
 class AddPosition(nn.Module):

@@ -6,7 +6,7 @@ from arch import config
 from arch.data import dataset
 from arch.decode import generate
 from arch.sharding import mesh as meshes
-from arch.train import checkpoint
+from arch.train import checkpoint, objective
 from arch.train import optimizer as optimizers
 
 
@@ -45,6 +45,7 @@ class Config(config.Config):
     resume: str = ""
     data: dataset.Config = dataset.Config()
     mesh: meshes.Config = meshes.Config()
+    loss: objective.Config = objective.Config()
     optimizer: optimizers.Config = optimizers.Config()
     checkpoints: checkpoint.Config = checkpoint.Config()
     sample: generate.Config = generate.Config()

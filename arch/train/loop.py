@@ -137,6 +137,7 @@ class _Run:
             setup.plan.trainable,
             setup.token_bytes,
             micro_batches=self.cfg.micro_batches,
+            loss=self.cfg.loss,
         )
         where = jax.tree.map(lambda leaf: leaf.sharding, setup.plan.abstract)
         whole = NamedSharding(setup.mesh, PartitionSpec())

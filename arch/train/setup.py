@@ -67,7 +67,7 @@ class Setup:
     @functools.cached_property
     def eval_step(self):
         """The compiled evaluation step (params, batch) -> sums."""
-        return jax.jit(eval_step(self.model, self.token_bytes))
+        return jax.jit(eval_step(self.model, self.token_bytes, loss=self.cfg.loss))
 
 
 def prepare(cfg: experiment.Config, workdir) -> Setup:
@@ -84,6 +84,7 @@ def prepare(cfg: experiment.Config, workdir) -> Setup:
     check_same(cfg, workdir)
     optimizer = cfg.optimizer.make(cfg.total_steps)
     model = cfg.model.make()
+    cfg.loss.must_suit(model)
     with jax.set_mesh(mesh):
         plan = states.plan(model, optimizer, mesh)
     data = _data(cfg, workdir)

@@ -1,11 +1,7 @@
 """One optimizer step, and one evaluation batch: pure functions of values, compiled once.
 
-The loss is a mean over the target tokens of the whole batch, whatever the shards and micro-batches it is cut into:
-
-    loss = sum_i w_i (-log p(target_i)) / sum_i w_i  +  sum of the layers' own losses
-
-Micro-batches add up exactly: the token sum is divided by the whole batch's weight, and the layers' losses are means
-over rows, of which every micro-batch has as many.
+Micro-batches add up exactly: the sum over tokens is divided by the whole batch's weight, and the layers' losses are
+means over rows, of which every micro-batch has as many.
 """
 
 from collections.abc import Callable
@@ -15,34 +11,22 @@ import jax.numpy as jnp
 import optax
 
 from arch import tree
-from arch.layers.contract import Context
-from arch.ops.loss import cross_entropy
+from arch.train import objective as objectives
+from arch.train.objective import Batch, objective
 from arch.train.state import TrainState
 from arch.typing import Array, Key
 
-Batch = dict[str, Array]
 
-
-def objective(model, params, batch: Batch, total_weight, key: Key[Array, ""] | None) -> tuple[Array, dict]:
-    """The part of the loss that these rows add, and what to log of it.
-
-    Args:
-      model: a Linen module whose call is `(tokens, context) -> Output`.
-      params: its parameters.
-      batch: tokens, targets, segment_ids, positions, weights: [b t] each.
-      total_weight: sum of `weights` over all rows of the optimizer step.
-      key: for dropout; None to be deterministic.
-    """
-    context = Context(
-        positions=batch["positions"], segment_ids=batch["segment_ids"], key=key, deterministic=key is None
-    )
-    out = model.apply({"params": params}, batch["tokens"], context)
-    nats = jnp.sum(cross_entropy(out.x, batch["targets"]) * batch["weights"])
-    loss = nats / total_weight + sum(out.aux.losses.values())
-    return loss, {"nats": nats, "losses": out.aux.losses, "stats": out.aux.stats}
-
-
-def train_step(model, model_cfg, optimizer: optax.GradientTransformation, trainable, token_bytes, *, micro_batches=1):
+def train_step(
+    model,
+    model_cfg,
+    optimizer: optax.GradientTransformation,
+    trainable,
+    token_bytes,
+    *,
+    micro_batches: int = 1,
+    loss: objectives.Config = objectives.Config(),
+):
     """The function (state, batch, key) -> (state, metrics); donate the state.
 
     Args:
@@ -52,6 +36,7 @@ def train_step(model, model_cfg, optimizer: optax.GradientTransformation, traina
       trainable: tree of booleans over the parameters.
       token_bytes: [v] bytes of text that each id stands for.
       micro_batches: how many parts of the batch follow each other, to save memory; a divisor of its rows.
+      loss: of a token.
 
     Returns:
       The step. Its metrics: `loss` (the objective), `nats_per_token`, `bits_per_byte`, `gradient_norm`,
@@ -65,16 +50,15 @@ def train_step(model, model_cfg, optimizer: optax.GradientTransformation, traina
 
         def loss_of(trained, part, index):
             part_key = jax.random.fold_in(key, index)
-            loss, log = objective(model, tree.merge(trained, buffers), part, total, part_key)
-            own = loss - log["nats"] / total  # the layers' losses: a mean over micro-batches, where nats are a sum
-            return log["nats"] / total + own / micro_batches, log
+            whole = tree.merge(trained, buffers)
+            return objective(model, whole, part, total, part_key, loss=loss, micro_batches=micro_batches)
 
-        (loss, log), gradients = _accumulated(jax.value_and_grad(loss_of, has_aux=True), trained, batch, micro_batches)
+        (value, log), gradients = _accumulated(jax.value_and_grad(loss_of, has_aux=True), trained, batch, micro_batches)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
         params = tree.merge(trained, _next_buffers(model_cfg, buffers, log["stats"], state.params))
         metrics = {
-            "loss": loss,
+            "loss": value,
             "nats_per_token": log["nats"] / total,
             "bits_per_byte": bits_per_byte(log["nats"], count_bytes(batch, token_bytes)),
             "gradient_norm": optax.tree.norm(gradients),
@@ -86,11 +70,11 @@ def train_step(model, model_cfg, optimizer: optax.GradientTransformation, traina
     return step
 
 
-def eval_step(model, token_bytes) -> Callable:
+def eval_step(model, token_bytes, *, loss: objectives.Config = objectives.Config()) -> Callable:
     """The function (params, batch) -> sums over the batch: nats, weight and bytes of its target tokens."""
 
     def step(params, batch: Batch) -> dict[str, Array]:
-        _, log = objective(model, params, batch, 1.0, None)
+        _, log = objective(model, params, batch, 1.0, None, loss=loss)
         return {"nats": log["nats"], "tokens": jnp.sum(batch["weights"]), "bytes": count_bytes(batch, token_bytes)}
 
     return step

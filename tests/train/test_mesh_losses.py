@@ -11,10 +11,10 @@ pytestmark = pytest.mark.usefixtures("quick")
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)]
 
 
-def losses(text, workdir, data, fsdp, tensor):
+def losses(text, workdir, data, fsdp, tensor, **changes):
     """Ten losses of the hybrid on a mesh of this shape."""
     shape = {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
-    cfg = tiny.config(text, "hybrid", eval_every_steps=0, eval_batches=1, checkpoint_every_steps=0, **shape)
+    cfg = tiny.config(text, "hybrid", eval_every_steps=0, eval_batches=1, checkpoint_every_steps=0, **shape, **changes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "evaluate", lambda *_, **__: {})  # another program to compile, which tells nothing here
         tiny.train(cfg, workdir, jax.devices()[: data * fsdp * tensor])
@@ -34,3 +34,7 @@ def test_the_loss_falls_on_one_device(alone):
 @pytest.mark.parametrize("shape", MESHES, ids=str)
 def test_ten_losses_on_a_mesh_are_those_of_one_device(shape, text, tmp_path, alone):
     np.testing.assert_allclose(losses(text, tmp_path, *shape), alone, rtol=2e-5)
+
+
+def test_ten_losses_in_chunks_of_tokens_with_a_split_vocabulary_are_those_of_one_device(text, tmp_path, alone):
+    np.testing.assert_allclose(losses(text, tmp_path, 2, 2, 2, **{"loss.chunk_tokens": 64}), alone, rtol=2e-5)

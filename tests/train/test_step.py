@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from arch import config, tree
 from arch.layers.contract import Context
 from arch.models import decoder
 from arch.sharding import mesh as meshes
+from arch.train import objective
 from arch.train import state as states
 from arch.train.step import eval_step, train_step
 
@@ -37,14 +39,14 @@ def model_config(dropout=0.0, **changes):
 class World:
     """A model with its state on one device, and its compiled step of plain gradient descent."""
 
-    def __init__(self, cfg, micro_batches=1):
+    def __init__(self, cfg, micro_batches=1, loss=objective.Config()):
         self.cfg, self.model, self.traces = cfg, cfg.make(), 0
         optimizer = optax.sgd(1.0)
         mesh = meshes.make(meshes.Config(), jax.devices()[:1])
         self.plan = states.plan(self.model, optimizer, mesh)
         self.state = states.init(self.model, optimizer, self.plan, jax.random.key(1))
         step = train_step(
-            self.model, cfg, optimizer, self.plan.trainable, TOKEN_BYTES, micro_batches=micro_batches
+            self.model, cfg, optimizer, self.plan.trainable, TOKEN_BYTES, micro_batches=micro_batches, loss=loss
         )
 
         def traced(state, batch, key):
@@ -147,6 +149,45 @@ def test_the_balance_loss_reaches_the_router_through_micro_batches(world, batch)
     assert float(metrics["loss"]) == pytest.approx(float(metrics["loss/balance"] + metrics["loss/router_z"]), rel=1e-6)
     moved = tree.paths(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.params, world.state.params))
     assert moved["layers/scan_0_1/0/moe/router"]
+
+
+SMOOTH = objective.Config(label_smoothing=0.2, z_weight=0.1)
+
+
+def test_smoothing_and_z_loss_change_the_loss_but_not_the_nats(world, whole, forward, batch):
+    smooth = World(world.cfg, loss=SMOOTH)
+    _, metrics = smooth.step(world.state, batch, jax.random.key(0))
+    logits, weights = np.asarray(forward.x, np.float64), np.asarray(batch["weights"], np.float64)
+    log_z = np.log(np.exp(logits).sum(-1))
+    picked = np.take_along_axis(logits, np.asarray(batch["targets"])[..., None], axis=-1)[..., 0]
+    tokens = 0.8 * (log_z - picked) + 0.2 * (log_z - logits.mean(-1)) + 0.1 * log_z**2
+    own = sum(float(value) for value in forward.aux.losses.values())
+    assert float(metrics["loss"]) == pytest.approx((tokens * weights).sum() / weights.sum() + own, rel=1e-6)
+    assert float(metrics["nats_per_token"]) == pytest.approx(float(whole[1]["nats_per_token"]), rel=1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_chunks_of_tokens_equal_the_whole_batch(world, batch, tied):
+    cfg = world.cfg.replace(tie_embeddings=tied, logit_soft_cap=1.5, logit_scale=3.0)
+    plain, chunked = World(cfg, 2, SMOOTH), World(cfg, 2, SMOOTH.replace(chunk_tokens=5))
+    results = [w.step(plain.state, batch, jax.random.key(0)) for w in (plain, chunked)]
+    expected, actual = (tree.paths({"params": state.params, "metrics": metrics}) for state, metrics in results)
+    assert actual.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_allclose(actual[path], value, rtol=2e-5, atol=2e-6, err_msg=path)
+
+
+def test_an_evaluation_in_chunks_is_the_one_without(world, batch):
+    steps = (eval_step(world.model, TOKEN_BYTES, loss=objective.Config(chunk_tokens=n)) for n in (0, 7))
+    whole, chunks = (jax.jit(step)(world.state.params, batch) for step in steps)
+    assert {name: float(value) for name, value in chunks.items()} == pytest.approx(
+        {name: float(value) for name, value in whole.items()}, rel=1e-6
+    )
+
+
+def test_a_model_without_hidden_states_of_its_own_is_not_chunked():
+    with pytest.raises(ValueError, match="loss.chunk_tokens=7 must be 0 .* Dense does not give its hidden states"):
+        objective.Config(chunk_tokens=7).must_suit(nn.Dense(3))
 
 
 def test_leaves_that_are_not_trained_have_no_optimizer_state():
