@@ -8,6 +8,7 @@ config is expressed. Otherwise a ValueError names what is not.
 """
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Mapping
 from types import ModuleType
@@ -23,6 +24,9 @@ from arch.weights.gguf import open_gguf
 from arch.weights.safetensors import open_safetensors
 from arch.weights.source import FLOATS, Source, all_finite
 from arch.weights.target import Buffer, canonical, slots
+
+COUNTS = re.compile(r".*(layers?|experts)")
+"""Attributes whose number of parts is made before it can be compared with the tensors."""
 
 SHOWN = 8
 """Of many differences, how many a message lists."""
@@ -65,10 +69,12 @@ def published(source: Source) -> Published:
     Raises:
       ValueError: no family does, an attribute or tensor is not expressed, or a shape differs.
     """
-    family = families.reading(source.attributes.get("model_type"))
-    attributes = Attributes(source.attributes, f"{source.path}: config")
-    config = family.read(attributes)
-    attributes.finish()
+    try:
+        family = families.reading(source.attributes.get("model_type"))
+        config = _config(family, source)
+    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{source.path} holds no model that is known here: {kind}{error}") from error
     rules = tuple(family.rules(config))
     names = _names(rules, source, family.PREFIX)
     found = Published(family, config, source, rules, names)
@@ -123,6 +129,19 @@ def read(found: Published, abstract: Mapping) -> tree.Tree:
             if not left[path]:
                 arrays[path] = buffers.pop(path).array()
     return tree.from_paths({path: arrays[path] for path in leaves})
+
+
+def _config(family: ModuleType, source: Source) -> Any:
+    """Our model's config, which can be traced."""
+    most = max(len(source.tensors), 1024)
+    for name, value in source.attributes.items():
+        if COUNTS.fullmatch(name) and isinstance(value, int) and value > most:
+            raise ValueError(f"{name}={value} is more than {len(source.tensors)} tensors can make")
+    attributes = Attributes(source.attributes, "config")
+    config = family.read(attributes)
+    attributes.finish()
+    canonical(config)
+    return config
 
 
 def _names(rules: tuple[Rule, ...], source: Source, prefix: str) -> dict[str, str]:

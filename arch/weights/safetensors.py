@@ -55,6 +55,10 @@ def open_safetensors(path) -> Safetensors:
       ValueError: something is missing, damaged or contradicts itself; the file and the reason are named.
     """
     path = pathlib.Path(path)
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file or folder")
+    if path.suffix in PICKLES:
+        raise ValueError(_pickle(path))
     folder = path if path.is_dir() else path.parent
     attributes = read_json(folder / "config.json")
     files = [path] if path != folder else _files_of(folder)
@@ -80,7 +84,7 @@ def _files_of(folder: pathlib.Path) -> list[pathlib.Path]:
     if not index.exists():
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
         if pickles:
-            raise ValueError(f"{folder / pickles[0]} is a pickle, which runs code when it is read: save it as {FILE}")
+            raise ValueError(_pickle(folder / pickles[0]))
         raise ValueError(f"{folder} holds neither {FILE} nor {INDEX}")
     names = _weight_map(index).values()
     for name in names:
@@ -89,6 +93,10 @@ def _files_of(folder: pathlib.Path) -> list[pathlib.Path]:
         if not name.endswith(".safetensors"):
             raise ValueError(f"{index}: shard {name!r} must be a .safetensors file")
     return [folder / name for name in sorted(set(names))]
+
+
+def _pickle(file: pathlib.Path) -> str:
+    return f"{file} is a pickle, which runs code when it is read: save it as {FILE}"
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, Any]:

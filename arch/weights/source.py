@@ -68,10 +68,11 @@ def parse_json(text: bytes) -> dict[str, Any]:
     """The JSON object in a text. Raises ValueError if it is something else, or names a key twice."""
 
     def once(pairs):
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"{next(n for n in found if names.count(n) > 1)!r} is there twice")
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise ValueError(f"{name!r} is there twice")
+            found[name] = value
         return found
 
     try:

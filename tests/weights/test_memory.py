@@ -13,7 +13,6 @@ from arch.weights import family, target
 from arch.weights.export import export
 from tests.weights import tiny
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 MIB = 2**20
 SIZES = {"embed_dim": 512, "hidden_dim": 1024, "num_layers": 12, "vocab_size": 24 * 1024, "tie_embeddings": True}
 SLACK = 12 * MIB
@@ -23,8 +22,10 @@ pytestmark = pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), 
 
 SCRIPT = """
 import json, sys
-import jax
+import jax, optax
 from arch import tree
+from arch.sharding import mesh as meshes
+from arch.train import state
 from arch.weights import family, pretrained, target
 from tests.weights import tiny
 
@@ -36,10 +37,8 @@ family.modules = lambda: {"tiny": tiny}
 found = pretrained.open(sys.argv[1])
 wanted = target.canonical(found.config)
 if sys.argv[2] == "scanned":
-    like = jax.eval_shape(lambda: found.config.make().init(jax.random.key(0), jax.numpy.zeros((1, 2), "int32"))["params"])
-    from arch.layers.weight import unbox
-    place = tree.paths(wanted)["norm/scale"].sharding
-    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), unbox(like))
+    mesh = meshes.make(meshes.Config())
+    wanted = state.plan(found.config.make(), optax.sgd(0.1), mesh).abstract.params
 jax.block_until_ready(jax.numpy.zeros(3))
 before = resident("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")
@@ -67,7 +66,7 @@ def large(tmp_path_factory):
 @pytest.mark.parametrize("form", ["canonical", "scanned"])
 def test_loading_peaks_under_the_parameters_and_the_largest_tensor(large, form):
     assert len(list(large.glob("*.safetensors"))) == 5
-    done = subprocess.run([sys.executable, "-c", SCRIPT, large, form], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", SCRIPT, large, form], cwd=tiny.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["params"] > 250 * MIB

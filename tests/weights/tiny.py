@@ -1,11 +1,14 @@
 """A family for tests, with every kind of rule: as it is, rearranged, one cut into several, several stacked into one."""
 
+import pathlib
+
 from arch.ffns import moe
 from arch.layers import block, stack
 from arch.mixers import attention
 from arch.models import decoder
 from arch.published import Rule
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEADS, HEAD_DIM, EXPERTS = 4, 6, 3
 
 

@@ -1,0 +1,63 @@
+"""Hostile configs raise a ValueError that names the file and the reason, before anything of the model is made."""
+
+import json
+import os
+
+import pytest
+
+from arch.weights import pretrained
+from arch.weights.source import JSON_LIMIT
+
+pytestmark = pytest.mark.usefixtures("tiny_family")
+
+
+def refused(folder, reason, file="config.json"):
+    with pytest.raises(ValueError) as error:
+        pretrained.open(folder)
+    assert str(folder / file) in str(error.value) and reason in str(error.value)
+
+
+CONFIGS = {
+    "not JSON": ("model_type: tiny", "Expecting value"),
+    "not text": (b"\xff\xfe\xff", "decode"),
+    "a list": ("[]", "JSON must be an object, not list"),
+    "nested deeply": ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
+    "a list nested deeply": ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+    "an attribute twice": ('{"model_type": "tiny", "model_type": "huge"}', "'model_type' is there twice"),
+    "a number of many digits": ('{"vocab_size": 1' + "0" * 5000 + "}", "digits"),
+}
+
+MODELS = {
+    "no model_type": ({"model_type": None}, "model_type=None must be one of tiny"),
+    "a model_type of another kind": ({"model_type": {"tiny": 1}}, "model_type={'tiny': 1} must be one of tiny"),
+    "a size of another kind": ({"embed_dim": "eight"}, "embed_dim"),
+    "a negative size": ({"embed_dim": -8}, "embed_dim=-8 must be at least 1"),
+    "a size that no array has": ({"vocab_size": 2**70}, "OverflowError"),
+    "a thousand million layers": ({"num_layers": 10**9}, "num_layers=1000000000 is more than 31 tensors can make"),
+    "a model larger than the file": ({"hidden_dim": 2**30}, "model.h.0.gate.0 has shape [10, 8], not [1073741824, 8]"),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_config_is_refused_that_holds(folder, kind):
+    text, reason = CONFIGS[kind]
+    (folder / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(folder, reason)
+
+
+def test_a_missing_config_is_named(folder):
+    (folder / "config.json").unlink()
+    refused(folder, "is missing")
+
+
+def test_a_large_config_is_not_read(folder):
+    os.truncate(folder / "config.json", JSON_LIMIT + 1)
+    refused(folder, f"at most {JSON_LIMIT} are read")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_config_is_refused_that_describes(folder, kind):
+    changes, reason = MODELS[kind]
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    refused(folder, reason, "")
