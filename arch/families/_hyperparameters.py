@@ -14,6 +14,13 @@ TRAINING = ("dtype", "remat", "stddev", "dropout", "dt_min", "dt_max", "balance_
 """Fields that do not change what a trained model computes: a published config need not hold them."""
 
 
+def channels_a_head(embed_dim: int, num_heads: int) -> int:
+    """Channels of a head where the heads share the stream's width. Raises ValueError when they cannot."""
+    if embed_dim % num_heads:
+        raise ValueError(f"embed_dim={embed_dim} must be a multiple of num_heads={num_heads}")
+    return embed_dim // num_heads
+
+
 def sublayers(config: configs.Config, model: type, *kinds: type) -> tuple[Any, ...]:
     """The first layer's sublayers.
 

@@ -6,7 +6,8 @@ BigScience Workshop, BLOOM: A 176B-Parameter Open-Access Multilingual Language M
 (the norm: Dettmers et al., 2021, arXiv 2110.02861; ALiBi: Press et al., 2021, arXiv 2108.12409). GELU is the tanh form.
 """
 
-from arch.families._hyperparameters import confirm, sublayers
+from arch import config as configs
+from arch.families._hyperparameters import channels_a_head, confirm, sublayers
 from arch.families._rules import fused, linear, norm_rules
 from arch.ffns import mlp
 from arch.layers import block, norm, stack
@@ -31,7 +32,7 @@ def compose(
     layer_norm = norm.Config(kind="layer", epsilon=epsilon, bias=True)
     mixer = attention.Config(
         num_heads=num_heads,
-        head_dim=embed_dim // num_heads,
+        head_dim=channels_a_head(embed_dim, num_heads),
         position=alibi.Config(),
         bias="all",
         dropout=attention_dropout,
@@ -92,7 +93,7 @@ def read(attributes: Attributes) -> decoder.Config:
     return config
 
 
-def write(config: decoder.Config) -> dict:
+def write(config: configs.Config) -> dict:
     """Their config.json from ours. Raises ValueError on what it cannot express."""
     mixer, _ = sublayers(config, decoder.Config, attention.Config, mlp.Config)
     found = {

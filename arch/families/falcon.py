@@ -14,7 +14,8 @@ Its `eager` attention adds the bias twice (5.23.0: in the mask and in the layer)
 
 from typing import Literal
 
-from arch.families._hyperparameters import confirm, sublayers
+from arch import config as configs
+from arch.families._hyperparameters import channels_a_head, confirm, sublayers
 from arch.families._rules import fused, linear, norm_rules
 from arch.families._vocabulary import read_activation, read_rope, write_activation, write_rope
 from arch.ffns import mlp
@@ -50,7 +51,7 @@ def compose(
     layer_norm = norm.Config(kind="layer", epsilon=epsilon, bias=True)
     mixer = attention.Config(
         num_heads=num_heads,
-        head_dim=embed_dim // num_heads,
+        head_dim=channels_a_head(embed_dim, num_heads),
         num_kv_heads=num_kv_heads,
         position=position,
         bias="all" if bias else "none",
@@ -69,7 +70,7 @@ def compose(
 
 def slopes(embed_dim: int, num_heads: int) -> alibi.Config:
     """Falcon's ALiBi, whose bias is scaled with the logits."""
-    return alibi.Config(factor=(embed_dim // num_heads) ** -0.5)
+    return alibi.Config(factor=channels_a_head(embed_dim, num_heads) ** -0.5)
 
 
 PRESETS = {
@@ -117,6 +118,14 @@ NAMES = {
 """Their attributes, with defaults, by our hyperparameters."""
 
 
+NORMS = {
+    "pre": {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
+    "parallel": {"norm": "input_layernorm"},
+    "parallel_norms": {"attention_norm": "ln_attn", "mlp_norm": "ln_mlp"},
+}
+"""Their norms by ours, for each placement."""
+
+
 def read(attributes: Attributes) -> decoder.Config:
     """Our config from theirs. Raises ValueError on what it cannot express."""
     attributes.expect("apply_residual_connection_post_layernorm", False)
@@ -145,10 +154,12 @@ def _heads_and_norms(attributes: Attributes, num_heads: int) -> dict:
     return {"num_kv_heads": 1 if multi_query else num_heads, "placement": "parallel" if parallel else "pre"}
 
 
-def write(config: decoder.Config) -> dict:
+def write(config: configs.Config) -> dict:
     """Their config.json from ours. Raises ValueError on what it cannot express."""
     mixer, ffn = sublayers(config, decoder.Config, attention.Config, mlp.Config)
     layer = config.layers.blocks[0]
+    if layer.placement not in NORMS:
+        raise ValueError(f"placement={layer.placement!r} must be one of {', '.join(NORMS)} in this family")
     found = {
         "embed_dim": config.embed_dim,
         "num_layers": len(config.layers.blocks),
@@ -188,14 +199,9 @@ def rules(config: decoder.Config) -> list[Rule]:
     out = [Rule("embedding/table", "transformer.word_embeddings.weight")] + norm_rules("norm", "transformer.ln_f")
     if not config.tie_embeddings:
         out.append(Rule("embedding/output", "lm_head.weight"))
-    norms = {
-        "pre": {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
-        "parallel": {"norm": "input_layernorm"},
-        "parallel_norms": {"attention_norm": "ln_attn", "mlp_norm": "ln_mlp"},
-    }
     for i, layer in enumerate(config.layers.blocks):
         ours, theirs, (mixer, ffn) = f"layers/{i}", f"transformer.h.{i}", layer.sublayers
-        for name, other in norms[layer.placement].items():
+        for name, other in NORMS[layer.placement].items():
             out += norm_rules(f"{ours}/{name}", f"{theirs}.{other}")
         out += fused(f"{ours}/attention", f"{theirs}.self_attention", mixer)
         out += linear(f"{ours}/mlp/up", f"{theirs}.mlp.dense_h_to_4h", bias=ffn.bias)

@@ -9,7 +9,8 @@ GPT-3 alternates dense and "locally banded sparse" attention; the paper does not
 so all layers are dense here, which has the same weights. GELU is the tanh form of GPT-2's released code.
 """
 
-from arch.families._hyperparameters import confirm, sublayers
+from arch import config as configs
+from arch.families._hyperparameters import channels_a_head, confirm, sublayers
 from arch.families._vocabulary import read_activation, write_activation
 from arch.ffns import mlp
 from arch.layers import block, norm, stack
@@ -40,7 +41,7 @@ def compose(
     layer_norm = norm.Config(kind="layer", epsilon=epsilon, bias=True)
     mixer = attention.Config(
         num_heads=num_heads,
-        head_dim=embed_dim // num_heads,
+        head_dim=channels_a_head(embed_dim, num_heads),
         position=none.Config(),
         scale=scale,
         bias="all",
@@ -121,7 +122,7 @@ def read(attributes: Attributes) -> decoder.Config:
     return config
 
 
-def write(config: decoder.Config) -> dict:
+def write(config: configs.Config) -> dict:
     """Their config.json from ours. Raises ValueError on what it cannot express."""
     mixer, ffn = sublayers(config, decoder.Config, attention.Config, mlp.Config)
     if not isinstance(config.position, learned.Config):

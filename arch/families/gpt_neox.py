@@ -9,7 +9,8 @@ Some descendants run the sublayers one after the other (`parallel=False`). GPT-J
 for both and interleaved rotation, is not read: its unembedding has a shift, which no model here has.
 """
 
-from arch.families._hyperparameters import confirm, sublayers
+from arch import config as configs
+from arch.families._hyperparameters import channels_a_head, confirm, sublayers
 from arch.families._rules import fused, linear, norm_rules
 from arch.families._vocabulary import read_activation, read_rope, write_activation, write_rope
 from arch.ffns import mlp
@@ -42,7 +43,7 @@ def compose(
     layer_norm = norm.Config(kind="layer", epsilon=epsilon, bias=True)
     mixer = attention.Config(
         num_heads=num_heads,
-        head_dim=embed_dim // num_heads,
+        head_dim=channels_a_head(embed_dim, num_heads),
         position=position,
         bias="all" if attention_bias else "none",
         dropout=attention_dropout,
@@ -116,7 +117,7 @@ def read(attributes: Attributes) -> decoder.Config:
     return config
 
 
-def write(config: decoder.Config) -> dict:
+def write(config: configs.Config) -> dict:
     """Their config.json from ours. Raises ValueError on what it cannot express."""
     mixer, ffn = sublayers(config, decoder.Config, attention.Config, mlp.Config)
     layer = config.layers.blocks[0]

@@ -8,7 +8,8 @@ Models, 2024, arXiv 2407.21783, sec. 3.2 and 3.4.2. SmolLM2 (Allal et al., 2025,
 et al., 2024, arXiv 2401.02385) are LLaMAs of other sizes.
 """
 
-from arch.families._hyperparameters import confirm, sublayers
+from arch import config as configs
+from arch.families._hyperparameters import channels_a_head, confirm, sublayers
 from arch.families._vocabulary import read_activation, read_rope, write_activation, write_rope
 from arch.ffns import gated_mlp
 from arch.layers import block, norm, stack
@@ -41,7 +42,7 @@ def compose(
     rms = norm.Config(kind="rms", epsilon=epsilon)
     mixer = attention.Config(
         num_heads=num_heads,
-        head_dim=head_dim or embed_dim // num_heads,
+        head_dim=head_dim or channels_a_head(embed_dim, num_heads),
         num_kv_heads=num_kv_heads or num_heads,
         position=position,
         bias="all" if attention_bias else "none",
@@ -158,11 +159,12 @@ def read(attributes: Attributes) -> decoder.Config:
     return config
 
 
-def write(config: decoder.Config) -> dict:
+def write(config: configs.Config) -> dict:
     """Their config.json from ours. Raises ValueError on what it cannot express."""
     mixer, ffn = sublayers(config, decoder.Config, attention.Config, gated_mlp.Config)
     found, biases = common(config), {"attention_bias": mixer.bias == "all", "mlp_bias": ffn.bias}
     confirm(config, compose(**found, **biases))
+    channels_a_head(config.embed_dim, mixer.num_heads)  # transformers asks for it even where it does not hold
     return {"architectures": ["LlamaForCausalLM"], "model_type": "llama"} | write_common(found) | biases
 
 

@@ -6,6 +6,7 @@ Gu, Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 2023,
 table is tied and its 50277 ids are padded to a multiple of 8. The layer itself is `arch/mixers/mamba.py`.
 """
 
+from arch import config as configs
 from arch.families._hyperparameters import confirm, sublayers
 from arch.layers import block, norm, stack
 from arch.mixers import mamba
@@ -78,7 +79,7 @@ def read(attributes: Attributes) -> decoder.Config:
     return config
 
 
-def write(config: decoder.Config) -> dict:
+def write(config: configs.Config) -> dict:
     """Their config.json from ours. Raises ValueError on what it cannot express."""
     (mixer,) = sublayers(config, decoder.Config, mamba.Config)
     found = {

@@ -6,7 +6,8 @@ Jiang et al., Mistral 7B, 2023, arXiv 2310.06825, sec. 2. After k layers a token
 releases (v0.2, v0.3) have no window and rotate more slowly (their model cards).
 """
 
-from arch.families._hyperparameters import confirm, sublayers
+from arch import config as configs
+from arch.families._hyperparameters import channels_a_head, confirm, sublayers
 from arch.families.llama import PREFIX, common, ignored, read_common, rules, write_common
 from arch.ffns import gated_mlp
 from arch.layers import block, norm, stack
@@ -40,7 +41,7 @@ def compose(
     rms = norm.Config(kind="rms", epsilon=epsilon)
     mixer = attention.Config(
         num_heads=num_heads,
-        head_dim=head_dim or embed_dim // num_heads,
+        head_dim=head_dim or channels_a_head(embed_dim, num_heads),
         num_kv_heads=num_kv_heads or num_heads,
         window=window,
         position=position,
@@ -74,7 +75,7 @@ def read(attributes: Attributes) -> decoder.Config:
     return config
 
 
-def write(config: decoder.Config) -> dict:
+def write(config: configs.Config) -> dict:
     """Their config.json from ours. Raises ValueError on what it cannot express."""
     mixer, _ = sublayers(config, decoder.Config, attention.Config, gated_mlp.Config)
     found = common(config)

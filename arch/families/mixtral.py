@@ -9,8 +9,9 @@ is the softmax over all, renormalised.
 import jax
 import jax.numpy as jnp
 
+from arch import config as configs
 from arch import tree
-from arch.families._hyperparameters import confirm, sublayers
+from arch.families._hyperparameters import channels_a_head, confirm, sublayers
 from arch.families.llama import PREFIX, around, attention_rules, common, ignored, read_common, write_common
 from arch.ffns import moe
 from arch.layers import block, norm, stack
@@ -46,7 +47,7 @@ def compose(
     rms = norm.Config(kind="rms", epsilon=epsilon)
     mixer = attention.Config(
         num_heads=num_heads,
-        head_dim=head_dim or embed_dim // num_heads,
+        head_dim=head_dim or channels_a_head(embed_dim, num_heads),
         num_kv_heads=num_kv_heads or num_heads,
         window=window,
         position=position,
@@ -100,7 +101,7 @@ def read(attributes: Attributes) -> decoder.Config:
     return config
 
 
-def write(config: decoder.Config) -> dict:
+def write(config: configs.Config) -> dict:
     """Their config.json from ours. Raises ValueError on what it cannot express."""
     mixer, ffn = sublayers(config, decoder.Config, attention.Config, moe.Config)
     found = common(config)
