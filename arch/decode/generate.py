@@ -1,4 +1,4 @@
-"""Generation: one pass over the prompts fills the caches, then single steps under one compiled loop.
+"""Generation: one pass over the prompts, but for their last tokens, fills the caches; then single steps in a loop.
 
 Prompts of different length are padded on the right; each row's cache holds its own tokens only, so a row's result does
 not depend on the rows beside it.
@@ -94,21 +94,22 @@ def continued(
 ) -> Int[Array, "b new"]:
     """[b max_new_tokens] ids, `stop` from the first stop on. Arguments as in `generate`; params in canonical form."""
     choose = partial(sample, temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p)
-    length = jnp.sum(valid, axis=1, dtype=jnp.int32)
+    last = jnp.sum(valid, axis=1, dtype=jnp.int32) - 1  # the first step takes it: prefill then computes no logits
+    positions = positions_of(tokens)
     size = tokens.shape[1] + cfg.max_new_tokens
     cache = model.cfg.init_cache(tokens.shape[0], min(size, model.cfg.max_length or size))
-    context = Context(positions=positions_of(tokens), valid=valid, memory=memory)
-    out = model.apply({"params": params}, tokens, context, cache)
-    last = jnp.take_along_axis(out.x, (length - 1)[:, None, None], axis=1)[:, 0]
+    context = Context(positions=positions, valid=positions < last[:, None], memory=memory)
+    cache = model.apply({"params": params}, tokens, context, cache).cache
+    first = jnp.take_along_axis(tokens, last[:, None], axis=1)[:, 0]
 
     def step(carry, number):
-        logits, cache, done = carry
-        token = choose(logits, jax.random.fold_in(key, number))
-        token = jnp.where(done, stop, token) if stop >= 0 else token
-        context = Context(positions=(length + number)[:, None], memory=memory)
-        out = model.apply({"params": params}, jnp.maximum(token, 0)[:, None], context, cache)
-        return (out.x[:, 0], out.cache, done | (token == stop)), token
+        token, cache, done = carry
+        context = Context(positions=(last + number)[:, None], memory=memory)
+        out = model.apply({"params": params}, token[:, None], context, cache)
+        new = choose(out.x[:, 0], jax.random.fold_in(key, number))
+        new = jnp.where(done, stop, new) if stop >= 0 else new
+        return (new, out.cache, done | (new == stop)), new
 
-    done = jnp.zeros(length.shape, bool)
-    _, ids = jax.lax.scan(step, (last, out.cache, done), jnp.arange(cfg.max_new_tokens))
+    done = jnp.zeros(last.shape, bool)
+    _, ids = jax.lax.scan(step, (first, cache, done), jnp.arange(cfg.max_new_tokens))
     return constrain(ids.T, None, None)  # whole on every process

@@ -77,7 +77,7 @@ class CrossAttention(nn.Module):
         )
         fan_in = cfg.num_heads * cfg.head_dim
         result = own("out", normal(fan_in**-0.5), heads=cfg.num_heads, head_dim=cfg.head_dim, embed=d)
-        out = jnp.einsum("btnh,nhd->btd", out, result)
+        out = jnp.tensordot(out, result, 2)  # an einsum would sum over (h, n) and copy the weights
         if cfg.bias == "all":
             out += own("out_bias", constant(0.0), embed=d)
         return Output(jnp.tanh(own("gate", constant(0.0))) * out if cfg.gated else out)

@@ -65,7 +65,8 @@ def attend(
     weights = _softmax(logits, None if sinks is None else sinks.reshape(k, n // k, 1, 1)).astype(query.dtype)
     if dropout:
         weights = drop(weights, dropout_key, rate=dropout)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, value).reshape(b, t, n, h)
+    out = jnp.einsum("bkgts,bskh->bkgth", weights, value)  # in this order no copy of the values is made
+    return out.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
 
 
 def _softmax(logits, sinks):

@@ -1,5 +1,6 @@
 """Writing the valid tokens of ragged rows into per-row caches."""
 
+import jax
 import jax.numpy as jnp
 
 from arch.typing import Array, Bool, Int, Num
@@ -20,7 +21,8 @@ def slots(length: Int[Array, "b"], valid: Bool[Array, "b t"], size: int) -> tupl
 def write(cache: Num[Array, "b k s h"], slot: Int[Array, "b t"], values: Num[Array, "b t k h"]) -> Num[Array, "b k s h"]:
     """The cache with each token's values in its slot; a slot outside is dropped.
 
-    Heads stand before tokens, as attention's products want them: otherwise a step on CPU copies the whole cache.
+    Heads stand before tokens, as attention's products want them, and the result is computed once for all its readers:
+    otherwise a step on CPU copies the whole cache.
     """
     rows = jnp.arange(cache.shape[0])[:, None]
-    return cache.at[rows, :, slot].set(values.astype(cache.dtype), mode="drop")
+    return jax.lax.optimization_barrier(cache.at[rows, :, slot].set(values.astype(cache.dtype), mode="drop"))
