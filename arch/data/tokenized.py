@@ -65,7 +65,7 @@ class Tokenized(NamedTuple):
     meta: what meta.json holds: the config asked for, and documents, tokens and bytes of each split.
     """
 
-    tokenizer: tokenizers.Bytes | tokenizers.BPE
+    tokenizer: tokenizers.Tokenizer
     splits: dict[str, Split]
     fingerprint: str
     meta: dict
@@ -110,7 +110,8 @@ def load(folder: str | os.PathLike, cfg: Config | None = None) -> Tokenized:
         if cfg is not None:
             _same("data", meta["config"], json.loads(json.dumps(config.to_dict(cfg))), folder)
         splits = {name: _open(folder, name, meta["splits"][name]) for name in SPLITS}
-        return Tokenized(tokenizers.read(folder, meta["separator"]), splits, meta["fingerprint"], meta)
+        tokenizer = tokenizers.saved(folder, meta["config"]["tokenizer"]["kind"], meta["separator"])
+        return Tokenized(tokenizer, splits, meta["fingerprint"], meta)
     except config.ConfigError:
         raise
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:

@@ -1,7 +1,8 @@
-"""Text to token ids and back: raw bytes, or byte-pair encoding trained on the corpus.
+"""Text to token ids and back: raw bytes, byte-pair encoding trained on the corpus, or a published model's tokenizer.
 
-Both work on UTF-8 bytes, so any text can be encoded and `decode(encode(text)) == text`. One id, the separator, opens
-each document and stands for no text. Byte-pair encoding merges the most frequent neighbours again and again
+The first two work on UTF-8 bytes, so any text can be encoded and `decode(encode(text)) == text`; for the third see
+`foreign_tokenizer`. One id, the separator, opens each document and stands for no text; `stop` is the id that ends a
+generated text. Byte-pair encoding merges the most frequent neighbours again and again
 (Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, arXiv:1508.07909), here
 over bytes (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.2), with the
 `tokenizers` library.
@@ -26,27 +27,32 @@ _BYTE = {"type": "byte", "version": 1}
 class Config(config.Config):
     """Which tokenizer: bytes, one trained here on the train split, or one read from a file."""
 
-    kind: Literal["byte", "bpe"] = "byte"
+    kind: Literal["byte", "bpe", "pretrained"] = "byte"
     vocab_size: Annotated[int, config.Range(0)] = 0
     """Ids of a trained BPE, separator and 256 bytes included (fewer if the text has no more pairs to merge)."""
     path: str = ""
-    """A byte-level tokenizer.json, or a folder with one, to be used instead of training."""
+    """A byte-level tokenizer.json, or a folder with one, to be used instead of training; with kind='pretrained' that of
+    a published model, of any kind, or a GGUF file."""
     separator: str = "<|endoftext|>"
-    """The special token of the BPE that opens each document."""
+    """The special token that opens each document; with kind='pretrained' '' is the model's own."""
 
     def check(self):
         if self.kind == "byte" and (self.vocab_size or self.path):
             field = f"vocab_size={self.vocab_size}" if self.vocab_size else f"path={self.path!r}"
             raise ValueError(f"{field} must be left out with kind='byte', which always has {Bytes.size} ids")
+        if self.kind == "pretrained" and self.vocab_size:
+            raise ValueError(f"vocab_size={self.vocab_size} must be left out with kind='pretrained', which has its own")
         if self.kind == "bpe" and bool(self.path) == bool(self.vocab_size):
             raise ValueError(f"kind='bpe' takes either vocab_size={self.vocab_size} or path={self.path!r}")
         if self.kind == "bpe" and not self.path and self.vocab_size < Bytes.size:
             raise ValueError(f"vocab_size={self.vocab_size} must be at least {Bytes.size}: all bytes and a separator")
 
-    def make(self, texts: Iterable[str]) -> "Bytes | BPE":
+    def make(self, texts: Iterable[str]) -> "Tokenizer":
         """The tokenizer; `texts` (the train split) is read only when one has to be trained."""
         if self.kind == "byte":
             return Bytes()
+        if self.kind == "pretrained":
+            return read_pretrained(self.path, self.separator)
         return read(self.path, self.separator) if self.path else train(texts, self.vocab_size, self.separator)
 
 
@@ -54,7 +60,7 @@ class Bytes:
     """One id a byte, 0 to 255, and 256 for the separator."""
 
     size = 257
-    separator = 256
+    separator = stop = 256
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
@@ -64,6 +70,10 @@ class Bytes:
     def encode(self, text: str) -> list[int]:
         """The ids of a text, no separator added."""
         return list(text.encode())
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids that a text to be continued begins with."""
+        return [self.separator, *self.encode(text)]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, as int32 arrays."""
@@ -78,31 +88,21 @@ class Bytes:
         (pathlib.Path(folder) / FILE).write_text(json.dumps(_BYTE), encoding="utf-8")
 
 
-class BPE:
-    """Byte-level byte-pair encoding; the same methods and attributes as `Bytes`.
+class Subwords:
+    """A tokenizer of the `tokenizers` library; the same methods and attributes as `Bytes`.
 
     Args:
-      tokenizer: a `tokenizers.Tokenizer` whose pre-tokenizer and decoder are byte-level.
-      separator: the special token that opens a document.
-
-    Raises:
-      ValueError: the tokenizer is not byte-level, or has no such separator.
+      made: the library's object.
+      separator: the token that opens a document.
     """
 
-    def __init__(self, tokenizer, separator: str):
-        stages = json.loads(tokenizer.to_str())
-        if "ByteLevel" not in json.dumps(stages["decoder"]):
-            raise ValueError(f"tokenizer of decoder {stages['decoder']} must be byte-level, so that any text has ids")
-        special = [token["content"] for token in stages["added_tokens"] if token["special"]]
-        if separator not in special:
-            raise ValueError(f"tokenizer.separator={separator!r} must be one of the special tokens {special}")
-        tokenizer.encode_special_tokens = True  # a text that spells a special token is text
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        self._tokenizer = tokenizer
-        self._separator = separator
-        self.size = max(tokenizer.get_vocab().values()) + 1
-        self.separator = tokenizer.token_to_id(separator)
+    def __init__(self, made, separator: str):
+        made.encode_special_tokens = True  # a text that spells a special token is text
+        made.no_truncation()
+        made.no_padding()
+        self._tokenizer = made
+        self.size = max(made.get_vocab().values()) + 1
+        self.separator = self.stop = made.token_to_id(separator)
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
@@ -118,6 +118,10 @@ class BPE:
         """The ids of a text, no separator added."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def prompt(self, text: str) -> list[int]:
+        """The ids that a text to be continued begins with."""
+        return [self.separator, *self.encode(text)]
+
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, as int32 arrays."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -130,6 +134,26 @@ class BPE:
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json, in the `tokenizers` library's own format, into a folder."""
         (pathlib.Path(folder) / FILE).write_text(self._tokenizer.to_str(), encoding="utf-8")
+
+
+class BPE(Subwords):
+    """Byte-level byte-pair encoding.
+
+    Raises:
+      ValueError: the tokenizer is not byte-level, or has no such separator.
+    """
+
+    def __init__(self, made, separator: str):
+        stages = json.loads(made.to_str())
+        if "ByteLevel" not in json.dumps(stages["decoder"]):
+            raise ValueError(f"tokenizer of decoder {stages['decoder']} must be byte-level, so that any text has ids")
+        special = [token["content"] for token in stages["added_tokens"] if token["special"]]
+        if separator not in special:
+            raise ValueError(f"tokenizer.separator={separator!r} must be one of the special tokens {special}")
+        super().__init__(made, separator)
+
+
+Tokenizer = Bytes | Subwords
 
 
 def train(texts: Iterable[str], vocab_size: int, separator: str = Config.separator) -> BPE:
@@ -149,7 +173,27 @@ def train(texts: Iterable[str], vocab_size: int, separator: str = Config.separat
     return BPE(tokenizer, separator)
 
 
-def read(path: str | os.PathLike, separator: str = Config.separator) -> "Bytes | BPE":
+def saved(folder: str | os.PathLike, kind: str, separator: str) -> Tokenizer:
+    """The tokenizer that a config of this `kind` and `separator` made and saved into a folder."""
+    return read_pretrained(folder, separator) if kind == "pretrained" else read(folder, separator)
+
+
+def read_pretrained(path: str | os.PathLike, separator: str = "") -> Subwords:
+    """A published model's own tokenizer, of a folder, a tokenizer.json or a GGUF file.
+
+    Raises:
+      ValueError: there is none at `path`, or it is damaged.
+    """
+    from arch.data import foreign_tokenizer, gguf_header, gguf_vocabulary
+
+    if not path:
+        raise ValueError("tokenizer.path='' must name a published model: --config.init_from=PATH says which")
+    if str(path).endswith(".gguf"):
+        return gguf_vocabulary.read(gguf_header.read(path).metadata, str(path), separator)
+    return foreign_tokenizer.read(path, separator)
+
+
+def read(path: str | os.PathLike, separator: str = Config.separator) -> Tokenizer:
     """The tokenizer of a tokenizer.json, or of the folder that holds one: what `save` wrote, or any byte-level one.
 
     Raises:
@@ -163,9 +207,9 @@ def read(path: str | os.PathLike, separator: str = Config.separator) -> "Bytes |
     try:
         if json.loads(text) == _BYTE:
             return Bytes()
-        from tokenizers import Tokenizer
+        import tokenizers
 
-        tokenizer = Tokenizer.from_str(text)
+        tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception
         raise ValueError(f"{str(file)!r} must be a {FILE} of the tokenizers library: {error}") from None
     return BPE(tokenizer, separator)

@@ -27,10 +27,10 @@ def load(path) -> tuple[Any, tree.Tree]:
     return _config_of(extra).model.make(), tree.unstack(params)
 
 
-def load_tokenizer(path) -> tokenizers.Bytes | tokenizers.BPE:
+def load_tokenizer(path) -> tokenizers.Tokenizer:
     """The tokenizer of the run that `path` (as in `load`) belongs to."""
-    separator = load_config(path).data.tokenizer.separator
-    return tokenizers.read(restore.find(path).parents[1] / "data", separator)
+    cfg = load_config(path).data.tokenizer
+    return tokenizers.saved(restore.find(path).parents[1] / "data", cfg.kind, cfg.separator)
 
 
 def load_config(path) -> experiment.Config:

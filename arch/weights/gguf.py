@@ -11,7 +11,8 @@ import pathlib
 import gguf
 import numpy as np
 
-from arch.weights import gguf_architectures, gguf_header
+from arch.data import gguf_header
+from arch.weights import gguf_architectures
 from arch.weights.source import Tensor
 
 CHUNK = 2**20

@@ -17,9 +17,9 @@ from typing import Any
 import einops
 import numpy as np
 
+from arch.data.gguf_header import Header
 from arch.positions import rope, rope_llama3
 from arch.published import Attributes
-from arch.weights.gguf_header import Header
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from arch.positions import rope, rope_llama3
 from arch.weights import pretrained
 from arch.weights.gguf import CHUNK, dequantized, open_gguf, readable
 from arch.weights.target import canonical
-from tests.weights.gguf_file import build
+from tests.data.gguf_file import build
 
 KINDS = [kind for kind in gguf.GGMLQuantizationType if readable(kind)]
 QUANTISABLE = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4"]

@@ -5,7 +5,7 @@ import struct
 import gguf
 import numpy as np
 
-from arch.weights import gguf_header
+from arch.data import gguf_header
 
 KINDS = {bool: (7, "<?"), int: (4, "<I"), float: (6, "<f")}
 F32 = gguf.GGMLQuantizationType.F32

@@ -7,8 +7,8 @@ import gguf
 import numpy as np
 import pytest
 
-from arch.weights import gguf_header
-from tests.weights.gguf_file import F32, assemble, build, entry, header, info, text
+from arch.data import gguf_header
+from tests.data.gguf_file import F32, assemble, build, entry, header, info, text
 
 METADATA = {"general.architecture": "llama", "a": 3, "b": 0.5, "c": True, "d": ["x", "", "é"], "e": [1, 2]}
 Q4_0 = gguf.GGMLQuantizationType.Q4_0
