@@ -76,5 +76,7 @@ class AddPosition(nn.Module):
     def __call__(self, x: Float[Array, "b t d"], context: Context) -> Float[Array, "b t d"]:
         if self.cfg.acts != "input":
             return x
-        positions = jnp.where(context.real(), context.positions, 0)  # padding may stand beyond a learned table
+        positions = context.positions
+        if limit := self.cfg.max_length:  # padding may stand beyond a learned table
+            positions = jnp.where(context.real(), positions, jnp.minimum(positions, limit - 1))
         return x + self.cfg.embed(partial(weight, self), positions, x.shape[-1]).astype(x.dtype)
