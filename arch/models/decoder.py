@@ -123,7 +123,7 @@ class Decoder(nn.Module):
         if cfg.embedding_norm:
             x = self.embedding_norm(x)
         if cfg.dropout and not context.deterministic:
-            x = dropout(x, context.fold(-1).key, rate=cfg.dropout)
+            x = dropout(x, context.fold(len(cfg.layers.blocks)).key, rate=cfg.dropout)
         out = self.layers(x, context, cache)
         x = self.norm(out.x) if cfg.final_norm else out.x
         return Output(x * jnp.asarray(cfg.logit_scale, x.dtype), out.cache, out.aux.under("layers"))

@@ -8,7 +8,7 @@ Masked tokens, next sentences and answer spans: Devlin et al., BERT, 2018, arXiv
 import jax
 import jax.numpy as jnp
 
-from arch.typing import Array, Float, Int
+from arch.typing import Array, Bool, Float, Int
 
 
 def cross_entropy(logits: Float[Array, "*b v"], targets: Int[Array, "*b"]) -> Float[Array, "*b"]:
@@ -48,17 +48,21 @@ def pretraining(
     return mean_cross_entropy(logits, labels) + mean_cross_entropy(next_logits, next_labels)
 
 
-def span(logits: Float[Array, "b t 2"], start: Int[Array, "b"], end: Int[Array, "b"]) -> Float[Array, ""]:
+def span(
+    logits: Float[Array, "b t 2"], start: Int[Array, "b"], end: Int[Array, "b"], valid: Bool[Array, "b t"] | None = None
+) -> Float[Array, ""]:
     """The mean of the answers' cross-entropies at their start and at their end.
 
     Args:
       logits: [b t 2] of starting and of ending at each token.
       start: [b] the answer's first token; outside 0 ... t - 1 it does not count.
       end: [b] its last token, likewise.
+      valid: [b t] tokens that may be chosen; None for all, padding too, as in BERT's released code.
     """
     places = jnp.stack([start, end])
     inside = (places >= 0) & (places < logits.shape[1])
-    nats = cross_entropy(jnp.moveaxis(logits, -1, 0), jnp.where(inside, places, 0))
+    masked = logits if valid is None else jnp.where(valid[..., None], logits, jnp.finfo(logits.dtype).min)
+    nats = cross_entropy(jnp.moveaxis(masked, -1, 0), jnp.where(inside, places, 0))
     return (_mean(nats[0], inside[0]) + _mean(nats[1], inside[1])) / 2
 
 

@@ -149,3 +149,9 @@ def test_a_norm_behind_the_embedding_hides_the_table_s_scale():
 def test_a_logit_scale_multiplies_the_logits():
     plain, scaled = Run(), Run(logit_scale=0.25)
     assert holds(scaled(TOKEN_IDS).x, 0.25 * plain(TOKEN_IDS).x, 1e-6)
+
+
+def test_dropout_of_the_embedded_tokens_acts_in_training_only():
+    run, key = Run(dropout=0.5), jax.random.key(0)
+    noisy = run(TOKEN_IDS, key=key, deterministic=False).x
+    assert holds(run(TOKEN_IDS, key=key).x, run(TOKEN_IDS).x, 0) and not holds(noisy, run(TOKEN_IDS).x, 1e-3)

@@ -75,3 +75,10 @@ def test_an_answer_that_was_cut_off_does_not_count():
     both = jnp.concatenate([SPANS, SPANS])
     loss = span(both, jnp.asarray([1, 7]), jnp.asarray([2, 9]))
     np.testing.assert_allclose(loss, span(SPANS, jnp.asarray([1]), jnp.asarray([2])), rtol=1e-6)
+
+
+def test_padding_takes_no_share_of_a_span():
+    padded = jnp.pad(SPANS, ((0, 0), (0, 2), (0, 0)), constant_values=3.0)
+    valid = jnp.arange(5)[None] < 3
+    one, two = jnp.asarray([1]), jnp.asarray([2])
+    np.testing.assert_allclose(span(padded, one, two, valid), span(SPANS, one, two), rtol=1e-6)
