@@ -15,7 +15,6 @@ from arch.families._rules import fused, linear, norm_rules
 from arch.families._vocabulary import read_activation, read_rope, write_activation, write_rope
 from arch.ffns import mlp
 from arch.layers import block, norm, stack
-from arch.layers.contract import Position
 from arch.mixers import attention
 from arch.models import decoder
 from arch.ops.activation import Activation
@@ -30,7 +29,7 @@ def compose(
     num_layers: int,
     num_heads: int,
     hidden_dim: int = 0,
-    position: Position = rope.Config(fraction=0.25),
+    position: rope.Config = rope.Config(fraction=0.25),
     epsilon: float = 1e-5,
     activation: Activation = "gelu",
     parallel: bool = True,
@@ -39,11 +38,14 @@ def compose(
     residual_dropout: float = 0.0,
     tie_embeddings: bool = False,
 ) -> decoder.Config:
-    """The model; `hidden_dim` 0 is 4 embed_dim."""
+    """The model; `hidden_dim` 0 is 4 embed_dim. Raises ValueError when the share of a head that turns is odd."""
+    head_dim = channels_a_head(embed_dim, num_heads)
+    if int(head_dim * position.fraction) % 2:
+        raise ValueError(f"fraction={position.fraction} of head_dim={head_dim} must be an even number of channels")
     layer_norm = norm.Config(kind="layer", epsilon=epsilon, bias=True)
     mixer = attention.Config(
         num_heads=num_heads,
-        head_dim=channels_a_head(embed_dim, num_heads),
+        head_dim=head_dim,
         position=position,
         bias="all" if attention_bias else "none",
         dropout=attention_dropout,
@@ -120,7 +122,7 @@ def read(attributes: Attributes) -> decoder.Config:
 def write(config: configs.Config) -> dict:
     """Their config.json from ours. Raises ValueError on what it cannot express."""
     mixer, ffn = sublayers(config, decoder.Config, attention.Config, mlp.Config)
-    layer = config.layers.blocks[0]
+    layer, rotary = config.layers.blocks[0], write_rope(mixer.position, **ROPE)
     found = {
         "vocab_size": config.vocab_size,
         "embed_dim": config.embed_dim,
@@ -137,7 +139,7 @@ def write(config: configs.Config) -> dict:
     confirm(config, compose(**found, position=mixer.position, activation=ffn.activation))
     out = {"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox"}
     out |= {NAMES[ours][0]: value for ours, value in found.items()}
-    return out | write_rope(mixer.position, **ROPE) | {"hidden_act": write_activation(ffn.activation)}
+    return out | rotary | {"hidden_act": write_activation(ffn.activation)}
 
 
 def rules(config: decoder.Config) -> list[Rule]:

@@ -6,7 +6,7 @@ from arch.families import falcon, llama, mamba_lm
 from arch.ffns import mlp
 from arch.layers import embedding, stack
 from arch.models import encoder
-from arch.positions import alibi, rope, rope_llama3, rope_ntk, rope_yarn
+from arch.positions import alibi, none, rope, rope_llama3, rope_ntk, rope_yarn
 from arch.published import Attributes
 from tests.families import golden
 from tests.families.published_configs import PUBLISHED
@@ -65,6 +65,7 @@ REFUSED = [
     ("gpt", {"activation_function": "mish"}, "activation_function='mish' must be one of gelu, "),
     ("gpt", {"n_embd": ...}, "n_embd is missing"),
     ("gpt", {"n_embd": 13}, "embed_dim=13 must be a multiple of num_heads=6"),
+    ("gpt_neox", {"rotary_pct": 0.5}, "fraction=0.5 of head_dim=2 must be an even number of channels"),
     ("gpt_neox", {"hidden_dropout_prob": 0.1}, "hidden_dropout_prob=0.1 must be 0"),
     ("falcon_7b", {"num_ln_in_parallel_attn": 2}, "num_ln_in_parallel_attn=2 must be 1"),
     ("falcon_40b", {"parallel_attn": False}, "parallel_attn=False must be True"),
@@ -182,6 +183,13 @@ def test_llama_3_s_scheme_keeps_its_numbers():
 @pytest.mark.parametrize("theirs, ours", [(..., 4096), (None, 0), (3, 3)])
 def test_mistral_s_window_is_4096_where_it_is_unsaid_and_none_where_it_is_null(theirs, ours):
     assert read("mistral", sliding_window=theirs).layers.pattern[0].sublayers[0].window == ours
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "falcon_7b"])
+def test_writing_refuses_positions_that_are_not_rotary(name):
+    family, cfg = TINY[name]
+    with pytest.raises(ValueError, match="position='none' must be one of rope, "):
+        family.write(changed_sublayer(cfg, 0, position=none.Config()))
 
 
 def test_writing_refuses_a_sequential_falcon_with_grouped_heads():

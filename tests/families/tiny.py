@@ -17,7 +17,7 @@ TINY = {
             **SIZES,
             parallel=False,
             attention_bias=False,
-            position=rope_linear.Config(factor=2.0, fraction=0.5),
+            position=rope_linear.Config(factor=2.0, fraction=1.0),
             tie_embeddings=True,
         ),
     ),
