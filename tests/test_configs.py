@@ -1,6 +1,7 @@
 """Every file in configs/: its header tells what to expect, and every leaf can be set from the command line."""
 
 import ast
+import dataclasses
 import json
 import re
 import runpy
@@ -38,8 +39,9 @@ def get_config(name, *arg):
 def leaves(tree, hint=experiment.Config, path=""):
     """(path, value, annotation) of each leaf of a frozen config."""
     if isinstance(tree, config.Config):
-        for key, inner in typing.get_type_hints(type(tree)).items():
-            yield from leaves(getattr(tree, key), inner, f"{path}.{key}" if path else key)
+        hints = typing.get_type_hints(type(tree))
+        for key in (field.name for field in dataclasses.fields(tree)):
+            yield from leaves(getattr(tree, key), hints[key], f"{path}.{key}" if path else key)
     elif isinstance(tree, tuple) and tree and isinstance(tree[0], config.Config):
         for i, entry in enumerate(tree):
             yield from leaves(entry, typing.get_args(hint)[0], f"{path}[{i}]")
@@ -60,7 +62,8 @@ def another(value, hint):
         return next(word for word in typing.get_args(hint) if word != value)
     if typing.get_origin(hint) is tuple:
         block = {"sublayers": ({"name": "mlp", "hidden_dim": 3},)}
-        return (*value, "text" if typing.get_args(hint)[0] is str else block)
+        entries = {str: "text", tuple[str, float]: ("text", 0.5)}
+        return (*value, entries.get(typing.get_args(hint)[0], block))
     if isinstance(value, bool):
         return not value
     return {int: lambda: abs(value) * 2 or 1, float: lambda: value / 2 or 0.5, str: lambda: value + "x"}[type(value)]()

@@ -1,30 +1,41 @@
-"""AdamW with warm-up and a cosine, clipping by the global norm, decay only where weights are matrices.
+"""What a step does to the weights: a direction, decay where weights are matrices, and a learning rate.
 
-    rate(s) = peak * s / warmup                                         s < warmup
-    rate(s) = final + (peak - final) * (1 + cos(pi * share)) / 2        share: of the way from warmup to the end
+    g <- g min(1, clip_norm / |g|)          the global norm over all trained weights
+    w <- w - rate(s) factor (direction(g) + weight_decay w)
 
-Adam: Kingma, Ba, 2014, arXiv 1412.6980; decoupled decay: Loshchilov, Hutter, 2017, arXiv 1711.05101; the cosine:
-arXiv 1608.03983, eq. 5. All of it is optax.
+The directions are those of `arch.train.methods`, the rates those of `arch.train.schedule`. Decay is decoupled from the
+direction for all of them: Loshchilov, Hutter, 2017, arXiv 1711.05101. Factors by path are how layer-wise learning rates
+are spelled: Clark et al., ELECTRA, 2020, arXiv 2003.10555, app. A.
 """
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 
 from arch import config, tree
+from arch.train import methods
+from arch.train import schedule as schedules
 
 
 @config.frozen
 class Config(config.Config):
-    """AdamW.
+    """The optimizer.
 
     Attributes:
-      learning_rate: the peak.
+      kind: how a gradient becomes a direction.
+      learning_rate: the peak. Adafactor's is relative to the weights' root mean square.
+      rate_shape: the learning rate behind the warm-up.
       warmup_steps: steps of linear warm-up from 0.
-      final_share: the last learning rate as a share of the peak.
-      b1: decay of the mean of gradients.
-      b2: decay of the mean of their squares.
+      final_share: the last learning rate as a share of the peak (cosine, linear, wsd).
+      decay_share: share of the run in which wsd goes from the peak to the last learning rate.
+      rate_factors: (regular expression, factor) pairs; the first that is found in a weight's canonical path
+        (`layers/3/attention/query`) is the factor of its learning rate. 0 freezes it.
+      b1: decay of the mean of gradients (all but adafactor): for muon and sgd it is the momentum.
+      b2: decay of the mean of their squares (adamw, muon's Adam); lion: of its mean.
       epsilon: added to the root of the latter.
       weight_decay: share of a weight that one step removes, before the factor of the learning rate.
       no_decay: regular expressions; a weight whose path holds one is not decayed. Stacked layers have the path
@@ -32,9 +43,13 @@ class Config(config.Config):
       clip_norm: greatest global norm of the gradient; 0 for no clipping.
     """
 
+    kind: methods.Kind = "adamw"
     learning_rate: config.PositiveFloat = 1e-3
+    rate_shape: schedules.Shape = "cosine"
     warmup_steps: config.NonNegativeInt = 100
     final_share: config.Fraction = 0.1
+    decay_share: config.Fraction = 0.2
+    rate_factors: tuple[tuple[str, config.NonNegativeFloat], ...] = ()
     b1: config.Fraction = 0.9
     b2: config.Fraction = 0.95
     epsilon: config.PositiveFloat = 1e-8
@@ -43,34 +58,61 @@ class Config(config.Config):
     clip_norm: config.NonNegativeFloat = 1.0
 
     def check(self):
-        for pattern in self.no_decay:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"no_decay holds {pattern!r}, which must be a regular expression: {error}") from None
+        for field in ("no_decay", "rate_factors"):
+            for entry in getattr(self, field):
+                pattern = entry if isinstance(entry, str) else entry[0]
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(
+                        f"{field} holds {pattern!r}, which must be a regular expression: {error}"
+                    ) from None
 
-    def make(self, total_steps: int) -> optax.GradientTransformation:
-        """The transformation for a run of so many steps, over the trained parameters only."""
-        adam = optax.adamw(
-            self.schedule(total_steps),
-            b1=self.b1,
-            b2=self.b2,
-            eps=self.epsilon,
-            weight_decay=self.weight_decay,
-            mask=self.decayed,
+    def make(
+        self, total_steps: int, axes: Callable[[], Mapping[str, tuple[str, ...]]] | None = None
+    ) -> optax.GradientTransformation:
+        """The transformation for a run of so many steps, over the trained parameters only.
+
+        Args:
+          total_steps: of the run.
+          axes: gives the logical axes of each parameter by path; muon needs it.
+        """
+        step = optax.chain(
+            methods.direction(self.kind, b1=self.b1, b2=self.b2, epsilon=self.epsilon, axes=axes),
+            optax.add_decayed_weights(self.weight_decay, self.decayed),
+            optax.scale_by_learning_rate(self.schedule(total_steps)),
+            *([optax.stateless(self._times_factors)] if self.rate_factors else []),
         )
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adam) if self.clip_norm else adam
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), step) if self.clip_norm else step
 
     def schedule(self, total_steps: int) -> optax.Schedule:
         """Learning rate by step."""
-        return optax.warmup_cosine_decay_schedule(
-            init_value=self.learning_rate if not self.warmup_steps else 0.0,
-            peak_value=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            decay_steps=max(total_steps, self.warmup_steps + 1),
-            end_value=self.learning_rate * self.final_share,
+        return schedules.schedule(
+            self.rate_shape,
+            self.learning_rate,
+            warmup=self.warmup_steps,
+            total=total_steps,
+            final_share=self.final_share,
+            decay_share=self.decay_share,
         )
 
     def decayed(self, params: dict) -> dict[str, Any]:
         """A tree of booleans: which weights decay."""
         return tree.map_with_path(lambda _, kept: not kept, tree.select(params, self.no_decay))
+
+    def factors(self, params: dict) -> dict[str, Any]:
+        """The factor of each weight's learning rate; of stacked layers' an array that has one entry a layer."""
+
+        def first(path, _):
+            return next((factor for pattern, factor in self.rate_factors if re.search(pattern, path)), 1.0)
+
+        canonical = tree.map_with_path(first, jax.eval_shape(tree.unstack, params))
+        return tree.stack(canonical, params, np.array)
+
+    def _times_factors(self, updates, params):
+        del params
+
+        def scaled(update, factor):
+            return update * np.reshape(factor, np.shape(factor) + (1,) * (update.ndim - np.ndim(factor)))
+
+        return jax.tree.map(scaled, updates, self.factors(updates))

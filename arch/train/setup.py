@@ -82,8 +82,8 @@ def prepare(cfg: experiment.Config, workdir) -> Setup:
     _check_devices(cfg, mesh)
     _check_writable(workdir)
     check_same(cfg, workdir)
-    optimizer = cfg.optimizer.make(cfg.total_steps)
     model = cfg.model.make()
+    optimizer = cfg.optimizer.make(cfg.total_steps, lambda: states.axes(model))
     cfg.loss.must_suit(model)
     with jax.set_mesh(mesh):
         plan = states.plan(model, optimizer, mesh)

@@ -51,12 +51,25 @@ def _init_boxed(model, key: Key[Array, ""]):
     return model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
 
 
+def _traced(model) -> tree.Tree:
+    """The boxes of the model's parameters around shapes."""
+    return jax.eval_shape(lambda key: _init_boxed(model, key), jax.random.key(0))
+
+
+def axes(model) -> dict[str, tuple[str, ...]]:
+    """The logical axes of each of a model's parameters, by path."""
+    return _axes(_traced(model))
+
+
+def _axes(boxed: tree.Tree) -> dict[str, tuple[str, ...]]:
+    named = tree.paths(jax.tree.map(_Axes, weight.axes(boxed), is_leaf=lambda leaf: isinstance(leaf, tuple)))
+    return {path: leaf.names for path, leaf in named.items()}
+
+
 def plan(model, optimizer: optax.GradientTransformation, mesh: Mesh) -> Plan:
     """Traces the initialisation: shapes, shardings, what trains. Bad shapes raise here, before anything is compiled."""
-    boxed = jax.eval_shape(lambda key: _init_boxed(model, key), jax.random.key(0))
-    trainable = weight.trainable(boxed)
-    axes = tree.paths(jax.tree.map(_Axes, weight.axes(boxed), is_leaf=lambda leaf: isinstance(leaf, tuple)))
-    axes = {path: leaf.names for path, leaf in axes.items()}
+    boxed = _traced(model)
+    trainable, axes = weight.trainable(boxed), _axes(boxed)
     abstract = jax.eval_shape(lambda params: create(params, trainable, optimizer), weight.unbox(boxed))
     return Plan(_with_shardings(abstract, axes, mesh), trainable, axes)
 

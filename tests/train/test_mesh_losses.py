@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from arch.train import loop
+from arch.train import evaluation
 from tests.train import tiny
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -16,7 +16,7 @@ def losses(text, workdir, data, fsdp, tensor, **changes):
     shape = {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
     cfg = tiny.config(text, "hybrid", eval_every_steps=0, eval_batches=1, checkpoint_every_steps=0, **shape, **changes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "evaluate", lambda *_, **__: {})  # another program to compile, which tells nothing here
+        patch.setattr(evaluation, "evaluate", lambda *_, **__: {})  # another program to compile, which tells nothing here
         tiny.train(cfg, workdir, jax.devices()[: data * fsdp * tensor])
     return tiny.losses(workdir)
 

@@ -1,4 +1,6 @@
-"""AdamW decays by path and clips by the global norm, and the learning rate warms up and follows a cosine."""
+"""Each optimizer does what it is named for; all decay by path, clip by the global norm, and scale rates by path."""
+
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import pytest
 
 from arch import tree
 from arch.layers.weight import unbox
+from arch.train import methods
 from arch.train import optimizer as optimizers
 from tests.train import tiny
 
@@ -68,16 +71,130 @@ def test_gradients_are_clipped_to_the_global_norm(clip, seen):
     assert np.hypot(mean["a"][0], mean["b"][0]) == pytest.approx(0.25 * seen, rel=1e-5)
 
 
-@pytest.mark.parametrize(("step", "rate"), [(0, 0.0), (2, 0.4), (5, 1.0), (15, 0.6), (25, 0.2), (99, 0.2)])
-def test_the_learning_rate_warms_up_and_follows_a_cosine(step, rate):
-    schedule = optimizers.Config(learning_rate=1.0, warmup_steps=5, final_share=0.2).schedule(25)
-    assert float(schedule(step)) == pytest.approx(rate, abs=1e-6)
+KINDS = typing.get_args(methods.Kind)
+AXES = {
+    "up": ("embed", "hidden"),
+    "norm": ("embed",),
+    "layers/scan_0_1/0/query": ("layers", "embed", "heads", "head_dim"),
+    "layers/scan_0_1/0/out": ("layers", "heads", "head_dim", "embed"),
+}
+RNG = np.random.default_rng(0)
+GRADIENTS = tree.from_paths(
+    {
+        path: jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+        for path, shape in zip(AXES, [(5, 17), (5,), (2, 12, 3, 4), (2, 3, 4, 12)])
+    }
+)
+PARAMS = jax.tree.map(lambda gradient: 0.5 + jnp.zeros_like(gradient), GRADIENTS)
+BARE = dict(weight_decay=0.0, clip_norm=0.0, **STEADY)
 
 
-def test_without_warm_up_the_first_step_has_the_peak():
-    assert float(optimizers.Config(learning_rate=1.0, warmup_steps=0).schedule(25)(0)) == 1.0
+def step_of(kind, gradients=GRADIENTS, **changes):
+    """The direction of the first step, by path: learning rate 0.5 and sign taken off."""
+    optimizer = optimizers.Config(kind=kind, **BARE | changes).make(10, lambda: AXES)
+    update, _ = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
+    return {path: np.asarray(leaf) / -0.5 for path, leaf in tree.paths(update).items()}
 
 
-def test_a_warm_up_longer_than_the_run_is_cut_off_by_its_end():
-    schedule = optimizers.Config(learning_rate=1.0, warmup_steps=50).schedule(25)
-    assert float(schedule(25)) == pytest.approx(0.5)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_goes_downhill_and_decays_by_path(kind):
+    still = jax.tree.map(jnp.zeros_like, GRADIENTS)
+    decayed = step_of(kind, still, weight_decay=0.1, no_decay=("norm",))
+    for path, gradient in tree.paths(GRADIENTS).items():
+        assert np.sum(step_of(kind)[path] * gradient) > 0
+        np.testing.assert_allclose(decayed[path], 0.0 if path == "norm" else 0.1 * 0.5, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_sees_clipped_gradients(kind):
+    """The state after the first step is that of gradients which were clipped before."""
+    small = jax.tree.map(lambda gradient: gradient * 0.01 / optax.tree.norm(GRADIENTS), GRADIENTS)
+    states = []
+    for gradients, clip in ((GRADIENTS, 0.01), (small, 0.0)):
+        optimizer = optimizers.Config(kind=kind, clip_norm=clip).make(10, lambda: AXES)
+        states.append(jax.tree.leaves(optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)[1]))
+    for one, other in zip(*states, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-12)
+
+
+def test_lion_steps_by_the_sign_alone():
+    for path, step in step_of("lion").items():
+        np.testing.assert_array_equal(step, np.sign(tree.paths(GRADIENTS)[path]))
+
+
+def test_sgd_sums_gradients_with_momentum():
+    optimizer = optimizers.Config(kind="sgd", b1=0.75, **BARE).make(10)
+    state, params = optimizer.init(PARAMS), PARAMS
+    for _ in range(3):
+        update, state = optimizer.update(GRADIENTS, state, params)
+    np.testing.assert_allclose(update["up"], -0.5 * (1 + 0.75 + 0.75**2) * GRADIENTS["up"], rtol=1e-6)
+
+
+def test_adafactor_keeps_a_row_and_a_column_of_a_large_matrix():
+    params = {"up": jnp.zeros((130, 140)), "norm": jnp.zeros(130)}
+    state = jax.eval_shape(optimizers.Config(kind="adafactor").make(10).init, params)
+    shapes = sorted(leaf.shape for leaf in jax.tree.leaves(state) if leaf.size > 1)
+    assert shapes == [(130,), (130,), (140,)]  # the norm's own squares, and the matrix's two sides
+
+
+def test_adafactor_s_step_has_the_learning_rate_s_share_of_the_weight_s_size():
+    for step in step_of("adafactor").values():
+        assert np.sqrt(np.mean(step**2)) == pytest.approx(0.5, rel=1e-3)
+
+
+def matrices(path, step):
+    """A weight as its layers' matrices."""
+    return step[None] if path == "up" else step.reshape(2, 12, 12)
+
+
+@pytest.mark.parametrize("path", ["up", "layers/scan_0_1/0/query", "layers/scan_0_1/0/out"])
+def test_muon_s_step_has_equal_singular_values_and_the_gradient_s_directions(path):
+    steps, gradients = (matrices(path, np.asarray(values[path])) for values in (step_of("muon"), tree.paths(GRADIENTS)))
+    for step, gradient in zip(steps, gradients, strict=True):
+        u, _, v = np.linalg.svd(gradient, full_matrices=False)
+        values = u.T @ step @ v.T / (0.2 * np.sqrt(max(step.shape)))
+        assert 0.5 < np.diag(values).min() and np.diag(values).max() < 1.5
+        np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=0.02)
+
+
+def test_muon_leaves_what_is_no_matrix_to_adam():
+    np.testing.assert_allclose(np.abs(step_of("muon")["norm"]), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("axes", "sides"),
+    {
+        ("embed", "hidden"): ((0,), (1,)),
+        ("heads", "head_dim", "embed"): ((0, 1), (2,)),
+        ("layers", "experts", "embed", "hidden"): ((2,), (3,)),
+        ("embed", "experts"): None,
+        ("vocab", "embed"): None,
+        ("heads", "head_dim"): None,
+        ("layers", "embed"): None,
+        ("hidden", "state"): None,
+    }.items(),
+)
+def test_a_matrix_maps_from_or_to_the_residual_stream(axes, sides):
+    assert methods.matrix_sides(axes) == sides
+
+
+def test_muon_without_axes_is_refused():
+    with pytest.raises(ValueError, match="kind='muon' must be given the axes"):
+        optimizers.Config(kind="muon").make(10)
+
+
+def test_factors_of_the_learning_rate_go_by_canonical_path():
+    factors = (("layers/1/out", 0.0), ("layers/1/", 0.25), ("norm", 3.0))
+    scaled, plain = step_of("adamw", rate_factors=factors), step_of("adamw")
+    for path, factor in {"up": 1.0, "norm": 3.0}.items():
+        np.testing.assert_allclose(scaled[path], factor * plain[path], rtol=1e-6)
+    for name, last in {"query": 0.25, "out": 0.0}.items():
+        path = f"layers/scan_0_1/0/{name}"
+        expected = plain[path] * np.array([1.0, last]).reshape(2, 1, 1, 1)
+        np.testing.assert_allclose(scaled[path], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("field", [dict(no_decay=("(",)), dict(rate_factors=(("(", 1.0),))])
+def test_a_pattern_that_is_no_regular_expression_is_refused(field):
+    with pytest.raises(ValueError, match=rf"{next(iter(field))} holds '\(', which must be a regular expression"):
+        optimizers.Config(**field)

@@ -1,0 +1,87 @@
+"""How a gradient becomes a direction: five optimizers before decay and learning rate, all of them optax's.
+
+adamw      m / (sqrt(v) + epsilon), both means without bias. Kingma, Ba, 2014, arXiv 1412.6980.
+adafactor  g / sqrt(v), v of a large matrix from its rows' and columns' means, no mean of g; cut to root mean square 1,
+           times the weight's root mean square. Shazeer, Stern, 2018, arXiv 1804.04235, algorithm 4.
+lion       sign(b1 m + (1 - b1) g). Chen et al., 2023, arXiv 2302.06675, algorithm 2.
+muon       matrices: U V' of the mean of g = U S V', by five Newton-Schulz steps (Jordan et al., 2024), times
+           0.2 sqrt(longer side), which is about the root mean square of Adam's steps (Liu et al., 2025,
+           arXiv 2502.16982, eq. 4); all else, embeddings too: Adam. Its b1 is both Adam's and the mean's of g.
+sgd        m, the sum of gradients that decays by b1 a step (Polyak's momentum).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import jax
+import optax
+from optax import contrib
+
+Kind = Literal["adamw", "adafactor", "lion", "muon", "sgd"]
+
+_STACKS = ("layers", "experts")
+_SIDES = ("embed", "heads", "kv_heads", "head_dim", "hidden")
+_RMS = 0.2
+
+
+def direction(
+    kind: Kind, *, b1: float, b2: float, epsilon: float, axes: Callable[[], Mapping[str, tuple[str, ...]]] | None = None
+) -> optax.GradientTransformation:
+    """The transformation of gradients into what the learning rate scales.
+
+    Args:
+      kind: as above.
+      b1: decay of the mean (sgd: of the sum) of gradients. Adafactor has none.
+      b2: decay of the mean of squares; of lion's mean, which b1 only mixes. Adafactor's and sgd's kind have none.
+      epsilon: added to Adam's root.
+      axes: gives the logical axes of each parameter by path; muon calls it, to know which are matrices.
+
+    Raises:
+      ValueError: muon without axes.
+    """
+    if kind == "adamw":
+        return optax.scale_by_adam(b1, b2, epsilon)
+    if kind == "adafactor":
+        return optax.chain(
+            optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
+        )
+    if kind == "lion":
+        return optax.scale_by_lion(b1, b2)
+    if kind == "sgd":
+        return optax.trace(b1)
+    if axes is None:
+        raise ValueError("kind='muon' must be given the axes of each parameter")
+    return _muon(axes(), optax.scale_by_adam(b1, b2, epsilon), b1)
+
+
+def _muon(axes: Mapping[str, tuple[str, ...]], others: optax.GradientTransformation, b1: float):
+    """Muon for matrices, another optimizer for what is none."""
+    sides = {path: matrix_sides(names) for path, names in axes.items()}
+
+    def by_path(function, tree):
+        name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: function(leaf, sides[name(path)]), tree)
+
+    def scaled(update, sides):
+        return _RMS * max(math.prod(update.shape[axis] for axis in side) for side in sides) ** 0.5 * update
+
+    orthogonal = contrib.scale_by_muon(beta=b1, weight_dimension_numbers=lambda tree: by_path(lambda _, s: s, tree))
+    matrices = optax.chain(orthogonal, optax.stateless(lambda updates, _: by_path(scaled, updates)))
+    label = lambda _, sides: "others" if sides is None else "matrices"
+    return optax.partition({"matrices": matrices, "others": others}, lambda tree: by_path(label, tree))
+
+
+def matrix_sides(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | None:
+    """Which axes of a weight are a matrix's input and output; None for what is no map from or to the residual stream.
+
+    Layers and experts are many matrices; heads and their channels are one side together.
+    """
+    inside = [i for i, name in enumerate(axes) if name not in _STACKS]
+    if len(inside) < 2 or any(axes[i] not in _SIDES for i in inside):
+        return None
+    if axes[inside[0]] == "embed":
+        return contrib.MuonDimensionNumbers((inside[0],), tuple(inside[1:]))
+    if axes[inside[-1]] == "embed":
+        return contrib.MuonDimensionNumbers(tuple(inside[:-1]), (inside[-1],))
+    return None
