@@ -68,14 +68,12 @@ class Embedding(nn.Module):
 
 
 class AddPosition(nn.Module):
-    """x -> x + what a position scheme adds at the input; x itself for a scheme that does not act there."""
+    """x -> x + what a position scheme adds at the input."""
 
     cfg: Position
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], context: Context) -> Float[Array, "b t d"]:
-        if self.cfg.acts != "input":
-            return x
         positions = context.positions
         if limit := self.cfg.max_length:  # padding may stand beyond a learned table
             positions = jnp.where(context.real(), positions, jnp.minimum(positions, limit - 1))
