@@ -17,7 +17,7 @@ from arch.families._bert_like import (
     write_body,
     write_head,
 )
-from arch.families._hyperparameters import confirm
+from arch.families._hyperparameters import channels_a_head, confirm
 from arch.families._rules import linear, norm_rules
 from arch.ffns import mlp
 from arch.heads import classification, masked_lm, pooler, pretraining, span, tagging
@@ -49,7 +49,7 @@ def compose(
     layer_norm = norm.Config(kind="layer", epsilon=epsilon, bias=True)
     mixer = attention.Config(
         num_heads=num_heads,
-        head_dim=embed_dim // num_heads,
+        head_dim=channels_a_head(embed_dim, num_heads),
         causal=False,
         position=none.Config(),
         bias="all",

@@ -7,6 +7,7 @@ Vaswani et al., Attention Is All You Need, 2017, arXiv 1706.03762. One table ser
 belongs to training.
 """
 
+from arch.families._hyperparameters import channels_a_head
 from arch.ffns import mlp
 from arch.layers import block, embedding, norm, stack
 from arch.mixers import attention, cross_attention
@@ -26,7 +27,7 @@ def compose(
 ) -> encoder_decoder.Config:
     """The model."""
     layer_norm = norm.Config(kind="layer", epsilon=epsilon, bias=True)
-    widths = {"num_heads": num_heads, "head_dim": embed_dim // num_heads}
+    widths = {"num_heads": num_heads, "head_dim": channels_a_head(embed_dim, num_heads)}
     ffn = mlp.Config(hidden_dim=hidden_dim, activation="relu", bias=True)
 
     def layers(*mixers) -> stack.Config:
