@@ -87,6 +87,7 @@ NonNegativeInt = Annotated[int, Range(0)]
 PositiveFloat = Annotated[float, Range(0, open=True)]
 NonNegativeFloat = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
+Percent = Annotated[float, Range(0, 100)]
 
 
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True)

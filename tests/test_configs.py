@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 FILES = sorted((ROOT / "configs").glob("*.py"))
 EDGES = {file.stem: file for file in [*FILES, ROOT / "tests" / "tiny_config.py"]}
 
-APART = re.compile(r"^resume$|\.group$|tokenizer\.\w+$")
+APART = re.compile(r"^resume$|\.group$|tokenizer\.\w+$|_(tokens|examples|epochs|percent)$")
 """Leaves whose rules want other leaves changed with them, or left alone."""
 
 

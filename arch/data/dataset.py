@@ -76,6 +76,17 @@ def make(
     return grain.MapDataset.source(_Batches(packed, num_samples=num_samples, batch_size=batch_size, rows=rows))
 
 
+def epoch_samples(tokenized: Tokenized, *, seq_len: int) -> int:
+    """Samples of an epoch of training (of validation where there is nothing to train on).
+
+    Raises:
+      ValueError: the split is shorter than a sample.
+    """
+    split = "train" if "train" in tokenized.splits else "valid"
+    tokens, offsets, _ = tokenized.splits[split]
+    return packing.Packed(tokens, offsets, seq_len=seq_len, seed=0, shuffled=split == "train").samples_per_epoch
+
+
 def batches(dataset: grain.MapDataset, start_step: int = 0, *, num_threads: int = 2, ahead: int = 4):
     """An iterator over `dataset[start_step]`, `dataset[start_step + 1]`, ..., read ahead by threads.
 

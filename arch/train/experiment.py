@@ -1,45 +1,65 @@
 """The config of a training run: what every file in `configs/` fills in."""
 
+from collections.abc import Callable
 from typing import Any
 
 from arch import config
 from arch.data import dataset
 from arch.decode import generate
 from arch.sharding import mesh as meshes
-from arch.train import checkpoint, objective
+from arch.train import checkpoint, duration, objective
 from arch.train import optimizer as optimizers
+
+
+INTERVALS = ("log_every", "eval_every", "checkpoint_every")
+LOG_EVERY_STEPS = 10
 
 
 @config.frozen
 class Config(config.Config):
-    """A run.
+    """A run. Its length and intervals are given in one of the units of `arch.train.duration`, the others being 0.
 
     Attributes:
       model: the architecture.
-      total_steps: optimizer steps.
+      total_steps, total_tokens, total_examples, total_epochs: how long it trains.
       batch_size: rows of a step, over all devices.
       seq_len: tokens of a row.
       seed: of parameters, data order, dropout and samples.
       micro_batches: parts of a batch that follow each other to save memory; a divisor of batch_size.
-      log_every_steps: between lines of metrics.
-      eval_every_steps: between evaluations; 0 for one at the end.
+      log_every_...: between lines of metrics; 10 steps when none is set.
+      eval_every_...: between evaluations; one at the end when none is set.
       eval_batches: batches of an evaluation; 0 for all of the validation split.
-      checkpoint_every_steps: between checkpoints; 0 for one at the end.
+      checkpoint_every_...: between checkpoints; one at the end when none is set.
       sample_prompt: text that the sample at each evaluation continues; '' for no samples.
       init_from: workdir or checkpoint whose parameters a fresh run starts from.
       resume: workdir or checkpoint whose whole state a fresh run starts from.
     """
 
     model: config.choice("models")
-    total_steps: config.PositiveInt
+    total_steps: config.NonNegativeInt = 0
+    total_tokens: config.NonNegativeInt = 0
+    total_examples: config.NonNegativeInt = 0
+    total_epochs: config.NonNegativeFloat = 0.0
     batch_size: config.PositiveInt
     seq_len: config.PositiveInt
     seed: config.NonNegativeInt = 0
     micro_batches: config.PositiveInt = 1
-    log_every_steps: config.PositiveInt = 10
+    log_every_steps: config.NonNegativeInt = 0
+    log_every_tokens: config.NonNegativeInt = 0
+    log_every_examples: config.NonNegativeInt = 0
+    log_every_epochs: config.NonNegativeFloat = 0.0
+    log_every_percent: config.Percent = 0.0
     eval_every_steps: config.NonNegativeInt = 0
+    eval_every_tokens: config.NonNegativeInt = 0
+    eval_every_examples: config.NonNegativeInt = 0
+    eval_every_epochs: config.NonNegativeFloat = 0.0
+    eval_every_percent: config.Percent = 0.0
     eval_batches: config.NonNegativeInt = 0
     checkpoint_every_steps: config.NonNegativeInt = 0
+    checkpoint_every_tokens: config.NonNegativeInt = 0
+    checkpoint_every_examples: config.NonNegativeInt = 0
+    checkpoint_every_epochs: config.NonNegativeFloat = 0.0
+    checkpoint_every_percent: config.Percent = 0.0
     sample_prompt: str = ""
     init_from: str = ""
     resume: str = ""
@@ -51,10 +71,30 @@ class Config(config.Config):
     sample: generate.Config = generate.Config()
 
     def check(self):
+        for interval in INTERVALS:
+            duration.unit(self, interval)
+        if not duration.unit(self, "total"):
+            raise ValueError(
+                "total_steps=0 must be at least 1, or one of total_tokens, total_examples, total_epochs must be set"
+            )
         if self.batch_size % self.micro_batches:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of micro_batches={self.micro_batches}")
         if self.init_from and self.resume:
             raise ValueError(f"init_from={self.init_from!r} and resume={self.resume!r}: only one may be given")
+
+    def resolve(self, epoch_examples: Callable[[], int]) -> "Config":
+        """The same run with all lengths in steps.
+
+        Args:
+          epoch_examples: gives the rows of an epoch; called only where a length is in epochs.
+        """
+        sizes = dict(batch_size=self.batch_size, seq_len=self.seq_len, epoch_examples=epoch_examples)
+        cfg = duration.resolve(self, "total", **sizes)
+        sizes["total_steps"] = cfg.total_steps
+        for interval in INTERVALS:
+            cfg = duration.resolve(cfg, interval, **sizes)
+        cfg = cfg.replace(log_every_steps=cfg.log_every_steps or LOG_EVERY_STEPS)
+        return cfg.replace(optimizer=duration.resolve(cfg.optimizer, "warmup", **sizes))
 
 
 FIXED = ("model", "data", "seed", "batch_size", "seq_len")

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from arch import config, tree
-from arch.train import methods
+from arch.train import duration, methods
 from arch.train import schedule as schedules
 
 
@@ -29,7 +29,8 @@ class Config(config.Config):
       kind: how a gradient becomes a direction.
       learning_rate: the peak. Adafactor's is relative to the weights' root mean square.
       rate_shape: the learning rate behind the warm-up.
-      warmup_steps: steps of linear warm-up from 0.
+      warmup_steps, warmup_tokens ...: length of the linear warm-up from 0, in one of the units of
+        `arch.train.duration`; none when all are 0.
       final_share: the last learning rate as a share of the peak (cosine, linear, wsd).
       decay_share: share of the run in which wsd goes from the peak to the last learning rate.
       rate_factors: (regular expression, factor) pairs; the first that is found in a weight's canonical path
@@ -46,7 +47,11 @@ class Config(config.Config):
     kind: methods.Kind = "adamw"
     learning_rate: config.PositiveFloat = 1e-3
     rate_shape: schedules.Shape = "cosine"
-    warmup_steps: config.NonNegativeInt = 100
+    warmup_steps: config.NonNegativeInt = 0
+    warmup_tokens: config.NonNegativeInt = 0
+    warmup_examples: config.NonNegativeInt = 0
+    warmup_epochs: config.NonNegativeFloat = 0.0
+    warmup_percent: config.Percent = 0.0
     final_share: config.Fraction = 0.1
     decay_share: config.Fraction = 0.2
     rate_factors: tuple[tuple[str, config.NonNegativeFloat], ...] = ()
@@ -58,6 +63,7 @@ class Config(config.Config):
     clip_norm: config.NonNegativeFloat = 1.0
 
     def check(self):
+        duration.unit(self, "warmup")
         for field in ("no_decay", "rate_factors"):
             for entry in getattr(self, field):
                 pattern = entry if isinstance(entry, str) else entry[0]
@@ -90,7 +96,7 @@ class Config(config.Config):
         return schedules.schedule(
             self.rate_shape,
             self.learning_rate,
-            warmup=self.warmup_steps,
+            warmup=duration.in_steps(self, "warmup"),
             total=total_steps,
             final_share=self.final_share,
             decay_share=self.decay_share,

@@ -28,7 +28,7 @@ class Setup:
     """A run before its first step.
 
     Attributes:
-      cfg: the checked config.
+      cfg: the checked config, all lengths in steps.
       workdir: the run's folder.
       mesh: the devices.
       data: the tokenised corpus.
@@ -82,12 +82,15 @@ def prepare(cfg: experiment.Config, workdir) -> Setup:
     _check_devices(cfg, mesh)
     _check_writable(workdir)
     check_same(cfg, workdir)
+    data = functools.cache(lambda: _data(cfg, workdir))
+    cfg = cfg.resolve(lambda: dataset.epoch_samples(data(), seq_len=cfg.seq_len))
+    _check_samples(cfg)
     model = cfg.model.make()
     optimizer = cfg.optimizer.make(cfg.total_steps, lambda: states.axes(model))
     cfg.loss.must_suit(model)
     with jax.set_mesh(mesh):
         plan = states.plan(model, optimizer, mesh)
-    data = _data(cfg, workdir)
+    data = data()
     if data.tokenizer.size > cfg.model.vocab_size:
         raise ValueError(
             f"model.vocab_size={cfg.model.vocab_size} must be at least {data.tokenizer.size}, the tokenizer's size"
@@ -126,13 +129,16 @@ def _check_devices(cfg: experiment.Config, mesh: Mesh) -> None:
             f"batch_size={cfg.batch_size} / micro_batches={cfg.micro_batches} = {rows} rows must be a multiple of "
             f"mesh.data * mesh.fsdp = {meshes.batch_shards(mesh)}"
         )
+    remat = getattr(getattr(cfg.model, "layers", None), "remat", "none")
+    if remat == "offload":
+        _check_offload(mesh.devices.flat[0])
+
+
+def _check_samples(cfg: experiment.Config) -> None:
     if cfg.total_steps * cfg.batch_size > dataset.MAX_SAMPLES:
         raise ValueError(
             f"total_steps={cfg.total_steps} times batch_size={cfg.batch_size} must be at most {dataset.MAX_SAMPLES}"
         )
-    remat = getattr(getattr(cfg.model, "layers", None), "remat", "none")
-    if remat == "offload":
-        _check_offload(mesh.devices.flat[0])
 
 
 def _check_offload(device: jax.Device) -> None:

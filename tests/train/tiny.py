@@ -80,7 +80,7 @@ def prepare(cfg: experiment.Config, workdir, devices=None) -> setup.Setup:
     every = setup.prepare(cfg.replace(mesh=meshes.Config()), workdir)
     with jax.set_mesh(mesh):
         plan = states.plan(every.model, every.optimizer, mesh)
-    return dataclasses.replace(every, cfg=cfg, mesh=mesh, plan=plan)
+    return dataclasses.replace(every, cfg=every.cfg.replace(mesh=cfg.mesh), mesh=mesh, plan=plan)
 
 
 def train(cfg: experiment.Config, workdir, devices=None) -> dict[str, float]:
