@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -41,9 +42,11 @@ def export(
       family: the file of `arch/families` in whose form to write; '' for the only one that can express the model.
 
     Raises:
-      ValueError: the folder is not empty, no family or several can express the model, params are not this model's, or a
-        value is not finite in `dtype`. Nothing is left under `folder` then.
+      ValueError: the folder is not empty, no family or several can express the model, params are not this model's, a
+        value is not finite in `dtype`, or several processes run. Nothing is left under `folder` then.
     """
+    if jax.process_count() > 1:
+        raise ValueError(f"process_count={jax.process_count()} must be 1 to export: load a checkpoint in one process")
     folder = pathlib.Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} must be a new or an empty folder")
@@ -96,8 +99,12 @@ def _values(rules: Sequence[Rule], params: Mapping, dtype: str) -> Iterator[np.n
 
 
 def _on_host(leaf: Any, slot: Slot) -> np.ndarray:
-    """The slot's part of a leaf; a copy, since a leaf keeps a host copy of itself for as long as it lives."""
-    return np.asarray(leaf[slot.index] if slot.index else jnp.copy(leaf))
+    """The slot's part of a leaf; of a copy, since a leaf keeps a host copy of itself for as long as it lives."""
+    if not slot.index:
+        return np.asarray(jnp.copy(leaf))
+    for number in slot.index:
+        leaf = jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False)  # leaf[number] would compile for each number
+    return np.asarray(leaf)
 
 
 def _write_tensors(folder: pathlib.Path, tensors: Mapping[str, Tensor], values: Iterator, max_shard_bytes: int) -> None:

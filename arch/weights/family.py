@@ -43,7 +43,7 @@ def writing(model_cfg: Any, name: str = "") -> tuple[ModuleType, dict[str, Any]]
     for stem in [name] if name else known:
         try:
             accepted[stem] = known[stem].write(model_cfg)
-        except (ValueError, AttributeError) as error:
+        except ValueError as error:
             reasons[stem] = f"{stem}: {error}"
     if not accepted:
         raise ValueError(f"no family can express this model: {'; '.join(reasons.values())}")

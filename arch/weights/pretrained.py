@@ -72,13 +72,13 @@ def published(source: Source) -> Published:
     try:
         family = families.reading(source.attributes.get("model_type"))
         config = _config(family, source)
+        rules = tuple(family.rules(config))
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{source.path} holds no model that is known here: {kind}{error}") from error
-    rules = tuple(family.rules(config))
-    names = _names(rules, source, family.PREFIX)
-    found = Published(family, config, source, rules, names)
-    _fits(found)
+    found = Published(family, config, source, rules, _names(rules, source, family.PREFIX))
+    if lines := _differences(found):
+        raise ValueError(f"{source.path} does not fit its config: {_shown(lines)}")
     return found
 
 
@@ -152,8 +152,8 @@ def _names(rules: tuple[Rule, ...], source: Source, prefix: str) -> dict[str, st
     return {name if name in known else prefix + name: name for name in source.tensors}
 
 
-def _fits(found: Published) -> None:
-    """Holds that rules, model and source agree on names, shapes and types."""
+def _differences(found: Published) -> list[str]:
+    """What rules, model and source do not agree on: names, then shapes and types; a line each."""
     source, names = found.source, found.names
     ours = tree.paths(canonical(found.config))
     lines = differences(found.rules, ours, names, found.family.ignored(found.config))
@@ -165,20 +165,23 @@ def _fits(found: Published) -> None:
                     lines.append(f"{names[theirs]} has shape {list(tensor.shape)}, not {list(shape)}")
                 if tensor.dtype not in FLOATS:
                     lines.append(f"{names[theirs]} has dtype {tensor.dtype}, not one of {', '.join(FLOATS)}")
-    if lines:
-        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-        raise ValueError(f"{source.path} does not fit its config: {'; '.join(lines[:SHOWN])}{more}")
+    return lines
 
 
 def _same_parameters(found: Published, places: Mapping[str, Any]) -> None:
     """Holds that the target has this model's parameters."""
     have = {path: tuple(leaf.shape) for path, leaf in tree.paths(canonical(found.config)).items()}
     want = {path: slot.shape for path, slot in places.items()}
-    lines = [f"{path} is {want.get(path, 'missing')}, not {have.get(path, 'there')}" for path in have | want
-             if want.get(path) != have.get(path)]
+    differ = (path for path in have | want if want.get(path) != have.get(path))
+    lines = [f"{path} is {want.get(path, 'missing')}, not {have.get(path, 'there')}" for path in differ]
     if lines:
-        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-        raise ValueError(f"{found.source.path} does not fit the model: {'; '.join(lines[:SHOWN])}{more}")
+        raise ValueError(f"{found.source.path} does not fit the model: {_shown(lines)}")
+
+
+def _shown(lines: list[str]) -> str:
+    """The first lines in one, and how many there are behind them."""
+    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "; ".join(lines[:SHOWN] + more)
 
 
 def _finite(found: Published, theirs: str) -> np.ndarray:

@@ -27,6 +27,7 @@ from arch import tree
 from arch.sharding import mesh as meshes
 from arch.train import state
 from arch.weights import family, pretrained, target
+from arch.weights.export import export
 from tests.weights import tiny
 
 def resident(field):
@@ -37,14 +38,20 @@ family.modules = lambda: {"tiny": tiny}
 found = pretrained.open(sys.argv[1])
 wanted = target.canonical(found.config)
 if sys.argv[2] == "scanned":
-    mesh = meshes.make(meshes.Config())
+    mesh = meshes.make(meshes.Config(), jax.devices()[:1])
     wanted = state.plan(found.config.make(), optax.sgd(0.1), mesh).abstract.params
 jax.block_until_ready(jax.numpy.zeros(3))
 before = resident("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")
 params = jax.block_until_ready(pretrained.read(found, wanted))
+peak = resident("VmHWM") - before
+export(found.config, params, sys.argv[3] + "/first", dtype="bfloat16")  # compiles
+before = resident("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+export(found.config, params, sys.argv[3] + "/second", dtype="bfloat16")
 print(json.dumps({
-    "peak": resident("VmHWM") - before,
+    "peak": peak,
+    "export_peak": resident("VmHWM") - before,
     "params": 4 * tree.count(params),
     "largest": max(4 * leaf.size for leaf in jax.tree.leaves(target.canonical(found.config))),
 }))
@@ -63,11 +70,23 @@ def large(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("form", ["canonical", "scanned"])
-def test_loading_peaks_under_the_parameters_and_the_largest_tensor(large, form):
-    assert len(list(large.glob("*.safetensors"))) == 5
-    done = subprocess.run([sys.executable, "-c", SCRIPT, large, form], cwd=tiny.ROOT, capture_output=True, text=True)
+@pytest.fixture(scope="module", params=["canonical", "scanned"])
+def measured(request, large, tmp_path_factory):
+    """Bytes of a process that loads the checkpoint and exports it again in bfloat16."""
+    command = [sys.executable, "-c", SCRIPT, large, request.param, tmp_path_factory.mktemp("again")]
+    done = subprocess.run(command, cwd=tiny.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["params"] > 250 * MIB
-    assert found["params"] < found["peak"] < found["params"] + found["largest"] + SLACK
+    return json.loads(done.stdout)
+
+
+def test_the_checkpoint_is_large_and_sharded(large, measured):
+    assert len(list(large.glob("*.safetensors"))) == 5
+    assert measured["params"] > 250 * MIB
+
+
+def test_loading_peaks_under_the_parameters_and_the_largest_tensor(measured):
+    assert measured["params"] < measured["peak"] < measured["params"] + measured["largest"] + SLACK
+
+
+def test_exporting_peaks_under_two_copies_of_the_largest_tensor(measured):
+    assert measured["export_peak"] < 2 * measured["largest"] + SLACK

@@ -45,7 +45,7 @@ def test_the_files_of_arch_families_are_the_registry(monkeypatch):
 
 def test_an_attribute_that_the_family_does_not_handle_raises(folder):
     configure(folder, new_trick=True)
-    with pytest.raises(ValueError, match="tiny: config: new_trick=True is not handled"):
+    with pytest.raises(ValueError, match="tiny holds no model that is known here: config: new_trick=True is not han"):
         pretrained.open(folder)
 
 
