@@ -50,7 +50,7 @@ def read_body(attributes: Attributes) -> dict:
     return found | {"activation": read_activation(attributes, "hidden_act", "gelu")}
 
 
-def body(config: encoder.Config) -> dict:
+def body(config: configs.Config) -> dict:
     """The hyperparameters but the head, from a config. Raises ValueError when it is of another kind."""
     mixer, ffn = sublayers(config, encoder.Config, attention.Config, mlp.Config)
     if not isinstance(config.position, learned.Config):

@@ -93,12 +93,13 @@ def read(attributes: Attributes) -> encoder.Config:
     return compose(**found, head=head)
 
 
-def write(config: encoder.Config) -> dict:
+def write(config: configs.Config) -> dict:
     """Their config.json from ours. Raises ValueError on what it cannot express."""
     found = body(config)
+    out = {"model_type": "bert"} | write_body(found) | write_head(config.head, "Bert", tuple(HEADS))
     head = with_tokens(config.head, activation=found["activation"], epsilon=found["epsilon"])
     confirm(config, compose(**found, head=head))
-    return {"model_type": "bert"} | write_body(found) | write_head(head, "Bert", tuple(HEADS))
+    return out
 
 
 def rules(config: encoder.Config) -> list[Rule]:

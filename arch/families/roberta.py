@@ -7,6 +7,7 @@ are left over from its released code, which numbers positions like ids, behind t
 
 from typing import Any
 
+from arch import config as configs
 from arch.families import bert
 from arch.families._bert_like import body, body_rules, read_body, read_head, with_tokens, write_body, write_head
 from arch.families._hyperparameters import confirm
@@ -52,13 +53,14 @@ def read(attributes: Attributes) -> encoder.Config:
     return compose(**found, head=head)
 
 
-def write(config: encoder.Config) -> dict:
+def write(config: configs.Config) -> dict:
     """Their config.json from ours, always as 'roberta'. Raises ValueError on what it cannot express."""
     found = body(config)
+    out = {"model_type": "roberta", "pad_token_id": PADDING, "bos_token_id": 0, "eos_token_id": 2}
+    out |= write_body(found) | write_head(config.head, "Roberta", HEADS)
     head = with_tokens(config.head, activation="gelu", epsilon=found["epsilon"])
     confirm(config, compose(**found, head=head))
-    out = {"model_type": "roberta", "pad_token_id": PADDING, "bos_token_id": 0, "eos_token_id": 2}
-    return out | write_body(found) | write_head(head, "Roberta", HEADS)
+    return out
 
 
 def rules(config: encoder.Config) -> list[Rule]:

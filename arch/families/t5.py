@@ -11,6 +11,7 @@ The released code also drops entries inside the ffn and behind each stack's last
 tokens, attention weights and each sublayer's result.
 """
 
+from arch import config as configs
 from arch.families._hyperparameters import confirm
 from arch.families._vocabulary import ACTIVATIONS, write_activation
 from arch.ffns import gated_mlp, mlp
@@ -78,7 +79,7 @@ def _t5(num_layers, embed_dim, hidden_dim, num_heads, head_dim=64):
 
 def _t5_v1_1(num_layers, embed_dim, hidden_dim, num_heads):
     widths = {"embed_dim": embed_dim, "hidden_dim": hidden_dim, "num_heads": num_heads, "head_dim": 64}
-    version = {"gated": True, "activation": "gelu_tanh", "tie_embeddings": False, "dropout": 0.0}
+    version = {"gated": True, "activation": "gelu_tanh", "tie_embeddings": False}
     return compose(num_layers=num_layers, **widths, **version)
 
 
@@ -89,7 +90,7 @@ PRESETS = {
     "t5_large": _t5(24, 1024, 4096, 16),
     "t5_3b": _t5(24, 1024, 16384, 32, 128),
     "t5_11b": _t5(24, 1024, 65536, 128, 128),
-    # The released configs of version 1.1, pretrained without dropout.
+    # The released configs of version 1.1; it was pretrained without dropout, which is for fine-tuning.
     "t5_v1_1_small": _t5_v1_1(8, 512, 1024, 6),
     "t5_v1_1_base": _t5_v1_1(12, 768, 2048, 12),
     "t5_v1_1_large": _t5_v1_1(24, 1024, 2816, 16),
@@ -144,7 +145,7 @@ def _read_ffn(name: str) -> tuple[bool, Activation]:
     return name.startswith("gated-"), ACTIVATIONS[activation]
 
 
-def write(config: encoder_decoder.Config) -> dict:
+def write(config: configs.Config) -> dict:
     """Their config.json from ours. Raises ValueError on what it cannot express."""
     if not isinstance(config, encoder_decoder.Config):
         raise ValueError(f"model={type(config).__module__} must be an encoder_decoder in this family")

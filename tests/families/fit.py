@@ -1,0 +1,31 @@
+"""How a family's rules fit a model's weights: used by the tests of the encoder families."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arch import tree
+from arch.layers.weight import unbox
+from arch.published import differences
+
+
+def shapes(cfg) -> dict:
+    """The shapes of a model's weights by canonical path."""
+    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    params = unbox(jax.eval_shape(cfg.make().init, jax.random.key(0), tokens)["params"])
+    return tree.paths(jax.eval_shape(tree.unstack, params))
+
+
+def theirs(family, cfg) -> set[str]:
+    """The names of the tensors that a model is published as."""
+    return {name for rule in family.rules(cfg) for name in rule.theirs}
+
+
+def misfits(family, cfg) -> list[str]:
+    """What keeps the rules from naming each weight once and giving it back after saving and loading, [] for nothing."""
+    have, rng, lines = shapes(cfg), np.random.default_rng(0), []
+    for rule in family.rules(cfg):
+        values = [rng.standard_normal(have[path].shape) for path in rule.ours]
+        back = rule.load(rule.save(values))
+        lines += [path for path, a, b in zip(rule.ours, values, back, strict=True) if not np.array_equal(a, b)]
+    return lines + differences(family.rules(cfg), have, theirs(family, cfg), ())
