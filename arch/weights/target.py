@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16)
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
