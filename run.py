@@ -2,7 +2,8 @@
 
     --config=FILE[:arg,key=val]   any leaf is overridden by --config.path.to.leaf=value
     --workdir=DIR                 the same command again goes on where the last one stopped
-    --mode=train|eval|generate    generate takes --prompt, --max_new_tokens, --temperature, --print_ids
+    --mode=train|eval|generate    generate takes --prompt, --chat, --max_new_tokens, --temperature, --print_ids
+    --mode=export                 writes --export_to=FOLDER for transformers; --verify compares logits with it
 
 JAX's own flags work too (`--jax_debug_nans=True`). Exit status: 0 done or stopped by a signal, 2 bad input.
 """
@@ -23,8 +24,12 @@ from arch.train import command_line, experiment
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="file of the config, its argument behind a colon")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "generate"], "what to do")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "generate", "export"], "what to do")
 PROMPT = flags.DEFINE_multi_string("prompt", [""], "text to continue; give it several times for a batch")
+CHAT = flags.DEFINE_boolean("chat", False, "each prompt is what a user says to a chat model")
+EXPORT_TO = flags.DEFINE_string("export_to", "", "folder that export writes")
+FAMILY = flags.DEFINE_string("family", "", "file of arch/families in whose form export writes, if several can")
+VERIFY = flags.DEFINE_boolean("verify", False, "print the largest difference of our logits from transformers'")
 MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 0, "tokens to generate; 0: as the config says", lower_bound=0)
 TEMPERATURE = flags.DEFINE_float("temperature", None, "0: the likeliest; absent: as the config says", lower_bound=0.0)
 PRINT_IDS = flags.DEFINE_boolean("print_ids", False, "print the new tokens' ids instead of text, a line a prompt")
@@ -47,19 +52,26 @@ def main(argv):
             return
         if rest[1:]:
             raise ValueError(f"argument {rest[1]!r} is no flag")
-        for flag in (WORKDIR, *([] if MODE.value == "generate" else [CONFIG])):
+        needed = {"train": [CONFIG], "eval": [CONFIG], "generate": [], "export": [EXPORT_TO]}
+        for flag in (WORKDIR, *needed[MODE.value]):
             if not flag.value:
                 raise ValueError(f"--{flag.name} is missing")
+        if VERIFY.value and MODE.value != "export" and not CONFIG.value:
+            raise ValueError("--config is missing: --verify compares the checkpoint that its init_from names")
         cfg = experiment.from_dict(CONFIG.value) if CONFIG.value else None
     if MULTIHOST.value:
         join()
     from arch.train import modes  # Orbax, Grain and TensorBoard's writer take a second: not for a bad command line
 
     STARTUP.mark("imports")
+    if VERIFY.value and MODE.value != "export":
+        modes.verify(cfg)
     if MODE.value == "train":
         modes.train(cfg, WORKDIR.value, dict(config_flags.get_override_values(flags.FLAGS["config"])), STARTUP)
     elif MODE.value == "eval":
         modes.evaluate(cfg, WORKDIR.value)
+    elif MODE.value == "export":
+        modes.export(cfg, WORKDIR.value, EXPORT_TO.value, family=FAMILY.value, verify=VERIFY.value)
     else:
         modes.generate(
             cfg,
@@ -68,6 +80,7 @@ def main(argv):
             max_new_tokens=MAX_NEW_TOKENS.value,
             temperature=TEMPERATURE.value,
             print_ids=PRINT_IDS.value,
+            chat=CHAT.value,
         )
 
 

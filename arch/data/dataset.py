@@ -8,9 +8,9 @@ import grain
 import numpy as np
 
 from arch.data import packing
-from arch.data.tokenized import Config, Tokenized, load, prepare
+from arch.data.tokenized import Config, Tokenized, all_valid, load, prepare
 
-__all__ = ["Config", "Tokenized", "batches", "load", "make", "prepare"]
+__all__ = ["Config", "Tokenized", "all_valid", "batches", "load", "make", "prepare"]
 
 MAX_SAMPLES = 2**31 - 1
 """Samples in the endless training stream: what the int32 `ids` can count."""

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterable
 from typing import Annotated, NamedTuple
 
@@ -118,6 +119,21 @@ def load(folder: str | os.PathLike, cfg: Config | None = None) -> Tokenized:
         raise ValueError(
             f"{str(folder)!r} must be a whole folder of tokenised text ({error}): delete it to tokenise again"
         ) from None
+
+
+def all_valid(cfg: Config) -> Tokenized:
+    """All of the text as the split 'valid', a file a document, in memory: to measure a model trained elsewhere.
+
+    Raises:
+      ValueError: the text cannot be read, or the tokenizer would have to be trained on it.
+    """
+    if cfg.tokenizer.kind == "bpe" and not cfg.tokenizer.path:
+        raise ValueError("data.tokenizer.path='' must name the tokenizer of the model that is measured")
+    documents = corpus.read(cfg.path, suffixes=cfg.suffixes, max_bytes=cfg.max_bytes, piece_chars=sys.maxsize)
+    maker = cfg.tokenizer.make(())
+    tokens, offsets = _stream(maker, (document.text for document in documents))
+    split = Split(tokens, offsets, int(maker.token_bytes[tokens].sum(dtype=np.int64)))
+    return Tokenized(maker, {"valid": split}, "", {"config": config.to_dict(cfg)})
 
 
 def _write(cfg: Config, folder: pathlib.Path) -> None:

@@ -96,6 +96,15 @@ def check_path(edge: Any, path: str) -> None:
         done = here
 
 
+def override(leaf: str, name: str = "config") -> str:
+    """What this process's command line gives a leaf (`--config.leaf=VALUE`), '' for nothing.
+
+    For a config file some of whose leaves follow from another, such as the model from `init_from`: overrides are
+    applied only when the file has said which leaves there are.
+    """
+    return _value(sys.argv, rf"{name}\.{leaf}") or ""
+
+
 @contextlib.contextmanager
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Ends the process with one line on standard error, and no traceback, at an error of these kinds."""

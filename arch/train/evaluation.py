@@ -36,7 +36,7 @@ def evaluate(setup: Setup, params, *, heed=lambda: None) -> dict[str, float]:
 def sample_text(setup: Setup, params, prompt: str) -> str:
     """The prompt and what the model makes of it."""
     tokenizer = setup.data.tokenizer
-    ids = [tokenizer.separator, *tokenizer.encode(prompt)]
+    ids = tokenizer.prompt(prompt)
     key = jax.random.key(setup.cfg.seed)
-    (new,) = generate(setup.model, params, [ids], setup.cfg.sample, key=key, stop=tokenizer.separator)
-    return tokenizer.decode(ids[1:] + new)
+    (new,) = generate(setup.model, params, [ids], setup.cfg.sample, key=key, stop=tokenizer.stop)
+    return tokenizer.decode(ids + new)

@@ -1,13 +1,20 @@
 """What `run.py` does in each mode. Errors about the input end in one line, before anything long starts."""
 
 import json
+import pathlib
+from typing import Any
 
 import jax
 
+from arch import tree
+from arch.data import foreign_tokenizer, tokenizer
 from arch.decode import generate as decoding
-from arch.train import evaluation, experiment, library, loop, restore, setup, start
+from arch.train import evaluation, experiment, initial, library, loop, restore, setup, start
+from arch.train import verify as verification
 from arch.train.command_line import one_line_errors
 from arch.train.startup import Startup
+from arch.weights import target
+from arch.weights.export import export as write_published
 
 
 def train(cfg: experiment.Config, workdir: str, overrides: dict, startup: Startup) -> None:
@@ -20,15 +27,25 @@ def train(cfg: experiment.Config, workdir: str, overrides: dict, startup: Startu
 
 
 def evaluate(cfg: experiment.Config, workdir: str) -> None:
-    """`--mode=eval`: the validation loss of the newest checkpoint (of `eval_batches`), as one line of JSON."""
+    """`--mode=eval`: the validation loss of the newest checkpoint (of `eval_batches`), as one line of JSON.
+
+    Before the first checkpoint it is that of the published model at `init_from`, over all of the text.
+    """
     with one_line_errors(ValueError, OSError):
-        restore.find(workdir)
-        ready = setup.prepare(cfg, workdir)
-        params, extra = restore.restore_params(workdir, ready.plan.abstract.params)
+        published = _starts_published(cfg, workdir)
+        if not published:
+            restore.find(workdir)
+        ready = setup.prepare(cfg, workdir, all_valid=published)
+        abstract, step = ready.plan.abstract.params, 0
+        if published:
+            params = initial.params(cfg.init_from, cfg.model, abstract)
+        else:
+            params, extra = restore.restore_params(workdir, abstract, average=cfg.ema.in_use)
+            step = extra["position"]["step"]
     with jax.set_mesh(ready.mesh):
         metrics = evaluation.evaluate(ready, params)
     if jax.process_index() == 0:
-        print(json.dumps({"step": extra["position"]["step"]} | metrics))
+        print(json.dumps({"step": step} | metrics))
 
 
 def generate(
@@ -39,8 +56,9 @@ def generate(
     max_new_tokens: int,
     temperature: float | None,
     print_ids: bool,
+    chat: bool,
 ) -> None:
-    """`--mode=generate`: continues the prompts with the newest checkpoint; prints texts or ids.
+    """`--mode=generate`: continues the prompts with the newest checkpoint, or `init_from`; prints texts or ids.
 
     Args:
       cfg: None to take the run's own; given, it must not contradict the run.
@@ -49,19 +67,75 @@ def generate(
       max_new_tokens: 0 for the config's number.
       temperature: None for the config's.
       print_ids: the new tokens' ids, a line a prompt, instead of prompt and text.
+      chat: each prompt is what a user says to a chat model; its answer is printed.
     """
     with one_line_errors(ValueError, OSError):
-        model, params = library.load(workdir)
-        tokenizer = library.load_tokenizer(workdir)
-        if cfg is None:
-            cfg = library.load_config(workdir)
-        else:
-            setup.check_same(cfg, workdir)
+        model, params, words = _trained(cfg, workdir)
+        cfg = library.load_config(workdir) if cfg is None else cfg
+        ids = [_chat(words, prompt) if chat else words.prompt(prompt) for prompt in prompts]
         how = cfg.sample.replace(
             max_new_tokens=max_new_tokens or cfg.sample.max_new_tokens,
             temperature=cfg.sample.temperature if temperature is None else temperature,
         )
-    ids = [[tokenizer.separator, *tokenizer.encode(prompt)] for prompt in prompts]
     key = jax.random.key(cfg.seed)
-    for prompt, new in zip(prompts, decoding.generate(model, params, ids, how, key=key, stop=tokenizer.separator)):
-        print(" ".join(map(str, new)) if print_ids else prompt + tokenizer.decode(new))
+    for prompt, new in zip(ids, decoding.generate(model, params, ids, how, key=key, stop=words.stop)):
+        print(" ".join(map(str, new)) if print_ids else words.decode(new if chat else prompt + new))
+
+
+def export(cfg: experiment.Config | None, workdir: str, folder: str, *, family: str, verify: bool) -> None:
+    """`--mode=export`: writes the newest checkpoint, or `init_from`, as a folder that transformers reads.
+
+    Args:
+      cfg: as in `generate`.
+      workdir: the run.
+      folder: new or empty.
+      family: the file of arch/families in whose form to write; '' for that of `init_from`, else the only one that can.
+      verify: also print how far transformers' logits of what was written are from ours.
+    """
+    with one_line_errors(ValueError, OSError):
+        if verify:
+            verification.interpreter()  # before anything is written
+        model, params, words = _trained(cfg, workdir)
+        cfg = library.load_config(workdir) if cfg is None else cfg
+        write_published(model.cfg, params, folder, family=family or initial.family(cfg.init_from))
+        if isinstance(words, tokenizer.Subwords):  # raw bytes have no file that others read
+            words.save(folder)
+        if verify:
+            _print_difference(model, params, folder)
+
+
+def verify(cfg: experiment.Config) -> None:
+    """`--verify`: prints how far transformers' logits of the published checkpoint at `init_from` are from ours."""
+    with one_line_errors(ValueError, OSError):
+        if not initial.is_published(cfg.init_from):
+            raise ValueError(f"--verify needs a published checkpoint in config.init_from={cfg.init_from!r}")
+        verification.interpreter()
+        model = cfg.model.make()
+        params = initial.params(cfg.init_from, cfg.model, target.canonical(cfg.model))
+        _print_difference(model, params, cfg.init_from)
+
+
+def _print_difference(model: Any, params: tree.Tree, path: str) -> None:
+    print(f"largest difference of a logit from transformers': {verification.difference(model, params, path):.3g}")
+
+
+def _starts_published(cfg: experiment.Config | None, workdir: str) -> bool:
+    """Whether the parameters are still those of a published checkpoint."""
+    return cfg is not None and initial.is_published(cfg.init_from) and not setup.started(pathlib.Path(workdir))
+
+
+def _trained(cfg: experiment.Config | None, workdir: str) -> tuple[Any, tree.Tree, tokenizer.Tokenizer]:
+    """The run's model, its parameters in canonical form, and its tokenizer."""
+    if _starts_published(cfg, workdir):
+        params = initial.params(cfg.init_from, cfg.model, target.canonical(cfg.model))
+        return cfg.model.make(), params, cfg.data.tokenizer.make(())
+    model, params = library.load(workdir)
+    if cfg is not None:
+        setup.check_same(cfg, workdir)
+    return model, params, library.load_tokenizer(workdir)
+
+
+def _chat(words: tokenizer.Tokenizer, prompt: str) -> list[int]:
+    if not isinstance(words, foreign_tokenizer.Foreign):
+        raise ValueError("--chat needs a published chat model: this run's tokenizer was made here")
+    return words.chat([{"role": "user", "content": prompt}])

@@ -70,8 +70,13 @@ class Setup:
         return jax.jit(eval_step(self.model, self.token_bytes, loss=self.cfg.loss))
 
 
-def prepare(cfg: experiment.Config, workdir) -> Setup:
+def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setup:
     """Checks, tokenises and traces.
+
+    Args:
+      cfg: of the run.
+      workdir: its folder.
+      all_valid: all of the text is there to validate, none to train on, and nothing of it is written.
 
     Raises:
       ValueError: the config contradicts itself, the devices, the corpus, or what the workdir holds.
@@ -82,14 +87,14 @@ def prepare(cfg: experiment.Config, workdir) -> Setup:
     _check_devices(cfg, mesh)
     _check_writable(workdir)
     check_same(cfg, workdir)
-    data = functools.cache(lambda: _data(cfg, workdir))
+    data = functools.cache(lambda: dataset.all_valid(cfg.data) if all_valid else _data(cfg, workdir))
     cfg = cfg.resolve(lambda: dataset.epoch_samples(data(), seq_len=cfg.seq_len))
     _check_samples(cfg)
     model = cfg.model.make()
     optimizer = cfg.optimizer.make(cfg.total_steps, lambda: states.axes(model))
     cfg.loss.must_suit(model)
     with jax.set_mesh(mesh):
-        plan = states.plan(model, optimizer, mesh)
+        plan = states.plan(model, optimizer, mesh, states.Beside(bool(cfg.ema.decay), cfg.first_loss_scale))
     data = data()
     if data.tokenizer.size > cfg.model.vocab_size:
         raise ValueError(
@@ -109,7 +114,7 @@ def check_same(cfg: experiment.Config, workdir) -> None:
     """
     workdir = pathlib.Path(workdir)
     old = provenance.read_config(workdir)
-    if old is None or not _started(workdir):
+    if old is None or not started(workdir):
         return
     new = config.to_dict(cfg)
     changed = provenance.diff({key: old.get(key) for key in experiment.FIXED}, {k: new[k] for k in experiment.FIXED})
@@ -160,7 +165,7 @@ def _check_writable(workdir: pathlib.Path) -> None:
         raise OSError(error.errno, f"workdir cannot be written: {error.strerror}", str(workdir)) from None
 
 
-def _started(workdir: pathlib.Path) -> bool:
+def started(workdir: pathlib.Path) -> bool:
     """Whether a run in this folder has got as far as a checkpoint."""
     return any((workdir / "checkpoints").glob("[0-9]*"))
 
@@ -172,7 +177,7 @@ def _data(cfg: experiment.Config, workdir: pathlib.Path) -> dataset.Tokenized:
     """
     folder = workdir / "data"
     if jax.process_index() == 0:
-        if folder.exists() and not _started(workdir):
+        if folder.exists() and not started(workdir):
             try:
                 dataset.load(folder, cfg.data)
             except ValueError:

@@ -4,7 +4,7 @@ import logging
 
 import jax
 
-from arch.train import restore
+from arch.train import initial, restore
 from arch.train import state as states
 from arch.train.checkpoint import Checkpoints
 from arch.train.setup import Setup
@@ -35,7 +35,7 @@ def start(setup: Setup, checkpoints: Checkpoints) -> tuple[states.TrainState, di
             state, extra = restore.restore_step(restore.find(cfg.resume), plan.abstract)
             log.info("started from step %d of %s", int(state.step), cfg.resume)
         elif cfg.init_from:
-            params, _ = restore.restore_params(cfg.init_from, plan.abstract.params)
+            params = initial.params(cfg.init_from, cfg.model, plan.abstract.params)
             log.info("started from the parameters of %s", cfg.init_from)
             return states.around(params, setup.optimizer, plan), {}
         else:

@@ -1,0 +1,61 @@
+"""What `init_from` names: an earlier run of ours, or a published checkpoint (a folder or a GGUF file)."""
+
+import logging
+import pathlib
+from typing import Any
+
+from arch import config, tree
+from arch.train import experiment, provenance, restore
+from arch.weights import pretrained
+
+log = logging.getLogger("arch")
+
+
+def is_published(path) -> bool:
+    """Whether a path holds, or should hold, a published checkpoint and none of ours."""
+    if not path:
+        return False
+    path = pathlib.Path(path)
+    return path.is_file() or path.suffix == ".gguf" or any(path.glob("*.safetensors*")) or any(path.glob("*.bin"))
+
+
+def published_model(path: str) -> Any:
+    """The model's config of a published checkpoint, which is checked whole but for its values.
+
+    Raises:
+      ConfigError: there is none, or it cannot be read.
+    """
+    try:
+        if not pathlib.Path(path).exists():
+            raise ValueError("there is no such file or folder")
+        return pretrained.open(path).config
+    except (ValueError, OSError) as error:
+        raise config.ConfigError(f"init_from={path!r}: {error}") from None
+
+
+def family(path: str) -> str:
+    """The name of the family of the published checkpoint at a path, '' if there is none."""
+    if not is_published(path) or not pathlib.Path(path).exists():
+        return ""
+    return pretrained.open(path).family.__name__.rsplit(".", 1)[-1]
+
+
+def params(path: str, model_cfg: Any, abstract: Any) -> tree.Tree:
+    """The parameters of a run or a published checkpoint.
+
+    Args:
+      path: of either.
+      model_cfg: of the model that is to have them.
+      abstract: its parameters as `jax.ShapeDtypeStruct`s, placed.
+
+    Raises:
+      ValueError: they cannot be read, or are another model's.
+    """
+    if not is_published(path):
+        return restore.restore_params(path, abstract)[0]
+    found = pretrained.open(path)
+    changed = provenance.diff(config.to_dict(found.config), config.to_dict(model_cfg), "model")
+    changed = [line for line in changed if line.split(":")[0].rsplit(".", 1)[-1] not in experiment.FREE]
+    if changed:
+        log.warning("the model is not quite that of %s: %s", path, "; ".join(changed))
+    return pretrained.read(found, abstract)
