@@ -7,6 +7,7 @@ scale is 1, so that none can be overlooked.
 
 import dataclasses
 import pathlib
+import re
 import zlib
 from typing import Any
 
@@ -22,6 +23,8 @@ PROMPTS = (7, 1, 4)
 """Tokens in the prompts of the greedy continuations."""
 NEW = 9
 """Tokens that continue a prompt."""
+START = 3
+"""The id that a decoder beside an encoder starts from. Not that of padding, whose vector torch gives no gradient."""
 SPECIAL = 4
 """Ids below this one stand for padding, start and end; no text holds them."""
 
@@ -36,6 +39,7 @@ class Case:
       gradients: tensors whose gradients are kept whole; () when no gradients are taken.
       attributes: what the published config.json says otherwise than today's transformers writes it; None for nothing.
       tensors: published tensors that today's transformers would not write, with their shapes.
+      zero: a regular expression of tensors that are 0, because the paper's model has none.
     """
 
     model: str
@@ -43,6 +47,11 @@ class Case:
     gradients: tuple[str, ...] = ()
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     tensors: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    zero: str = ""
+
+    def value(self, tensor: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The published tensor of this name."""
+        return np.zeros(shape, np.float32) if re.fullmatch(self.zero, tensor) else weights(tensor, shape)
 
     @property
     def encoder(self) -> bool:
@@ -70,7 +79,7 @@ BERT = dict(
 )  # fmt: skip
 T5 = dict(
     d_model=24, d_kv=5, d_ff=37, num_layers=3, num_decoder_layers=2, num_heads=3, relative_attention_num_buckets=8,
-    relative_attention_max_distance=11, decoder_start_token_id=0,
+    relative_attention_max_distance=11, decoder_start_token_id=START,
 )  # fmt: skip
 LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=29)
 
@@ -143,7 +152,40 @@ CASES = {
         ("backbone.layers.1.mixer.A_log", "backbone.layers.1.mixer.dt_proj.bias"),
     ),
 }  # fmt: skip
-"""By name; each has a file of this name in tests/parity/goldens."""
+"""Of the families that have published weights."""
+
+COMPOSED = {
+    "palm_cohere": Case(
+        "CohereForCausalLM",
+        dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1, head_dim=256,
+             intermediate_size=96, max_position_embeddings=29, layer_norm_eps=1e-6, logit_scale=24**-0.5,
+             rope_parameters=dict(rope_type="default", rope_theta=1e4)),
+        ("model.layers.1.input_layernorm.weight",),
+    ),
+    "transformer_marian": Case(
+        "MarianMTModel",
+        dict(d_model=24, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=37, decoder_ffn_dim=37,
+             encoder_attention_heads=3, decoder_attention_heads=3, activation_function="relu", scale_embedding=True,
+             max_position_embeddings=29, decoder_start_token_id=START, forced_eos_token_id=None),
+        ("model.decoder.layers.1.encoder_attn.q_proj.weight",), zero=r".*_proj\.bias|final_logits_bias",
+    ),
+    "llama_dynamic": Case(
+        "LlamaForCausalLM",
+        LLAMA | dict(max_position_embeddings=5,
+                     rope_parameters=dict(rope_type="dynamic", rope_theta=100.0, factor=2.0)),
+    ),
+    "qwen3": Case("Qwen3ForCausalLM", LLAMA | dict(head_dim=8, rms_norm_eps=1e-6)),
+    "gemma2": Case(
+        "Gemma2ForCausalLM",
+        dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+             intermediate_size=37, max_position_embeddings=29, query_pre_attn_scalar=11, sliding_window=4,
+             attn_logit_softcapping=1.5, final_logit_softcapping=2.5),
+    ),
+}  # fmt: skip
+"""Peers of compositions of ours that have no published weights: PaLM, the 2017 Transformer, NTK-aware rotation, QK
+norm, sandwich norms with soft caps."""
+
+ALL = CASES | COMPOSED
 
 
 def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -200,6 +242,7 @@ def labels(case: Case) -> dict[str, np.ndarray]:
     }[case.model.removeprefix("Bert").removeprefix("Roberta")]
 
 
-def direction(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A random tensor: a gradient that is wrong anywhere has another inner product with it."""
-    return weights(f"{name} direction", (*shape, 1))[..., 0]
+def digest(name: str, value: np.ndarray) -> tuple[float, float]:
+    """A tensor's norm, and its inner product with a random one: a value that is wrong anywhere has another."""
+    direction = weights(f"{name} direction", (*value.shape, 1))[..., 0]
+    return float(np.linalg.norm(value)), float(np.vdot(direction.astype(np.float64), value))

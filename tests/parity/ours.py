@@ -1,10 +1,10 @@
 """Our side of the parity tests: a golden, the checkpoint it is about, and what our model makes of the same input."""
 
-import dataclasses
 import functools
 import json
 import pathlib
 import tempfile
+import types
 from typing import Any
 
 import jax
@@ -14,13 +14,15 @@ from safetensors.numpy import save_file
 
 from arch import tree
 from arch.decode import generate as decoding
+from arch.heads import classification, pooler, pretraining
 from arch.layers.contract import Context, positions_of
-from arch.models import encoder
 from arch.ops import loss as losses
+from arch.published import differences
 from arch.weights import pretrained
 from arch.weights.target import canonical
 from tests.parity import cases
-from tests.parity.cases import CASES
+from tests.parity.cases import ALL
+from tests.parity.compositions import COMPOSITIONS
 
 Arrays = dict[str, Any]
 
@@ -43,17 +45,34 @@ def write_checkpoint(name: str, folder: str) -> None:
     about, _ = golden(name)
     with open(f"{folder}/config.json", "w") as file:
         json.dump(about["config"], file)
-    tensors = {tensor: cases.weights(tensor, tuple(shape)) for tensor, shape in about["tensors"].items()}
-    save_file(tensors, f"{folder}/model.safetensors", metadata={"format": "pt"})
+    save_file(tensors(name), f"{folder}/model.safetensors", metadata={"format": "pt"})
+
+
+def tensors(name: str) -> dict[str, np.ndarray]:
+    """The published tensors of a case."""
+    return {tensor: ALL[name].value(tensor, tuple(shape)) for tensor, shape in golden(name)[0]["tensors"].items()}
 
 
 @functools.cache
-def loaded(name: str) -> tuple[pretrained.Published, tree.Tree]:
-    """The checkpoint of a case through the importer, and our parameters."""
+def loaded(name: str) -> tuple[Any, tree.Tree]:
+    """Something with our config and rules, and our parameters: by the importer, or by hand for a composition."""
+    if name in COMPOSITIONS:
+        return _composed(name)
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(name, folder)
         found = pretrained.open(folder)
         return found, pretrained.read(found, canonical(found.config))
+
+
+def _composed(name: str) -> tuple[Any, tree.Tree]:
+    config, rules = COMPOSITIONS[name]()
+    theirs, zero, leaves = tensors(name), ALL[name].zero, {}
+    assert differences(rules, tree.paths(canonical(config)), theirs, (zero,) if zero else ()) == []
+    for rule in rules:
+        leaves |= zip(rule.ours, rule.load([theirs[tensor] for tensor in rule.theirs]), strict=True)
+    above_one = {path: leaf + 1 for path, leaf in leaves.items() if name == "gemma2" and path.endswith("norm/scale")}
+    params = jax.tree.map(jnp.asarray, tree.from_paths(leaves | above_one))
+    return types.SimpleNamespace(config=config, rules=rules), params
 
 
 def family_of(name: str) -> str:
@@ -61,46 +80,66 @@ def family_of(name: str) -> str:
     return loaded(name)[0].family.__name__.rsplit(".", 1)[-1]
 
 
-def padded(name: str) -> tuple[jax.Array, Context]:
-    """The ids and the context of the padded batch."""
-    read = cases.inputs(CASES[name], "padded", cases.LENGTHS)
-    return _batch(name, read, lambda valid: {"valid": valid})
-
-
-def packed(name: str) -> tuple[jax.Array, Context]:
-    """The ids and the context of one row with all documents and some padding; of a row each where a head pools rows."""
-    read = cases.inputs(CASES[name], "packed", cases.DOCUMENTS)
-    if pools(name):
-        return _batch(name, read, lambda valid: {"valid": valid})
-    read["segments"] = [np.full(length, i + 1) for i, length in enumerate(cases.DOCUMENTS)]
-    read["places"] = [np.arange(length) for length in cases.DOCUMENTS]
-    row = {key: np.concatenate([*rows, [0, 0]])[None] for key, rows in read.items()}
-    tokens, context = _batch(name, row, lambda valid: {})
-    more = {"positions": jnp.asarray(row["places"], jnp.int32), "segment_ids": jnp.asarray(row["segments"], jnp.int32)}
-    return tokens, dataclasses.replace(context, **more)
-
-
 def pools(name: str) -> bool:
-    """Whether the model makes one vector of each row."""
-    return any("pooler" in leaf for leaf in tree.paths(loaded(name)[1]))
+    """Whether the model makes one vector of each row, so that documents cannot share one."""
+    head = getattr(loaded(name)[0].config, "head", None)
+    return isinstance(head, (pooler.Config, pretraining.Config, classification.Config))
 
 
-def _batch(name, read, more) -> tuple[jax.Array, Context]:
-    tokens = jnp.asarray(cases.padded(read["input_ids"], 0), jnp.int32)
-    valid = jnp.asarray(cases.padded([np.ones_like(row) for row in read["input_ids"]], 0), bool)
-    config, types = loaded(name)[0].config, None
-    if isinstance(config, encoder.Config) and config.token_types:
-        types = jnp.asarray(cases.padded(read["token_type_ids"], 0), jnp.int32)
-    return tokens, Context(positions=positions_of(tokens), token_types=types, **more(valid))
+@functools.cache
+def batch(name: str, use: str) -> tuple:
+    """The arguments of the model on the padded or the packed batch; the last is the context that goes with its output.
+
+    Args:
+      name: of the case.
+      use: 'padded' or 'packed'.
+    """
+    case = ALL[name]
+    read = cases.inputs(case, use, {"padded": cases.LENGTHS, "packed": cases.DOCUMENTS}[use])
+    lay = _in_one_row if use == "packed" and not pools(name) else _in_rows
+    parts = read.get("token_type_ids") if getattr(loaded(name)[0].config, "token_types", 0) else None
+    tokens, context = lay(read["input_ids"], parts)
+    if not case.encoder_decoder:
+        return tokens, context
+    target, after = lay([np.concatenate([[cases.START], row[:-1]]) for row in read["labels"]])
+    return tokens, target, context, after
+
+
+def _in_rows(rows: list, parts: list | None = None) -> tuple[jax.Array, Context]:
+    """A row each, padded on the right."""
+
+    def filled(values):
+        return _ids(cases.padded(values, 0))
+
+    tokens, valid = filled(rows), filled([np.ones_like(row) for row in rows]) > 0
+    of = None if parts is None else filled(parts)
+    return tokens, Context(positions=positions_of(tokens), valid=valid, token_types=of)
+
+
+def _in_one_row(rows: list, parts: list | None = None) -> tuple[jax.Array, Context]:
+    """All in one row, and two tokens of padding."""
+
+    def joined(values):
+        return _ids(np.concatenate([*values, [0, 0]])[None])
+
+    segments = joined([np.full_like(row, i + 1) for i, row in enumerate(rows)])
+    positions = joined([np.arange(len(row)) for row in rows])
+    of = None if parts is None else joined(parts)
+    return joined(rows), Context(positions=positions, segment_ids=segments, token_types=of)
+
+
+def _ids(array: np.ndarray) -> jax.Array:
+    return jnp.asarray(array, jnp.int32)
 
 
 @functools.cache
 def forward(name: str):
-    """The jitted function (params, tokens, context) -> outputs by transformers' names, a row a token or a row a row."""
-    model, case = loaded(name)[0].config.make(), CASES[name]
+    """The jitted function (params, *batch) -> outputs by transformers' names."""
+    model, case = loaded(name)[0].config.make(), ALL[name]
+    method = "pair" if case.encoder_decoder else "__call__"
 
-    def outputs(params, tokens, context):
-        out = model.apply({"params": params}, tokens, context)
+    def outputs(params, *args):
+        out = model.apply({"params": params}, *args, method=method)
         beside = {"pooler_output": "pooled", "seq_relationship_logits": "next_sentence"}
         found = {theirs: out.shared[ours] for theirs, ours in beside.items() if ours in out.shared}
         match case.model.removeprefix("Bert"):
@@ -123,20 +162,20 @@ def real(outputs: Arrays, context: Context) -> dict[str, np.ndarray]:
 
 
 def objective(name: str):
-    """The function (params, tokens, context) -> loss of the padded batch."""
-    labels = {key: jnp.asarray(value, jnp.int32) for key, value in cases.labels(CASES[name]).items()}
+    """The function (params, *batch) -> loss of the padded batch."""
+    labels = {key: _ids(value) for key, value in cases.labels(ALL[name]).items()}
     run, mean = forward(name), losses.mean_cross_entropy
 
-    def loss(params, tokens, context):
-        out = run(params, tokens, context)
-        match CASES[name].model.removeprefix("Bert"):
+    def loss(params, *args):
+        out = run(params, *args)
+        match ALL[name].model.removeprefix("Bert"):
             case "ForPreTraining":
                 ask = labels["labels"], out["seq_relationship_logits"], labels["next_sentence_label"]
                 return losses.pretraining(out["prediction_logits"], *ask)
             case "ForQuestionAnswering":
                 places = jnp.stack([out["start_logits"], out["end_logits"]], -1)
                 return losses.span(places, labels["start_positions"], labels["end_positions"])
-            case model if "CausalLM" in model or "LMHead" in model:
+            case model if model.endswith(("CausalLM", "LMHeadModel")):
                 return mean(out["logits"][:, :-1], labels["labels"][:, 1:])
             case _:
                 return mean(out["logits"], labels["labels"])
@@ -147,9 +186,13 @@ def objective(name: str):
 def greedy(name: str) -> list[list[int]]:
     """The ids that continue the prompts, all in one ragged batch, with caches."""
     found, params = loaded(name)
-    prompts = [prompt.tolist() for prompt in cases.ids("greedy", cases.PROMPTS)]
-    cfg = decoding.Config(max_new_tokens=cases.NEW, temperature=0.0)
-    return decoding.generate(found.config.make(), params, prompts, cfg, key=jax.random.key(0))
+    model, cfg = found.config.make(), decoding.Config(max_new_tokens=cases.NEW, temperature=0.0)
+    prompts, memory = cases.ids("greedy", cases.PROMPTS), None
+    if ALL[name].encoder_decoder:
+        memory = model.apply({"params": params}, *_in_rows(prompts), method="encode")
+        prompts = [np.array([cases.START])] * len(prompts)
+    rows = [prompt.tolist() for prompt in prompts]
+    return decoding.generate(model, params, rows, cfg, key=jax.random.key(0), memory=memory)
 
 
 def published(name: str, params: tree.Tree) -> dict[str, np.ndarray]:

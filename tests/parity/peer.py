@@ -14,7 +14,7 @@ A golden holds no weights, since they follow from their names (`cases.weights`).
     packed/NAME         outputs on three documents, each alone, one after the other
     loss                on the padded rows
     gradient/TENSOR     of that loss, for some tensors whole
-    gradients/TENSOR    for each tensor, norm and inner product with `cases.direction`
+    gradients           `cases.digest` of that of each tensor, in the order of their names
     greedy/I            the ids that continue prompt I, with a cache, one prompt at a time
 """
 
@@ -34,7 +34,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from tests.parity import cases
-from tests.parity.cases import CASES, Case
+from tests.parity.cases import ALL, Case
 
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
 """No fused kernels."""
@@ -54,7 +54,7 @@ def publish(case: Case, folder: str) -> dict:
     config = {name: value for name, value in written.items() if case.attributes.get(name, ...) is not None}
     attributes.write_text(json.dumps(config))
     shapes = {name: value.shape for name, value in load_file(file).items()} | case.tensors
-    save_file({name: cases.weights(name, shape) for name, shape in shapes.items()}, file, metadata={"format": "pt"})
+    save_file({name: case.value(name, shape) for name, shape in shapes.items()}, file, metadata={"format": "pt"})
     return {"config": config, "tensors": {name: list(shape) for name, shape in sorted(shapes.items())}}
 
 
@@ -132,17 +132,14 @@ def _gradients(model, case: Case, loss) -> dict[str, np.ndarray]:
         model.save_pretrained(folder)
         gradients = load_file(f"{folder}/model.safetensors")
     out = {f"gradient/{name}": gradients[name] for name in case.gradients}
-    for name, value in sorted(gradients.items()):
-        inner = np.vdot(cases.direction(name, value.shape).astype(np.float64), value)
-        out[f"gradients/{name}"] = np.float32([np.linalg.norm(value), inner])
-    return out
+    return out | {"gradients": np.float32([cases.digest(name, gradients[name]) for name in sorted(gradients)])}
 
 
 @torch.no_grad()
 def _greedy(model, case: Case, prompt: np.ndarray) -> np.ndarray:
     read = _tensors({"input_ids": prompt[None], "attention_mask": np.ones_like(prompt[None])})
     model.generation_config.eos_token_id = None
-    how = dict(max_new_tokens=cases.NEW, do_sample=False, use_cache=True)
+    how = dict(max_new_tokens=cases.NEW, do_sample=False, num_beams=1, use_cache=True)
     made = model.generate(**read, **how, return_dict_in_generate=True, output_logits=True)
     best = torch.stack(made.logits).topk(2).values
     gap = (best[..., 0] - best[..., 1]).min()
@@ -155,7 +152,7 @@ def make(names: list[str], out: pathlib.Path) -> None:
     """Writes goldens into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
-        case = CASES[name]
+        case = ALL[name]
         with tempfile.TemporaryDirectory() as folder:
             about = {
                 "command": f"python -m tests.parity.peer make {name}",
@@ -172,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = parser.add_subparsers(dest="mode", required=True)
     maker = modes.add_parser("make")
-    maker.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE")
+    maker.add_argument("cases", nargs="*", default=list(ALL), metavar="CASE")
     maker.add_argument("--out", type=pathlib.Path, default=cases.GOLDENS)
     runner = modes.add_parser("run")
     runner.add_argument("folder", type=pathlib.Path)
@@ -181,7 +178,7 @@ def main() -> None:
         make(args.cases, args.out)
     else:
         for folder in filter(pathlib.Path.is_dir, sorted(args.folder.iterdir())):
-            arrays = results(open_published(folder), CASES[folder.name])
+            arrays = results(open_published(folder), ALL[folder.name])
             np.savez_compressed(folder.with_suffix(".npz"), **arrays)
 
 
