@@ -81,6 +81,7 @@ PRESETS = {
 
 MODEL_TYPES = ("bert",)
 PREFIX = "bert."
+OLDER = {r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"}
 
 
 def read(attributes: Attributes) -> encoder.Config:

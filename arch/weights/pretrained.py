@@ -76,7 +76,7 @@ def published(source: Source) -> Published:
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{source.path} holds no model that is known here: {kind}{error}") from error
-    found = Published(family, config, source, rules, _names(rules, source, family.PREFIX))
+    found = Published(family, config, source, rules, _names(rules, source, family))
     if lines := _differences(found):
         raise ValueError(f"{source.path} does not fit its config: {_shown(lines)}")
     return found
@@ -144,12 +144,26 @@ def _config(family: ModuleType, source: Source) -> Any:
     return config
 
 
-def _names(rules: tuple[Rule, ...], source: Source, prefix: str) -> dict[str, str]:
-    """The rules' name of each of the source's tensors: the model may have been saved without its head."""
+def _names(rules: tuple[Rule, ...], source: Source, family: ModuleType) -> dict[str, str]:
+    """The rules' name of each of the source's tensors.
+
+    The model may have been saved without its head, so without the prefix, or when a tensor had another name.
+
+    Raises:
+      ValueError: two tensors have the same name in the rules.
+    """
     known = {name for rule in rules for name in rule.theirs}
-    if any(name.startswith(prefix) for name in source.tensors):
-        prefix = ""
-    return {name if name in known else prefix + name: name for name in source.tensors}
+    prefix = "" if any(name.startswith(family.PREFIX) for name in source.tensors) else family.PREFIX
+    names: dict[str, str] = {}
+    for name in source.tensors:
+        current = name
+        for older, newer in getattr(family, "OLDER", {}).items():
+            current = re.sub(older, newer, current)
+        current = current if current in known else prefix + current
+        if current in names:
+            raise ValueError(f"{source.path}: {name} and {names[current]} are both {current}")
+        names[current] = name
+    return names
 
 
 def _differences(found: Published) -> list[str]:

@@ -1,7 +1,13 @@
 """BERT: sizes, paths, config.json both ways, rules for each head, and what is refused."""
 
-import pytest
+import json
 
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from arch import tree
 from arch.families import bert
 from arch.ffns import mlp
 from arch.heads import classification, hidden_states, masked_lm, pooler, pretraining, span, tagging
@@ -9,6 +15,7 @@ from arch.layers import norm, stack
 from arch.models import decoder
 from arch.positions import sinusoidal
 from arch.published import Attributes, differences
+from arch.weights import pretrained
 from tests.families import fit
 
 COUNTS = {"bert_base": 109_482_240, "bert_large": 335_141_888, "minilm_l6": 22_713_216}
@@ -110,6 +117,33 @@ def test_a_missing_pooler_is_not_overlooked():
     whole, cfg = bert.compose(**SIZES), bert.compose(**SIZES, head=TOKENS)
     lines = differences(bert.rules(whole), fit.shapes(whole), fit.theirs(bert, cfg), bert.ignored(whole))
     assert "bert.pooler.dense.weight is missing in the file" in lines
+
+
+def published(folder, rename):
+    """Writes a tiny checkpoint, its tensors renamed. Returns (config, parameters)."""
+    cfg = bert.compose(**SIZES)
+    params = {path: jnp.full(leaf.shape, i + 1.0) for i, (path, leaf) in enumerate(fit.shapes(cfg).items())}
+    tensors = {}
+    for rule in bert.rules(cfg):
+        tensors |= zip(rule.theirs, rule.save([np.asarray(params[path]) for path in rule.ours]))
+    save_file(rename(tensors), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(bert.write(cfg)))
+    return cfg, params
+
+
+def test_the_first_checkpoints_names_of_scale_and_shift_are_known(tmp_path):
+    older = lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+    cfg, params = published(tmp_path, lambda tensors: {older(name): value for name, value in tensors.items()})
+    read, loaded = pretrained.load(tmp_path)
+    assert read == cfg
+    assert all(np.array_equal(leaf, params[path]) for path, leaf in tree.paths(loaded).items())
+
+
+def test_an_older_name_beside_the_newer_one_raises(tmp_path):
+    both = lambda tensors: tensors | {"bert.embeddings.LayerNorm.gamma": tensors["bert.embeddings.LayerNorm.weight"]}
+    published(tmp_path, both)
+    with pytest.raises(ValueError, match="are both bert.embeddings.LayerNorm.weight"):
+        pretrained.open(tmp_path)
 
 
 @pytest.mark.parametrize("changes, message", [
