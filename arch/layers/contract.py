@@ -121,7 +121,8 @@ class Output:
       x: the result: [b t d] of a sublayer or stack, logits [b t v] of a model.
       cache: with the structure of the cache that came in.
       aux: losses and statistics.
-      shared: names that this sublayer adds to (or replaces in) `Context.shared` for the layers after it.
+      shared: names that this sublayer adds to (or replaces in) `Context.shared` for the layers after it; of a
+        model, what its head gives beside x.
     """
 
     x: Array
