@@ -130,13 +130,13 @@ def _sums_forward(rest, x, table, targets, weights):
 
     zeros = _zeros(rest, x[0], table, targets[0], weights[0]), jnp.zeros(table.shape, jnp.float32)
     (sums, d_table), d_x = lax.scan(add, zeros, (x, targets, weights))
-    return sums, (d_x, d_table.astype(table.dtype))
+    return sums, (d_x, d_table, table[:0])
 
 
-def _sums_backward(rest, gradients, cotangents):
-    d_loss, _ = cotangents
-    d_x, d_table = jax.tree.map(lambda gradient: (gradient * d_loss).astype(gradient.dtype), gradients)
-    return d_x, d_table, None, None
+def _sums_backward(rest, residuals, cotangents):
+    """A sum over all tokens may be more than float16 can hold: the table's is scaled before it is rounded."""
+    (d_x, d_table, like), (d_loss, _) = residuals, cotangents
+    return (d_x * d_loss).astype(d_x.dtype), (d_table * d_loss).astype(like.dtype), None, None
 
 
 _sums.defvjp(_sums_forward, _sums_backward)

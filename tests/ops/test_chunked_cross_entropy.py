@@ -99,6 +99,13 @@ def test_half_precision_hidden_states_are_summed_in_float32():
     assert {gradient.dtype for gradient in gradients} == {jnp.dtype("bfloat16")}
 
 
+def test_the_table_s_gradient_may_exceed_float16_before_it_is_scaled():
+    x, table = jnp.full((400, WIDTH), 200, jnp.float16), jnp.zeros((VOCAB, WIDTH), jnp.float16)
+    targets, weights = jnp.zeros(400, jnp.int32), jnp.ones(400)
+    mean = lambda table: chunked_cross_entropy(x, table, targets, weights, chunk=100)[0] / 400
+    np.testing.assert_allclose(jax.grad(mean)(table)[0], -200 * (1 - 1 / VOCAB), rtol=1e-3)
+
+
 @pytest.mark.parametrize("chunk", [0, -3])
 def test_a_chunk_without_tokens_is_refused(chunk):
     with pytest.raises(ValueError, match=f"chunk={chunk} must be a positive number of tokens"):
