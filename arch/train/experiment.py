@@ -8,6 +8,8 @@ from arch.data import dataset
 from arch.decode import generate
 from arch.sharding import mesh as meshes
 from arch.train import checkpoint, duration, objective
+from arch.train import ema as averages
+from arch.train import loss_scale as loss_scales
 from arch.train import optimizer as optimizers
 
 
@@ -66,6 +68,8 @@ class Config(config.Config):
     data: dataset.Config = dataset.Config()
     mesh: meshes.Config = meshes.Config()
     loss: objective.Config = objective.Config()
+    ema: averages.Config = averages.Config()
+    loss_scale: loss_scales.Config = loss_scales.Config()
     optimizer: optimizers.Config = optimizers.Config()
     checkpoints: checkpoint.Config = checkpoint.Config()
     sample: generate.Config = generate.Config()
@@ -81,6 +85,11 @@ class Config(config.Config):
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of micro_batches={self.micro_batches}")
         if self.init_from and self.resume:
             raise ValueError(f"init_from={self.init_from!r} and resume={self.resume!r}: only one may be given")
+
+    @property
+    def first_loss_scale(self) -> float:
+        """The loss scale to begin with: there is one where the model computes in float16; else 0."""
+        return self.loss_scale.initial if getattr(self.model, "dtype", "") == "float16" else 0.0
 
     def resolve(self, epoch_examples: Callable[[], int]) -> "Config":
         """The same run with all lengths in steps.

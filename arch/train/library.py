@@ -8,7 +8,7 @@ from arch.train import experiment, restore
 
 
 def load(path) -> tuple[Any, tree.Tree]:
-    """The model of a workdir or checkpoint, and its parameters.
+    """The model of a workdir or checkpoint, and its parameters (their moving average, if the run's config uses it).
 
         model, params = arch.load("runs/demo")
         logits = model.apply({"params": params}, tokens).x
@@ -23,8 +23,10 @@ def load(path) -> tuple[Any, tree.Tree]:
     Raises:
       CheckpointError: there is no whole checkpoint at `path`.
     """
-    params, extra = restore.restore_params(path)
-    return _config_of(extra).model.make(), tree.unstack(params)
+    step = restore.find(path)
+    cfg = _config_of(restore.read_record(step)["extra"])
+    params, _ = restore.restore_step(step, None, restore.AVERAGE if cfg.ema.in_use else restore.PARAMS)
+    return cfg.model.make(), tree.unstack(params)
 
 
 def load_tokenizer(path) -> tokenizers.Tokenizer:

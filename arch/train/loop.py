@@ -138,6 +138,8 @@ class _Run:
             setup.token_bytes,
             micro_batches=self.cfg.micro_batches,
             loss=self.cfg.loss,
+            ema_decay=self.cfg.ema.decay,
+            growth_steps=self.cfg.loss_scale.growth_steps,
         )
         where = jax.tree.map(lambda leaf: leaf.sharding, setup.plan.abstract)
         whole = NamedSharding(setup.mesh, PartitionSpec())
@@ -202,12 +204,13 @@ class _Run:
         """The validation split's loss, and a sample of text."""
         if self.evaluated[0] == self.step:
             return self.evaluated[1]
-        metrics = evaluation.evaluate(self.setup, self.state.params, heed=self._heed)
+        params = self.state.average if self.cfg.ema.in_use else self.state.params
+        metrics = evaluation.evaluate(self.setup, params, heed=self._heed)
         self.evaluated = (self.step, metrics)
         self.writer.write_scalars(self.step, metrics)
         log.info("step %d: %s", self.step, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         if self.cfg.sample_prompt:
-            text = evaluation.sample_text(self.setup, self.state.params, self.cfg.sample_prompt)
+            text = evaluation.sample_text(self.setup, params, self.cfg.sample_prompt)
             self.writer.write_texts(self.step, {"sample": f"```\n{text}\n```"})
         return metrics
 

@@ -23,12 +23,15 @@ FORMAT_VERSION = 1
 STATE, EXTRA = "state", "extra"
 """The two folders of a step: the arrays, and the JSON beside them."""
 
+PARAMS, AVERAGE = "params/", "average/"
+"""How the paths of the parameters begin, and those of their moving average."""
+
 
 class CheckpointError(OSError):
     """A checkpoint could not be written or read; the message names the path and the reason."""
 
 
-def restore_params(path, abstract_params: Any = None) -> tuple[Any, dict]:
+def restore_params(path, abstract_params: Any = None, *, average: bool = False) -> tuple[Any, dict]:
     """The parameters alone of a saved state, without its optimizer: `(params, extra)`. Only reads: safe beside a run.
 
     Args:
@@ -36,12 +39,13 @@ def restore_params(path, abstract_params: Any = None) -> tuple[Any, dict]:
         taken; damaged ones are skipped with a warning.
       abstract_params: pytree of `jax.ShapeDtypeStruct` with shardings. None: a nested dict with the saved shapes and
         dtypes, on this process's first device.
+      average: their moving average instead.
 
     Raises:
       CheckpointError: there is no checkpoint at `path`, or none of them is whole.
       ValueError: the saved params have other leaves, shapes or dtypes (they are named), or a newer format.
     """
-    return restore_step(find(path), abstract_params, "params/")
+    return restore_step(find(path), abstract_params, AVERAGE if average else PARAMS)
 
 
 def find(path) -> pathlib.Path:
@@ -96,7 +100,7 @@ def restore_step(path: pathlib.Path, abstract: Any, prefix: str = "") -> tuple[A
       path: the folder of one step.
       abstract: pytree of `jax.ShapeDtypeStruct`, or None for a nested dict of what is saved. A leaf without a sharding
         goes to this process's first device.
-      prefix: '' for the whole state, 'params/' for the params.
+      prefix: '' for the whole state, PARAMS or AVERAGE for a part of it.
 
     Raises:
       CheckpointError: something cannot be read.

@@ -12,6 +12,7 @@ from jax.tree_util import register_dataclass
 from arch import tree
 from arch.layers import weight
 from arch.sharding import mesh as meshes
+from arch.train import loss_scale
 from arch.typing import Array, Key
 
 
@@ -24,11 +25,28 @@ class TrainState:
       step: [] int32, optimizer steps taken. Like all leaves, a shape or a sharding where the state is but planned.
       params: the model's parameters in scanned form, float32, trained and not.
       opt_state: the optimizer's state over the trained ones.
+      average: the moving average of the parameters, in their form; {} when none is kept.
+      loss_scale: a `loss_scale.LossScale`; () without loss scaling.
     """
 
     step: Any
     params: tree.Tree
     opt_state: Any
+    average: tree.Tree = dataclasses.field(default_factory=dict)
+    loss_scale: Any = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """What a state holds beside parameters and optimizer.
+
+    Attributes:
+      average: whether a moving average of the parameters.
+      loss_scale: the first loss scale; 0 for no scaling.
+    """
+
+    average: bool = False
+    loss_scale: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +57,13 @@ class Plan:
       abstract: the state's shapes and shardings.
       trainable: True where gradient descent trains a parameter.
       axes: the logical axes of each parameter, by path.
+      beside: what it holds beside parameters and optimizer.
     """
 
     abstract: TrainState
     trainable: tree.Tree
     axes: dict[str, tuple[str, ...]]
+    beside: Beside = Beside()
 
 
 def _init_boxed(model, key: Key[Array, ""]):
@@ -66,12 +86,12 @@ def _axes(boxed: tree.Tree) -> dict[str, tuple[str, ...]]:
     return {path: leaf.names for path, leaf in named.items()}
 
 
-def plan(model, optimizer: optax.GradientTransformation, mesh: Mesh) -> Plan:
+def plan(model, optimizer: optax.GradientTransformation, mesh: Mesh, beside: Beside = Beside()) -> Plan:
     """Traces the initialisation: shapes, shardings, what trains. Bad shapes raise here, before anything is compiled."""
     boxed = _traced(model)
     trainable, axes = weight.trainable(boxed), _axes(boxed)
-    abstract = jax.eval_shape(lambda params: create(params, trainable, optimizer), weight.unbox(boxed))
-    return Plan(_with_shardings(abstract, axes, mesh), trainable, axes)
+    abstract = jax.eval_shape(lambda params: create(params, trainable, optimizer, beside), weight.unbox(boxed))
+    return Plan(_with_shardings(abstract, axes, mesh), trainable, axes, beside)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,17 +101,21 @@ class _Axes:
     names: tuple[str, ...]
 
 
-def create(params: tree.Tree, trainable: tree.Tree, optimizer: optax.GradientTransformation) -> TrainState:
+def create(
+    params: tree.Tree, trainable: tree.Tree, optimizer: optax.GradientTransformation, beside: Beside = Beside()
+) -> TrainState:
     """The state at step 0 around these parameters."""
     trained, _ = tree.partition(params, trainable)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained))
+    average = jax.tree.map(jnp.copy, params) if beside.average else {}  # a copy: the state is donated leaf by leaf
+    scale = loss_scale.init(beside.loss_scale) if beside.loss_scale else ()
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained), average, scale)
 
 
 def init(model, optimizer: optax.GradientTransformation, plan: Plan, key: Key[Array, ""]) -> TrainState:
     """A fresh state, each shard made on its own device."""
 
     def make(key):
-        return create(weight.unbox(_init_boxed(model, key)), plan.trainable, optimizer)
+        return create(weight.unbox(_init_boxed(model, key)), plan.trainable, optimizer, plan.beside)
 
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.abstract))(key)
 
@@ -100,7 +124,7 @@ def around(params: tree.Tree, optimizer: optax.GradientTransformation, plan: Pla
     """A fresh state around parameters that are already placed (from `init_from`)."""
 
     def make(params):
-        return create(params, plan.trainable, optimizer)
+        return create(params, plan.trainable, optimizer, plan.beside)
 
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.abstract))(params)
 

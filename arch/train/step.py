@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from arch import tree
+from arch.train import ema, loss_scale
 from arch.train import objective as objectives
 from arch.train.objective import Batch, objective
 from arch.train.state import TrainState
@@ -26,6 +27,8 @@ def train_step(
     *,
     micro_batches: int = 1,
     loss: objectives.Config = objectives.Config(),
+    ema_decay: float = 0.0,
+    growth_steps: int = loss_scale.Config().growth_steps,
 ):
     """The function (state, batch, key) -> (state, metrics); donate the state.
 
@@ -37,35 +40,53 @@ def train_step(
       token_bytes: [v] bytes of text that each id stands for.
       micro_batches: how many parts of the batch follow each other, to save memory; a divisor of its rows.
       loss: of a token.
+      ema_decay: of the moving average, where the state keeps one.
+      growth_steps: after which a loss scale grows, where the state has one.
 
     Returns:
       The step. Its metrics: `loss` (the objective), `nats_per_token`, `bits_per_byte`, `gradient_norm`,
-      `parameter_norm`, `loss/<name>` for the layers' own losses, and `stats`, the layers' statistics by path.
+      `parameter_norm`, `loss/<name>` for the layers' own losses, and `stats`, the layers' statistics by path. With loss
+      scaling also `loss_scale`, that of this step, and `skipped_steps` so far; a skipped step's gradient norm is 0.
     """
 
     def step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(key, state.step)
         trained, buffers = tree.partition(state.params, trainable)
         total = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
+        scaling = state.loss_scale
 
         def loss_of(trained, part, index):
             part_key = jax.random.fold_in(key, index)
             whole = tree.merge(trained, buffers)
-            return objective(model, whole, part, total, part_key, loss=loss, micro_batches=micro_batches)
+            value, log = objective(model, whole, part, total, part_key, loss=loss, micro_batches=micro_batches)
+            return value * scaling.scale if scaling else value, log | {"loss": value}
 
-        (value, log), gradients = _accumulated(jax.value_and_grad(loss_of, has_aux=True), trained, batch, micro_batches)
+        (_, log), gradients = _accumulated(jax.value_and_grad(loss_of, has_aux=True), trained, batch, micro_batches)
+        if scaling:
+            gradients = loss_scale.unscaled(gradients, scaling)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
         params = tree.merge(trained, _next_buffers(model_cfg, buffers, log["stats"], state.params))
         metrics = {
-            "loss": value,
+            "loss": log["loss"],
             "nats_per_token": log["nats"] / total,
             "bits_per_byte": bits_per_byte(log["nats"], count_bytes(batch, token_bytes)),
             "gradient_norm": optax.tree.norm(gradients),
             "parameter_norm": optax.tree.norm(trained),
             "stats": log["stats"],
         } | {f"loss/{name}": value for name, value in log["losses"].items()}
-        return TrainState(state.step + 1, params, opt_state), metrics
+        if scaling:
+            finite = jnp.isfinite(metrics["gradient_norm"])
+            params, opt_state = loss_scale.kept(finite, (params, opt_state), (state.params, state.opt_state))
+            metrics |= {
+                "gradient_norm": loss_scale.seen(metrics["gradient_norm"], scaling),
+                "parameter_norm": optax.tree.norm(tree.partition(params, trainable)[0]),
+                "loss_scale": scaling.scale,
+            }
+            scaling = loss_scale.after(scaling, finite, growth_steps)
+            metrics["skipped_steps"] = scaling.skipped_steps
+        average = ema.after(state.average, params, trainable, ema_decay) if state.average else {}
+        return TrainState(state.step + 1, params, opt_state, average, scaling), metrics
 
     return step
 

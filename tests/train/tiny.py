@@ -79,7 +79,7 @@ def prepare(cfg: experiment.Config, workdir, devices=None) -> setup.Setup:
     mesh = meshes.make(cfg.mesh, jax.devices()[:1] if devices is None else devices)
     every = setup.prepare(cfg.replace(mesh=meshes.Config()), workdir)
     with jax.set_mesh(mesh):
-        plan = states.plan(every.model, every.optimizer, mesh)
+        plan = states.plan(every.model, every.optimizer, mesh, every.plan.beside)
     return dataclasses.replace(every, cfg=every.cfg.replace(mesh=cfg.mesh), mesh=mesh, plan=plan)
 
 
