@@ -56,7 +56,7 @@ class Case:
     @property
     def encoder(self) -> bool:
         """Whether this is an encoder alone, which continues no prompt."""
-        return self.model.startswith(("Bert", "Roberta"))
+        return self.model.startswith(("Bert", "Roberta", "XLMRoberta"))
 
     @property
     def encoder_decoder(self) -> bool:
@@ -77,6 +77,7 @@ BERT = dict(
     hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=37, max_position_embeddings=29,
     type_vocab_size=2,
 )  # fmt: skip
+ROBERTA = BERT | dict(type_vocab_size=1, layer_norm_eps=1e-5)
 T5 = dict(
     d_model=24, d_kv=5, d_ff=37, num_layers=3, num_decoder_layers=2, num_heads=3, relative_attention_num_buckets=8,
     relative_attention_max_distance=11, decoder_start_token_id=START,
@@ -139,7 +140,9 @@ CASES = {
     "bert_sequence": Case("BertForSequenceClassification", BERT | dict(num_labels=3)),
     "bert_tokens": Case("BertForTokenClassification", BERT | dict(num_labels=5)),
     "bert_span": Case("BertForQuestionAnswering", BERT),
-    "roberta": Case("RobertaForMaskedLM", BERT | dict(type_vocab_size=1, layer_norm_eps=1e-5)),
+    "roberta": Case("RobertaForMaskedLM", ROBERTA),
+    "roberta_sequence": Case("RobertaForSequenceClassification", ROBERTA | dict(num_labels=3)),
+    "xlm_roberta": Case("XLMRobertaForMaskedLM", ROBERTA),
     "t5": Case("T5ForConditionalGeneration", T5),
     "t5_gated": Case(
         "T5ForConditionalGeneration", T5 | dict(feed_forward_proj="gated-gelu"),
@@ -239,7 +242,7 @@ def labels(case: Case) -> dict[str, np.ndarray]:
         "ForSequenceClassification": {"labels": np.array([2, 0])},
         "ForTokenClassification": {"labels": np.where(asked < 0, asked, asked % 5)},
         "ForQuestionAnswering": {"start_positions": np.array([3, 1]), "end_positions": np.array([8, 6])},
-    }[case.model.removeprefix("Bert").removeprefix("Roberta")]
+    }[case.model.removeprefix("XLM").removeprefix("Bert").removeprefix("Roberta")]
 
 
 def digest(name: str, value: np.ndarray) -> tuple[float, float]:

@@ -46,7 +46,7 @@ MARGIN = 1e-4
 def publish(case: Case, folder: str) -> dict:
     """Writes config.json and model.safetensors with the seeded weights. Returns config, and shapes of the tensors."""
     kind = getattr(transformers, case.model)
-    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 1 if case.model.startswith("Roberta") else 0}
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 1 if "Roberta" in case.model else 0}
     config = kind.config_class(vocab_size=cases.VOCAB, **special, **case.config)
     kind(config).save_pretrained(folder)
     attributes, file = pathlib.Path(folder, "config.json"), f"{folder}/model.safetensors"
