@@ -54,8 +54,9 @@ def params(path: str, model_cfg: Any, abstract: Any) -> tree.Tree:
     if not is_published(path):
         return restore.restore_params(path, abstract)[0]
     found = pretrained.open(path)
+    values = pretrained.read(found, abstract)
     changed = provenance.diff(config.to_dict(found.config), config.to_dict(model_cfg), "model")
     changed = [line for line in changed if line.split(":")[0].rsplit(".", 1)[-1] not in experiment.FREE]
     if changed:
         log.warning("the model is not quite that of %s: %s", path, "; ".join(changed))
-    return pretrained.read(found, abstract)
+    return values
