@@ -27,6 +27,11 @@ class Weight(meta.AxisMetadata):
     axes: tuple[str, ...] = struct.field(pytree_node=False)
     trainable: bool = struct.field(pytree_node=False, default=True)
 
+    @classmethod
+    def from_nnx_metadata(cls, metadata: dict[str, Any]) -> "Weight":
+        """The box of an NNX variable that `flax.nnx.bridge` made of a box."""
+        return cls(metadata["value"], metadata["axes"], metadata["trainable"])
+
     def unbox(self):
         """The value alone."""
         return self.value
