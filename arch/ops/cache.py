@@ -18,7 +18,9 @@ def slots(length: Int[Array, "b"], valid: Bool[Array, "b t"], size: int) -> tupl
     return jnp.where(valid, place, size), length + jnp.sum(valid, axis=1, dtype=jnp.int32)
 
 
-def write(cache: Num[Array, "b k s h"], slot: Int[Array, "b t"], values: Num[Array, "b t k h"]) -> Num[Array, "b k s h"]:
+def write(
+    cache: Num[Array, "b k s h"], slot: Int[Array, "b t"], values: Num[Array, "b t k h"]
+) -> Num[Array, "b k s h"]:
     """The cache with each token's values in its slot; a slot outside is dropped.
 
     Heads stand before tokens, as attention's products want them, and the result is computed once for all its readers:
