@@ -70,3 +70,10 @@ def test_every_file_and_folder_that_the_readme_names_exists():
 def test_every_sublayer_is_in_the_readmes_table():
     files = [f for folder in ("mixers", "ffns") for f in (ROOT / "arch" / folder).glob("[a-z]*.py")]
     assert not [file.name for file in files if file.name not in README]
+
+
+def test_every_family_is_in_the_readmes_table():
+    rows = "\n".join(line for line in README.splitlines() if line.startswith("| `"))
+    files = [file.stem for file in (ROOT / "arch" / "families").glob("[a-z]*.py")]
+    assert len(files) > 8
+    assert not [stem for stem in files if f"`{stem}`" not in rows]
