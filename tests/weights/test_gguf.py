@@ -1,6 +1,7 @@
 """GGUF weights: every block format as the library has it, LLaMA and Mixtral exactly as they were before conversion."""
 
 import struct
+import tracemalloc
 
 import gguf
 import jax
@@ -217,3 +218,15 @@ def test_a_tensor_is_read_alone(tmp_path, whole):
     assert source.tensors["model.layers.1.self_attn.k_proj.weight"].shape == (KV_HEADS * HEAD_DIM, 10)
     stored = whole[1]["blk.1.attn_k.weight"]
     np.testing.assert_array_equal(turned(source.read("model.layers.1.self_attn.k_proj.weight"), KV_HEADS), stored)
+
+
+def test_dequantising_needs_little_more_memory_than_the_values():
+    rows, width = 1 << 13, 1 << 11
+    blocks = np.zeros(rows * width // 32 * 34, np.uint8)
+    tracemalloc.start()
+    try:
+        values = dequantized(blocks, KIND.Q8_0, (rows, width))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * values.nbytes
