@@ -111,6 +111,13 @@ OVERRIDES = {
     "model.dtype=float8": ("model.dtype='float8' must be one of 'float32'",),
     "model.layers.remat=some": ("model.layers.remat='some' must be one of",),
     f"{LAYER0}.placement=mid": (f"{LAYER0}.placement='mid' must be one of",),
+    "loss.label_smoothing=2": ("loss.label_smoothing=2.0 must be at least 0 and at most 1",),
+    "optimizer.kind=adam": ("optimizer.kind='adam' must be one of 'adamw'",),
+    "optimizer.warmup_percent=101": ("optimizer.warmup_percent=101.0 must be at least 0 and at most 100",),
+    "optimizer.rate_factors=(('(', 1.0),)": ("optimizer: rate_factors holds '('", "regular expression"),
+    # Two units for one length.
+    "total_tokens=500": ("total_steps=6 and total_tokens=500: only one may be set",),
+    "eval_every_percent=50": ("eval_every_steps=3 and eval_every_percent=50.0: only one may be set",),
     # Sizes that do not divide.
     f"{LAYER1}.sublayers[0].num_kv_heads=3": (f"{LAYER1}.sublayers[0]: num_heads=4 must be a multiple of",),
     f"{LAYER0}.sublayers[1].top_k=4": (f"{LAYER0}.sublayers[1]", "top_k=4 must be at most num_experts=3"),

@@ -51,12 +51,26 @@ def init(initial: float) -> LossScale:
     return LossScale(jnp.float32(initial), jnp.int32(0), jnp.int32(0))
 
 
-def after(state: LossScale, finite: Bool[Array, ""], growth_steps: int) -> LossScale:
-    """The state after a step whose gradients were finite or not. A scale does not go below 1."""
+def after(state: LossScale, norm: Float[Array, ""], growth_steps: int) -> tuple[LossScale, dict[str, Array]]:
+    """The state after a step, and what to log of it. A scale does not go below 1.
+
+    Args:
+      state: before the step.
+      norm: of the gradient.
+      growth_steps: as in `Config`.
+
+    Returns:
+      The state, and `loss_scale`, that of this step; `skipped_steps` so far; `gradient_norm`, which of a skipped step
+      is 0, but what it is when the scale has no way down.
+    """
+    finite = jnp.isfinite(norm)
     steps = jnp.where(finite, state.finite_steps + 1, 0)
     grows = steps >= growth_steps
     scale = jnp.where(finite, jnp.where(grows, 2 * state.scale, state.scale), jnp.maximum(state.scale / 2, 1.0))
-    return LossScale(scale, jnp.where(grows, 0, steps), state.skipped_steps + jnp.where(finite, 0, 1))
+    skipped = state.skipped_steps + jnp.where(finite, 0, 1)
+    seen = jnp.where(finite | (state.scale <= 1.0), norm, 0.0)
+    metrics = {"loss_scale": state.scale, "skipped_steps": skipped, "gradient_norm": seen}
+    return LossScale(scale, jnp.where(grows, 0, steps), skipped), metrics
 
 
 def unscaled(gradients: Any, state: LossScale) -> Any:
@@ -67,8 +81,3 @@ def unscaled(gradients: Any, state: LossScale) -> Any:
 def kept(finite: Bool[Array, ""], new: Any, old: Any) -> Any:
     """The new values after a finite step, else the old ones."""
     return jax.tree.map(lambda one, other: jnp.where(finite, one, other), new, old)
-
-
-def seen(norm: Float[Array, ""], state: LossScale) -> Float[Array, ""]:
-    """The gradient's norm for the log: 0 of a skipped step, but what it is when the scale has no way down."""
-    return jnp.where(jnp.isfinite(norm) | (state.scale <= 1.0), norm, 0.0)

@@ -64,27 +64,24 @@ def train_step(
         (_, log), gradients = _accumulated(jax.value_and_grad(loss_of, has_aux=True), trained, batch, micro_batches)
         if scaling:
             gradients = loss_scale.unscaled(gradients, scaling)
+        norm = optax.tree.norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
         params = tree.merge(trained, _next_buffers(model_cfg, buffers, log["stats"], state.params))
+        if scaling:
+            new, old = (params, opt_state), (state.params, state.opt_state)
+            params, opt_state = loss_scale.kept(jnp.isfinite(norm), new, old)
         metrics = {
             "loss": log["loss"],
             "nats_per_token": log["nats"] / total,
             "bits_per_byte": bits_per_byte(log["nats"], count_bytes(batch, token_bytes)),
-            "gradient_norm": optax.tree.norm(gradients),
-            "parameter_norm": optax.tree.norm(trained),
+            "gradient_norm": norm,
+            "parameter_norm": optax.tree.norm(tree.partition(params, trainable)[0]),
             "stats": log["stats"],
         } | {f"loss/{name}": value for name, value in log["losses"].items()}
         if scaling:
-            finite = jnp.isfinite(metrics["gradient_norm"])
-            params, opt_state = loss_scale.kept(finite, (params, opt_state), (state.params, state.opt_state))
-            metrics |= {
-                "gradient_norm": loss_scale.seen(metrics["gradient_norm"], scaling),
-                "parameter_norm": optax.tree.norm(tree.partition(params, trainable)[0]),
-                "loss_scale": scaling.scale,
-            }
-            scaling = loss_scale.after(scaling, finite, growth_steps)
-            metrics["skipped_steps"] = scaling.skipped_steps
+            scaling, more = loss_scale.after(scaling, norm, growth_steps)
+            metrics |= more
         average = ema.after(state.average, params, trainable, ema_decay) if state.average else {}
         return TrainState(state.step + 1, params, opt_state, average, scaling), metrics
 

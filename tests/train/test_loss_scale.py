@@ -10,7 +10,7 @@ def run(finite, initial=8.0, growth_steps=3):
     """(scale, skipped steps) after each step."""
     state, seen = loss_scale.init(initial), []
     for step in finite:
-        state = loss_scale.after(state, jnp.asarray(step), growth_steps)
+        state, _ = loss_scale.after(state, jnp.float32(1.0 if step else jnp.nan), growth_steps)
         seen.append((float(state.scale), int(state.skipped_steps)))
     return seen
 
@@ -29,7 +29,8 @@ def test_it_does_not_go_below_1():
 
 @pytest.mark.parametrize(("norm", "scale", "seen"), [(3.0, 8.0, 3.0), (jnp.inf, 8.0, 0.0), (jnp.inf, 1.0, jnp.inf)])
 def test_a_norm_that_a_smaller_scale_may_mend_is_logged_as_0(norm, scale, seen):
-    assert float(loss_scale.seen(jnp.float32(norm), loss_scale.init(scale))) == seen
+    _, metrics = loss_scale.after(loss_scale.init(scale), jnp.float32(norm), 3)
+    assert float(metrics["gradient_norm"]) == seen
 
 
 def test_gradients_are_divided_by_it():
