@@ -62,7 +62,7 @@ PRESETS = {
 MODEL_TYPES = ("bloom",)
 PREFIX = "transformer."
 
-OLDER = (
+OF_NO_CONSEQUENCE = (
     "bias_dropout_fusion",
     "masked_softmax_fusion",
     "attention_softmax_in_fp32",
@@ -78,7 +78,7 @@ def read(attributes: Attributes) -> decoder.Config:
     """Our config from theirs. Raises ValueError on what it cannot express."""
     attributes.expect("apply_residual_connection_post_layernorm", False)
     attributes.expect("n_inner", None)
-    attributes.ignore("pretraining_tp", "slow_but_exact", *OLDER)
+    attributes.ignore("pretraining_tp", "slow_but_exact", *OF_NO_CONSEQUENCE)
     config = compose(
         embed_dim=attributes.get("hidden_size", attributes.get("n_embed", 0) or ...),
         num_layers=attributes.get("n_layer", attributes.get("num_hidden_layers", 0) or ...),

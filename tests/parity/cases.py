@@ -39,6 +39,7 @@ class Case:
       gradients: tensors whose gradients are kept whole; () when no gradients are taken.
       attributes: what the published config.json says otherwise than today's transformers writes it; None for nothing.
       tensors: published tensors that today's transformers would not write, with their shapes.
+      attention: transformers' implementation. Its eager Falcon counts ALiBi twice, in the logits and in the mask.
       zero: a regular expression of tensors that are 0, because the paper's model has none.
     """
 
@@ -47,6 +48,7 @@ class Case:
     gradients: tuple[str, ...] = ()
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     tensors: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    attention: str = "eager"
     zero: str = ""
 
     def value(self, tensor: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -92,7 +94,8 @@ CASES = {
         dict(rope_parameters=None, rotary_pct=0.5, rotary_emb_base=10000),
     ),
     "gpt_neox_sequential": Case(
-        "GPTNeoXForCausalLM", NEOX | dict(use_parallel_residual=False, tie_word_embeddings=True),
+        "GPTNeoXForCausalLM", NEOX | dict(use_parallel_residual=False, tie_word_embeddings=True,
+        rope_parameters=dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=1.0)),
     ),
     "falcon_7b": Case("FalconForCausalLM", FALCON, ("transformer.h.1.self_attention.query_key_value.weight",)),
     "falcon_40b": Case(
@@ -102,6 +105,7 @@ CASES = {
     "falcon_rw": Case(
         "FalconForCausalLM",
         FALCON | dict(num_hidden_layers=3, alibi=True, bias=True, multi_query=False, parallel_attn=False),
+        attention="sdpa",
     ),
     "llama": Case(
         "LlamaForCausalLM", LLAMA | dict(head_dim=8),

@@ -71,7 +71,7 @@ def _composed(name: str) -> tuple[Any, tree.Tree]:
     for rule in rules:
         leaves |= zip(rule.ours, rule.load([theirs[tensor] for tensor in rule.theirs]), strict=True)
     above_one = {path: leaf + 1 for path, leaf in leaves.items() if name == "gemma2" and path.endswith("norm/scale")}
-    params = jax.tree.map(jnp.asarray, tree.from_paths(leaves | above_one))
+    params = jax.device_put(tree.from_paths(leaves | above_one), jax.local_devices()[0])
     return types.SimpleNamespace(config=config, rules=rules), params
 
 

@@ -36,8 +36,6 @@ from safetensors.numpy import load_file, save_file
 from tests.parity import cases
 from tests.parity.cases import ALL, Case
 
-EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
-"""No fused kernels."""
 PEERS = (torch, transformers, np)
 MARGIN = 1e-4
 """The least difference between the likeliest two tokens of a greedy step; less would make it a matter of luck."""
@@ -58,13 +56,12 @@ def publish(case: Case, folder: str) -> dict:
     return {"config": config, "tensors": {name: list(shape) for name, shape in sorted(shapes.items())}}
 
 
-def open_published(folder: str):
+def open_published(folder: str, case: Case):
     """The model in a folder, of the class that its config.json names, without randomness."""
     architecture = json.loads(pathlib.Path(folder, "config.json").read_text())["architectures"][0]
     kind = getattr(transformers, architecture)
-    model, info = kind.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True, use_safetensors=True, **EAGER
-    )
+    how = dict(attn_implementation=case.attention, experts_implementation="eager", use_safetensors=True)
+    model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **how)
     wrong = {key: value for key, value in info.items() if value}
     if wrong:
         raise ValueError(f"{folder}: {wrong}")
@@ -159,7 +156,7 @@ def make(names: list[str], out: pathlib.Path) -> None:
                 "versions": {"python": sys.version.split()[0]} | {m.__name__: m.__version__ for m in PEERS},
                 "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
             } | publish(case, folder)
-            arrays = results(open_published(folder), case)
+            arrays = results(open_published(folder, case), case)
         np.savez_compressed(out / f"{name}.npz", about=np.array(json.dumps(about)), **arrays)
         print(f"{name}: {len(arrays)} arrays, {(out / f'{name}.npz').stat().st_size} bytes")
 
@@ -178,7 +175,8 @@ def main() -> None:
         make(args.cases, args.out)
     else:
         for folder in filter(pathlib.Path.is_dir, sorted(args.folder.iterdir())):
-            arrays = results(open_published(folder), ALL[folder.name])
+            case = ALL[folder.name]
+            arrays = results(open_published(folder, case), case)
             np.savez_compressed(folder.with_suffix(".npz"), **arrays)
 
 
