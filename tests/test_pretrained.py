@@ -12,7 +12,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from arch import tree
 from arch.data import foreign_tokenizer, tokenizer
 from arch.decode import generate
-from arch.families import llama
+from arch.families import bert, llama
 from arch.train import verify
 from arch.weights import pretrained
 from arch.weights.export import export
@@ -27,21 +27,25 @@ SMALL = ("--config.batch_size=8", "--config.seq_len=16", "--config.total_steps=2
 QUIET = "--jax_disable_most_optimizations=True"
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """A tiny LLaMA as a published folder, with a byte-level tokenizer and a chat template."""
-    folder = tmp_path_factory.mktemp("published") / "tiny"
+def byte_level(roles):
+    """A tokenizer of one token a byte and two special ones."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = tokenizers.Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     made.add_tokens([AddedToken("<end>", special=True), AddedToken("<user>", special=True)])
+    return foreign_tokenizer.Foreign(made, roles)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A tiny LLaMA as a published folder, with a byte-level tokenizer and a chat template."""
+    folder = tmp_path_factory.mktemp("published") / "tiny"
     config = llama.compose(vocab_size=259, embed_dim=12, num_layers=2, num_heads=2, hidden_dim=11, tie_embeddings=True)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: 0.5 * rng.standard_normal(leaf.shape, np.float32), canonical(config))
     export(config, params, folder, family="llama")
     template = "{% for m in messages %}<user>{{ m.content }}{% endfor %}\n"
-    roles = foreign_tokenizer.Roles(eos_token="<end>", chat_template=template)
-    foreign_tokenizer.Foreign(made, roles).save(folder)
+    byte_level(foreign_tokenizer.Roles(eos_token="<end>", chat_template=template)).save(folder)
     (folder.parent / "text.txt").write_text(TEXT)
     return folder
 
@@ -183,6 +187,16 @@ def test_a_bad_path_is_refused_before_anything_starts(command, bad, path, mode):
 def test_without_a_path_nothing_runs(command, tmp_path):
     done = command(CONFIG, f"--workdir={tmp_path}", "--mode=train")
     check_refusal(done, "tokenizer.path='' must name a published model: --config.init_from=PATH", workdir=tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "generate"])
+def test_an_encoder_has_no_next_token(command, tmp_path, mode):
+    config = bert.compose(embed_dim=12, num_layers=1, num_heads=2, vocab_size=259, length=32)
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), canonical(config))
+    export(config, params, tmp_path / "bert", family="bert")
+    byte_level(foreign_tokenizer.Roles(eos_token="<end>")).save(tmp_path / "bert")
+    done = command(CONFIG, f"--config.init_from={tmp_path / 'bert'}", f"--workdir={tmp_path / 'run'}", f"--mode={mode}")
+    check_refusal(done, "model.name='encoder' must be 'decoder' here", workdir=tmp_path / "run")
 
 
 def has_peer():

@@ -71,6 +71,7 @@ def generate(
     """
     with one_line_errors(ValueError, OSError):
         model, params, words = _trained(cfg, workdir)
+        setup.must_predict(model.cfg)
         cfg = library.load_config(workdir) if cfg is None else cfg
         ids = [_chat(words, prompt) if chat else words.prompt(prompt) for prompt in prompts]
         how = cfg.sample.replace(

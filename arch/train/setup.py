@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from arch import config
 from arch.data import dataset
+from arch.models import decoder
 from arch.sharding import mesh as meshes
 from arch.train import experiment, provenance
 from arch.train import state as states
@@ -90,6 +91,7 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     data = functools.cache(lambda: dataset.all_valid(cfg.data) if all_valid else _data(cfg, workdir))
     cfg = cfg.resolve(lambda: dataset.epoch_samples(data(), seq_len=cfg.seq_len))
     _check_samples(cfg)
+    must_predict(cfg.model)
     model = cfg.model.make()
     optimizer = cfg.optimizer.make(cfg.total_steps, lambda: states.axes(model))
     cfg.loss.must_suit(model)
@@ -104,6 +106,13 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     for split in data.splits:
         ready.dataset(split)  # refuses a seq_len that is longer than the split
     return ready
+
+
+def must_predict(model_cfg: Any) -> None:
+    """Raises ValueError when a model does not give the logits of each next token, which runs are about."""
+    if not isinstance(model_cfg, decoder.Config):
+        name = type(model_cfg).__module__.rsplit(".", 1)[-1]
+        raise ValueError(f"model.name={name!r} must be 'decoder' here: this mode is about the next token")
 
 
 def check_same(cfg: experiment.Config, workdir) -> None:
