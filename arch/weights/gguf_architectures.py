@@ -1,48 +1,17 @@
 """What the metadata and tensor names of a GGUF file mean, in the words of transformers' config.json and checkpoints.
 
 Every key of the architecture is read or known to change nothing; any other raises, and so does any tensor without a
-name here. `llama` is LLaMA, Mistral, SmolLM2 ... and, with experts, Mixtral. Its converter turns the rows of Q and K
-from
-
-    [half, pair] (rotated as halves: transformers) to [pair, half] (rotated as neighbours: ggml)
-
-within each head; `View.heads` turns them back.
+name here.
 """
 
-import dataclasses
-import re
-from collections.abc import Callable
 from typing import Any
 
-import einops
-import numpy as np
-
 from arch.data.gguf_header import Header
-from arch.positions import rope, rope_llama3
-from arch.published import Attributes
+from arch.weights import gguf_llama, gguf_plain
+from arch.weights.gguf_view import View
 
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """How a published tensor is had from the file's.
-
-    Attributes:
-      name: in the file.
-      expert: entry of its first axis; -1 for all of it.
-      heads: in each of so many heads, the rows are turned from [pair, half] to [half, pair]; 0 to leave them.
-    """
-
-    name: str
-    expert: int = -1
-    heads: int = 0
-
-    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
-        """The published shape, from the stored one."""
-        return stored if self.expert < 0 else stored[1:]
-
-    def arranged(self, x: np.ndarray) -> np.ndarray:
-        """The published values, from the stored ones (of the expert)."""
-        return einops.rearrange(x, "(n pair half) ... -> (n half pair) ...", n=self.heads, half=2) if self.heads else x
+ARCHITECTURES = {"llama": gguf_llama.read, "gpt2": gguf_plain.gpt2, "mamba": gguf_plain.mamba}
+"""What `general.architecture` may be."""
 
 
 def read(header: Header) -> tuple[dict[str, Any], dict[str, View]]:
@@ -55,150 +24,3 @@ def read(header: Header) -> tuple[dict[str, Any], dict[str, View]]:
     if name not in ARCHITECTURES:
         raise ValueError(f"{header.path}: general.architecture={name!r} must be one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name](header)
-
-
-def _llama(header: Header) -> tuple[dict[str, Any], dict[str, View]]:
-    tensors, prefix = header.tensors, "llama."
-    own = {key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)}
-    values = Attributes(own, f"{header.path}: {prefix}*")
-    for name in ("token_embd.weight", "output_norm.weight"):
-        if name not in tensors:
-            raise ValueError(f"{header.path}: {name} is missing")
-
-    def number(name, *default):
-        value = values.get(name, *default)
-        if type(value) is not int or value < 1:  # an array: one for each layer
-            raise ValueError(f"{header.path}: {prefix}{name}={value!r} must be one number, at least 1")
-        return value
-
-    heads, width, blocks = number("attention.head_count"), number("embedding_length"), number("block_count")
-    kv_heads = number("attention.head_count_kv", heads)
-    head_dim = number("rope.dimension_count", max(1, width // heads))
-    for name in ("attention.key_length", "attention.value_length"):
-        values.expect(name, head_dim)
-    values.expect("vocab_size", tensors["token_embd.weight"].shape[0])
-    values.expect("attention.causal", True)
-    values.expect("tensor_data_layout", "Meta AI original pth")
-    experts = values.get("expert_count", 0)
-    attributes = {
-        "model_type": "mixtral" if experts else "llama",
-        "vocab_size": tensors["token_embd.weight"].shape[0],
-        "hidden_size": width,
-        "num_hidden_layers": blocks,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": head_dim,
-        "intermediate_size": number("feed_forward_length"),
-        "rms_norm_eps": values.get("attention.layer_norm_rms_epsilon"),
-        "max_position_embeddings": number("context_length"),
-        "rope_theta": values.get("rope.freq_base", 10000.0),
-        "hidden_act": "silu",
-        "tie_word_embeddings": "output.weight" not in tensors,
-    }
-    attributes |= _scaling(header, values, attributes)
-    if experts:
-        attributes |= {"num_local_experts": experts, "num_experts_per_tok": number("expert_used_count")}
-    else:
-        values.expect("expert_used_count", 0)
-        attributes |= {"attention_bias": "blk.0.attn_q.bias" in tensors, "mlp_bias": "blk.0.ffn_up.bias" in tensors}
-    values.finish()
-    views = _views(header, heads, kv_heads)
-    _same_counts(header, views, block_count=blocks, expert_count=experts)
-    return attributes, views
-
-
-def _same_counts(header: Header, views: dict[str, View], **counts: int) -> None:
-    """Holds that layers and experts are as many as the metadata says: later work grows with these numbers."""
-    patterns = {"block_count": r"model\.layers\.(\d+)\..*", "expert_count": r"model\.layers\.0\..*\.experts\.(\d+)\..*"}
-    for name, count in counts.items():
-        found = {match[1] for view in views if (match := re.fullmatch(patterns[name], view))}
-        if len(found) != count:
-            raise ValueError(f"{header.path}: llama.{name}={count} must be {len(found)}, as many as have tensors")
-
-
-def _scaling(header: Header, values: Attributes, attributes: dict[str, Any]) -> dict[str, Any]:
-    """The attribute of a scaled rotation: told by the metadata, or by Llama 3's factor of each frequency."""
-    kind = values.get("rope.scaling.type", "linear" if values.get("rope.scale_linear", 1.0) != 1.0 else "none")
-    values.ignore("rope.scaling.finetuned")
-    scaling: dict[str, Any] = {}
-    if kind in ("linear", "yarn"):
-        scaling = {"rope_type": kind, "factor": values.get("rope.scaling.factor", values.get("rope.scale_linear", 1.0))}
-    elif kind != "none":
-        raise ValueError(f"{header.path}: rope.scaling.type={kind!r} must be one of none, linear, yarn")
-    if kind == "yarn":
-        scaling["original_max_position_embeddings"] = values.get("rope.scaling.original_context_length")
-    if "rope_freqs.weight" in header.tensors:
-        if scaling:
-            raise ValueError(f"{header.path}: rope_freqs.weight beside rope.scaling.type={kind!r} is not handled")
-        scaling = _llama3(header, attributes)
-    return {"rope_scaling": scaling} if scaling else {}
-
-
-def _llama3(header: Header, attributes: dict[str, Any]) -> dict[str, Any]:
-    """Llama 3's scaling, if rope_freqs.weight, the divisor of each frequency, is what it gives.
-
-    The file holds the divisors alone. All published Llama 3.x turn fewer than 1 time in 8192 tokens slower by the
-    factor, more than 4 times as before, and blend between.
-    """
-    tensor = header.tensors["rope_freqs.weight"]
-    if tensor.kind.name != "F32" or tensor.shape != (attributes["head_dim"] // 2,):
-        raise ValueError(f"{header.path}: rope_freqs.weight must be F32 [{attributes['head_dim'] // 2}]")
-    divisors = np.frombuffer(header.data, "<f4", tensor.shape[0], tensor.offset)
-    if np.all(divisors == 1.0):
-        return {}
-    scheme = {"factor": float(divisors.max()), "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    theta, dim = attributes["rope_theta"], attributes["head_dim"]
-    scaled = rope_llama3.Config(theta=theta, original_length=8192, **scheme).frequencies(dim)
-    if not np.allclose(divisors, rope.Config(theta=theta).frequencies(dim) / scaled, rtol=1e-3):
-        raise ValueError(f"{header.path}: rope_freqs.weight is no scaling of Llama 3, and no other is known")
-    return {"rope_type": "llama3", "original_max_position_embeddings": 8192} | scheme
-
-
-_OUTSIDE = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-_INSIDE = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "ffn_gate_inp": "block_sparse_moe.gate",
-}
-_EXPERTS = {"ffn_gate": "w1", "ffn_down": "w2", "ffn_up": "w3"}
-"""Mixtral's experts: `ffn_gate_exps` of all of them, or in old files `ffn_gate.3` of one."""
-
-
-def _views(header: Header, heads: int, kv_heads: int) -> dict[str, View]:
-    views = {}
-    for name, tensor in header.tensors.items():
-        found = re.fullmatch(r"blk\.(\d+)\.([a-z_]+?)(_exps|\.\d+)?\.(weight|bias)", name)
-        if name == "rope_freqs.weight":
-            continue
-        if name in _OUTSIDE:
-            views[_OUTSIDE[name]] = View(name)
-        elif found and found[3] and found[2] in _EXPERTS and found[4] == "weight":
-            theirs = f"model.layers.{found[1]}.block_sparse_moe.experts.{{}}.{_EXPERTS[found[2]]}.weight"
-            if found[3] == "_exps" and len(tensor.shape) == 3:
-                views |= {theirs.format(i): View(name, expert=i) for i in range(tensor.shape[0])}
-            else:
-                views[theirs.format(found[3].lstrip("."))] = View(name)
-        elif found and not found[3] and found[2] in _INSIDE:
-            turned = {"attn_q": heads, "attn_k": kv_heads}.get(found[2], 0)
-            if turned and tensor.shape[0] % (2 * turned):
-                rule = f"must be a multiple of {2 * turned}"
-                raise ValueError(f"{header.path}: {name} has {tensor.shape[0]} rows, which {rule}")
-            views[f"model.layers.{found[1]}.{_INSIDE[found[2]]}.{found[4]}"] = View(name, heads=turned)
-        else:
-            raise ValueError(f"{header.path}: tensor {name!r} is unknown in this architecture")
-    return views
-
-
-ARCHITECTURES: dict[str, Callable] = {"llama": _llama}
-"""What `general.architecture` may be."""
