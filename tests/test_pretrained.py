@@ -136,6 +136,7 @@ def test_a_tuned_run_is_exported_with_its_tokenizer(command, published, tuned, t
     assert before.keys() == after.keys() and not np.array_equal(before["norm/scale"], after["norm/scale"])
     words = tokenizer.read_pretrained(folder)
     assert words.roles == tokenizer.read_pretrained(published).roles and words.encode("The") == [51, 71, 68]
+    assert json.loads((folder / "generation_config.json").read_text()) == {"eos_token_id": words.stop}
 
 
 def test_what_was_published_is_exported_unchanged(ask, published, tmp_path):

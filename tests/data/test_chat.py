@@ -35,6 +35,7 @@ USES = {
     "{{ strftime_now('%Y') }}": str(datetime.date.today().year),
     "{% set ns = namespace(n=1) %}{% set ns.n = ns.n + 1 %}{{ ns.n }}": "2",
     "{{ missing is defined }}": "False",
+    "{% generation %}{{ messages[1].content }}{% endgeneration %}!": "Hello!",
     "{{ messages[0].content.split(' ')[0] }}": "Hi",
 }
 
