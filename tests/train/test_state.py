@@ -23,7 +23,8 @@ class Planned:
         self.mesh = meshes.make(meshes.Config(data=data, fsdp=fsdp, tensor=tensor))
         self.model, self.optimizer = cfg.model.make(), cfg.optimizer.make(10)
         with jax.set_mesh(self.mesh):
-            self.plan = states.plan(self.model, self.optimizer, self.mesh)
+            beside = states.Beside(average=True, loss_scale=8.0)
+            self.plan = states.plan(self.model, self.optimizer, self.mesh, beside)
             init = lambda key: states.init(self.model, self.optimizer, self.plan, key)
             self.compiled = jax.jit(init).lower(jax.random.key(0)).compile()
             self.state = self.compiled(jax.random.key(0))
@@ -67,6 +68,13 @@ def test_moments_lie_where_their_weights_lie(planned):
         for path, weight in weights.items():
             (leaf,) = [leaf for name, leaf in flat.items() if name.endswith(f"{moment}/{path}")]
             assert leaf.sharding.is_equivalent_to(weight.sharding, leaf.ndim), path
+
+
+def test_the_average_begins_as_the_weights_and_lies_where_they_lie(planned):
+    average = tree.paths(planned.state.average)
+    for path, weight in tree.paths(planned.state.params).items():
+        assert average[path].sharding.is_equivalent_to(weight.sharding, weight.ndim), path
+        np.testing.assert_array_equal(average[path], weight, err_msg=path)
 
 
 def test_initial_values_do_not_depend_on_the_mesh(planned, alone):

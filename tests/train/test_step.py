@@ -39,11 +39,11 @@ def model_config(dropout=0.0, **changes):
 class World:
     """A model with its state on one device, and its compiled step of plain gradient descent."""
 
-    def __init__(self, cfg, micro_batches=1, loss=objective.Config()):
+    def __init__(self, cfg, micro_batches=1, loss=objective.Config(), beside=states.Beside()):
         self.cfg, self.model, self.traces = cfg, cfg.make(), 0
         optimizer = optax.sgd(1.0)
         mesh = meshes.make(meshes.Config(), jax.devices()[:1])
-        self.plan = states.plan(self.model, optimizer, mesh)
+        self.plan = states.plan(self.model, optimizer, mesh, beside)
         self.state = states.init(self.model, optimizer, self.plan, jax.random.key(1))
         step = train_step(
             self.model, cfg, optimizer, self.plan.trainable, TOKEN_BYTES, micro_batches=micro_batches, loss=loss
@@ -138,6 +138,16 @@ def test_micro_batches_equal_the_whole_batch(world, whole, batch, micro_batches)
     expected = tree.paths({"params": whole[0].params, "metrics": whole[1]})
     actual = tree.paths({"params": state.params, "metrics": metrics})
     assert actual.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_allclose(actual[path], value, rtol=2e-5, atol=1e-6, err_msg=path)
+
+
+def test_a_loss_scale_that_nothing_overflows_changes_nothing(world, whole, batch):
+    scaled = World(world.cfg, 2, beside=states.Beside(loss_scale=1024.0))
+    state, metrics = scaled.step(scaled.state, batch, jax.random.key(0))
+    assert metrics["loss_scale"] == 1024 and metrics["skipped_steps"] == 0
+    expected = tree.paths({"params": whole[0].params, "metrics": whole[1]})
+    actual = tree.paths({"params": state.params, "metrics": metrics})
     for path, value in expected.items():
         np.testing.assert_allclose(actual[path], value, rtol=2e-5, atol=1e-6, err_msg=path)
 
