@@ -10,7 +10,12 @@ from arch.data.gguf_header import Header
 from arch.weights import gguf_llama, gguf_plain
 from arch.weights.gguf_view import View
 
-ARCHITECTURES = {"llama": gguf_llama.read, "gpt2": gguf_plain.gpt2, "mamba": gguf_plain.mamba}
+ARCHITECTURES = {
+    "llama": gguf_llama.read,
+    "gpt2": gguf_plain.gpt2,
+    "bloom": gguf_plain.bloom,
+    "mamba": gguf_plain.mamba,
+}
 """What `general.architecture` may be."""
 
 

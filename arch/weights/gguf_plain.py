@@ -1,9 +1,10 @@
-"""GGUF's architectures whose tensors need little more than another name: `gpt2` and `mamba`.
+"""GGUF's architectures whose tensors need little more than another name: `gpt2`, `bloom` and `mamba`.
 
-GPT-2's matrices are stored transposed ([out, in] for [in, out]), Mamba's convolution without its axis of one channel,
-and Mamba's A as -exp(A_log).
+GPT-2's matrices are stored transposed ([out, in] for [in, out]), BLOOM's query, key and value one after the other,
+Mamba's convolution without its axis of one channel, and Mamba's A as -exp(A_log).
 """
 
+import dataclasses
 import re
 from typing import Any
 
@@ -22,6 +23,18 @@ GPT2 = {
     "attn_output": ("transformer.h.{}.attn.c_proj", T),
     "ffn_up": ("transformer.h.{}.mlp.c_fc", T),
     "ffn_down": ("transformer.h.{}.mlp.c_proj", T),
+}
+BLOOM = {
+    "token_embd": ("transformer.word_embeddings", ""),
+    "token_embd_norm": ("transformer.word_embeddings_layernorm", ""),
+    "output_norm": ("transformer.ln_f", ""),
+    "output": ("lm_head", ""),
+    "attn_norm": ("transformer.h.{}.input_layernorm", ""),
+    "ffn_norm": ("transformer.h.{}.post_attention_layernorm", ""),
+    "attn_qkv": ("transformer.h.{}.self_attention.query_key_value", ""),
+    "attn_output": ("transformer.h.{}.self_attention.dense", ""),
+    "ffn_up": ("transformer.h.{}.mlp.dense_h_to_4h", ""),
+    "ffn_down": ("transformer.h.{}.mlp.dense_4h_to_h", ""),
 }
 MAMBA = {
     "token_embd": ("backbone.embeddings", ""),
@@ -56,6 +69,33 @@ def gpt2(header: Header) -> tuple[dict[str, Any], dict[str, View]]:
     keys.finish()
     views = _views(header, GPT2)
     keys.count("block_count", attributes["n_layer"], views, r"transformer\.h\.(\d+)\..*")
+    return attributes, views
+
+
+def bloom(header: Header) -> tuple[dict[str, Any], dict[str, View]]:
+    """As `gguf_llama.read`, of a BLOOM."""
+    keys = Keys(header, "bloom")
+    keys.ignore("context_length")  # ALiBi has no end
+    width, heads = keys.number("embedding_length"), keys.number("attention.head_count")
+    keys.expect("feed_forward_length", 4 * width)
+    keys.expect("attention.head_count_kv", heads)
+    keys.expect("vocab_size", keys.vocab_size)
+    attributes = {
+        "model_type": "bloom",
+        "vocab_size": keys.vocab_size,
+        "hidden_size": width,
+        "n_layer": keys.number("block_count"),
+        "n_head": heads,
+        "layer_norm_epsilon": keys.get("attention.layer_norm_epsilon"),
+        "tie_word_embeddings": "output.weight" not in header.tensors,
+    }
+    keys.finish()
+    views = _views(header, BLOOM)
+    keys.count("block_count", attributes["n_layer"], views, r"transformer\.h\.(\d+)\..*")
+    for name in [name for name in views if ".query_key_value." in name]:
+        if header.tensors[views[name].name].shape[0] % (3 * heads):
+            raise ValueError(f"{header.path}: {views[name].name} must have rows for 3 times {heads} heads")
+        views[name] = dataclasses.replace(views[name], fused_heads=heads)
     return attributes, views
 
 

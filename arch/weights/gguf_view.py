@@ -20,6 +20,8 @@ class View:
       expert: entry of its first axis; -1 for all of it.
       heads: in each of so many heads, the rows are turned from [pair, half] to [half, pair]; 0 to leave them.
       pattern: an einops pattern from the stored layout; '' for the same layout.
+      fused_heads: rows of query, key and value stand one after the other, each of so many heads, and are published
+        head by head; 0 to leave them.
       negated_exp: the file holds -exp(x).
     """
 
@@ -27,6 +29,7 @@ class View:
     expert: int = -1
     heads: int = 0
     pattern: str = ""
+    fused_heads: int = 0
     negated_exp: bool = False
 
     def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
@@ -38,6 +41,8 @@ class View:
         """The published values, from the stored ones (of the expert)."""
         if self.heads:
             x = einops.rearrange(x, "(n pair half) ... -> (n half pair) ...", n=self.heads, half=2)
+        if self.fused_heads:
+            x = einops.rearrange(x, "(c n h) ... -> (n c h) ...", c=3, n=self.fused_heads)
         if self.negated_exp:
             with np.errstate(invalid="ignore", divide="ignore"):  # the loader refuses what is not finite
                 x = np.log(-x)

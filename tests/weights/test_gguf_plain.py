@@ -1,4 +1,4 @@
-"""GPT-2 and Mamba come back from GGUF as they were before conversion."""
+"""GPT-2, BLOOM and Mamba come back from GGUF as they were before conversion."""
 
 import gguf
 import jax
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from arch import tree
-from arch.families import gpt, mamba_lm
+from arch.families import bloom, gpt, mamba_lm
 from arch.train import verify
 from arch.weights import pretrained
 from arch.weights.target import canonical
@@ -16,6 +16,10 @@ from tests.data.gguf_file import build
 EPSILON = 0.5**17
 COMMON = {"context_length": 32, "embedding_length": 12, "block_count": 2}
 GPT2 = COMMON | {"feed_forward_length": 11, "attention.head_count": 3, "attention.layer_norm_epsilon": EPSILON}
+BLOOM = COMMON | {
+    "feed_forward_length": 48, "attention.head_count": 3, "attention.head_count_kv": 3, "vocab_size": 14,
+    "attention.layer_norm_epsilon": EPSILON,
+}  # fmt: skip
 MAMBA = COMMON | {
     "feed_forward_length": 0, "attention.head_count": 0, "ssm.conv_kernel": 4, "ssm.inner_size": 24,
     "ssm.state_size": 5, "ssm.time_step_rank": 3, "ssm.dt_b_c_rms": False, "vocab_size": 14,
@@ -34,9 +38,12 @@ def converted(family, config, params, names):
     flat, out = tree.paths(params), {}
     for rule in family.rules(config):
         for name, value in zip(rule.theirs, rule.save([np.asarray(flat[path]) for path in rule.ours]), strict=True):
-            stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            ends = (".weight", ".bias")
+            stored = names.get_name(name, ends) or names.get_name(name.removeprefix("transformer."), ends)
             if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
                 value = value.T
+            if ".query_key_value." in name:
+                value = value.reshape(3, 3, 4, -1).swapaxes(0, 1).reshape(value.shape)
             if name.endswith("conv1d.weight"):
                 value = value[:, 0]
             if name.endswith("A_log"):
@@ -49,6 +56,7 @@ HEADS = dict(num_heads=3, hidden_dim=11, length=32, **DROPOUT)
 CASES = {
     "gpt2": (gpt, gguf.MODEL_ARCH.GPT2, GPT2, HEADS),
     "gpt2 untied": (gpt, gguf.MODEL_ARCH.GPT2, GPT2, HEADS | {"tie_embeddings": False}),
+    "bloom": (bloom, gguf.MODEL_ARCH.BLOOM, BLOOM, dict(num_heads=3)),
     "mamba": (mamba_lm, gguf.MODEL_ARCH.MAMBA, MAMBA, dict(inner_dim=24, state_dim=5, conv_width=4, dt_rank=3)),
 }
 
@@ -78,7 +86,7 @@ def test_a_model_comes_back_from_gguf(case):
 
 # Of a GPT-2 in GGUF transformers reads neither length nor width of the layers: only the four published sizes load.
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["mamba"], indirect=True)
+@pytest.mark.parametrize("case", ["bloom", "mamba"], indirect=True)
 def test_transformers_reads_the_file_alike(case):
     config, params, file = case
     try:
