@@ -86,6 +86,9 @@ T5 = dict(
 )  # fmt: skip
 LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=29)
 
+SHALLOW = dict(num_hidden_layers=1)
+"""Depth enough where another case of the family has more."""
+
 CASES = {
     "gpt2": Case("GPT2LMHeadModel", GPT2, ("transformer.wpe.weight", "transformer.h.1.attn.c_attn.bias")),
     "gpt_neox": Case(
@@ -94,17 +97,17 @@ CASES = {
         dict(rope_parameters=None, rotary_pct=0.5, rotary_emb_base=10000),
     ),
     "gpt_neox_sequential": Case(
-        "GPTNeoXForCausalLM", NEOX | dict(use_parallel_residual=False, tie_word_embeddings=True,
+        "GPTNeoXForCausalLM", NEOX | SHALLOW | dict(use_parallel_residual=False, tie_word_embeddings=True,
         rope_parameters=dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=1.0)),
     ),
     "falcon_7b": Case("FalconForCausalLM", FALCON, ("transformer.h.1.self_attention.query_key_value.weight",)),
     "falcon_40b": Case(
         "FalconForCausalLM",
-        FALCON | dict(num_attention_heads=6, hidden_size=24, new_decoder_architecture=True, num_kv_heads=2),
+        FALCON | SHALLOW | dict(num_attention_heads=6, hidden_size=24, new_decoder_architecture=True, num_kv_heads=2),
     ),
     "falcon_rw": Case(
         "FalconForCausalLM",
-        FALCON | dict(num_hidden_layers=3, alibi=True, bias=True, multi_query=False, parallel_attn=False),
+        FALCON | dict(alibi=True, bias=True, multi_query=False, parallel_attn=False),
         attention="sdpa",
     ),
     "llama": Case(
@@ -118,11 +121,12 @@ CASES = {
     ),
     "llama_yarn": Case(
         "LlamaForCausalLM",
-        LLAMA | dict(rope_parameters=dict(rope_type="yarn", rope_theta=100.0, factor=4.0,
-                                          original_max_position_embeddings=7)),
+        LLAMA | SHALLOW | dict(rope_parameters=dict(rope_type="yarn", rope_theta=100.0, factor=4.0,
+                                                    original_max_position_embeddings=7)),
     ),
     "llama_llama3": Case(
-        "LlamaForCausalLM", LLAMA | dict(rope_parameters=LLAMA3 | dict(rope_type="llama3", rope_theta=500.0)),
+        "LlamaForCausalLM",
+        LLAMA | SHALLOW | dict(rope_parameters=LLAMA3 | dict(rope_type="llama3", rope_theta=500.0)),
         attributes=dict(rope_parameters=None, rope_theta=500.0, rope_scaling=LLAMA3 | dict(rope_type="llama3")),
     ),
     "mistral": Case("MistralForCausalLM", LLAMA | dict(sliding_window=4, num_key_value_heads=1)),
@@ -131,22 +135,22 @@ CASES = {
         ("model.layers.1.block_sparse_moe.gate.weight",),
     ),
     "bloom": Case(
-        "BloomForCausalLM", dict(hidden_size=24, n_layer=3, n_head=4),
+        "BloomForCausalLM", dict(hidden_size=24, n_layer=2, n_head=4),
         ("transformer.word_embeddings_layernorm.weight",),
     ),
-    "bloom_six_heads": Case("BloomForCausalLM", dict(hidden_size=30, n_layer=2, n_head=6)),
-    "bert": Case("BertModel", BERT),
+    "bloom_six_heads": Case("BloomForCausalLM", dict(hidden_size=30, n_layer=1, n_head=6)),
+    "bert": Case("BertModel", BERT | SHALLOW),
     "bert_mlm": Case("BertForMaskedLM", BERT),
     "bert_pretraining": Case(
         "BertForPreTraining", BERT,
         ("bert.embeddings.token_type_embeddings.weight", "cls.predictions.transform.dense.weight"),
     ),
-    "bert_sequence": Case("BertForSequenceClassification", BERT | dict(num_labels=3)),
-    "bert_tokens": Case("BertForTokenClassification", BERT | dict(num_labels=5)),
-    "bert_span": Case("BertForQuestionAnswering", BERT),
+    "bert_sequence": Case("BertForSequenceClassification", BERT | SHALLOW | dict(num_labels=3)),
+    "bert_tokens": Case("BertForTokenClassification", BERT | SHALLOW | dict(num_labels=5)),
+    "bert_span": Case("BertForQuestionAnswering", BERT | SHALLOW),
     "roberta": Case("RobertaForMaskedLM", ROBERTA),
-    "roberta_sequence": Case("RobertaForSequenceClassification", ROBERTA | dict(num_labels=3)),
-    "xlm_roberta": Case("XLMRobertaForMaskedLM", ROBERTA),
+    "roberta_sequence": Case("RobertaForSequenceClassification", ROBERTA | SHALLOW | dict(num_labels=3)),
+    "xlm_roberta": Case("XLMRobertaForMaskedLM", ROBERTA | SHALLOW),
     "t5": Case("T5ForConditionalGeneration", T5),
     "t5_gated": Case(
         "T5ForConditionalGeneration", T5 | dict(feed_forward_proj="gated-gelu"),
@@ -155,7 +159,7 @@ CASES = {
         dict(tie_word_embeddings=False, scale_decoder_outputs=None), {"lm_head.weight": (VOCAB, 24)},
     ),
     "mamba": Case(
-        "MambaForCausalLM", dict(hidden_size=24, state_size=5, num_hidden_layers=3, time_step_rank=3),
+        "MambaForCausalLM", dict(hidden_size=24, state_size=5, num_hidden_layers=2, time_step_rank=3),
         ("backbone.layers.1.mixer.A_log", "backbone.layers.1.mixer.dt_proj.bias"),
     ),
 }  # fmt: skip
@@ -178,7 +182,7 @@ COMPOSED = {
     ),
     "llama_dynamic": Case(
         "LlamaForCausalLM",
-        LLAMA | dict(max_position_embeddings=5,
+        LLAMA | SHALLOW | dict(max_position_embeddings=5,
                      rope_parameters=dict(rope_type="dynamic", rope_theta=100.0, factor=2.0)),
     ),
     "qwen3": Case("Qwen3ForCausalLM", LLAMA | dict(head_dim=8, rms_norm_eps=1e-6)),

@@ -45,7 +45,7 @@ def gated_rules(i: int) -> list[Rule]:
 def llama_dynamic() -> tuple[decoder.Config, list[Rule]]:
     """NTK-aware rotation by the factor that the peer's dynamic one has on rows as long as those of the padded batch."""
     factor = 2.0 * max(cases.LENGTHS) / 5 - (2.0 - 1)
-    config = llama.compose(**LLAMA, position=rope_ntk.Config(theta=100.0, factor=factor))
+    config = llama.compose(**LLAMA | dict(num_layers=1), position=rope_ntk.Config(theta=100.0, factor=factor))
     return config, llama.rules(config)
 
 

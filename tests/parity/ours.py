@@ -135,6 +135,28 @@ def _ids(array: np.ndarray) -> jax.Array:
 @functools.cache
 def forward(name: str):
     """The jitted function (params, *batch) -> outputs by transformers' names."""
+    return jax.jit(_outputs(name))
+
+
+@functools.cache
+def evaluation(name: str):
+    """The jitted function (params, *padded batch) -> loss (0 without labels), outputs, gradients (maybe none: {})."""
+    run, case = _outputs(name), ALL[name]
+
+    def loss(params, *args):
+        out = run(params, *args)
+        return _loss(case, out), out
+
+    def evaluate(params, *args):
+        if not case.gradients:
+            return *loss(params, *args), {}
+        (value, out), gradients = jax.value_and_grad(loss, has_aux=True)(params, *args)
+        return value, out, gradients
+
+    return jax.jit(evaluate)
+
+
+def _outputs(name: str):
     model, case = loaded(name)[0].config.make(), ALL[name]
     method = "pair" if case.encoder_decoder else "__call__"
 
@@ -152,35 +174,31 @@ def forward(name: str):
             case _:
                 return {"logits": out.x}
 
-    return jax.jit(outputs)
+    return outputs
+
+
+def _loss(case: cases.Case, out: Arrays) -> jax.Array:
+    """That of the padded batch."""
+    labels = {key: _ids(value) for key, value in cases.labels(case).items()}
+    match case.model.removeprefix("Bert"):
+        case _ if not labels:
+            return jnp.zeros(())
+        case "ForPreTraining":
+            ask = labels["labels"], out["seq_relationship_logits"], labels["next_sentence_label"]
+            return losses.pretraining(out["prediction_logits"], *ask)
+        case "ForQuestionAnswering":
+            places = jnp.stack([out["start_logits"], out["end_logits"]], -1)
+            return losses.span(places, labels["start_positions"], labels["end_positions"])
+        case model if model.endswith(("CausalLM", "LMHeadModel")):
+            return losses.mean_cross_entropy(out["logits"][:, :-1], labels["labels"][:, 1:])
+        case _:
+            return losses.mean_cross_entropy(out["logits"], labels["labels"])
 
 
 def real(outputs: Arrays, context: Context) -> dict[str, np.ndarray]:
     """The outputs as a golden has them: those with a value a token without padding, flat."""
     mask = np.asarray(context.real())
     return {k: np.asarray(v)[mask] if v.shape[:2] == mask.shape else np.asarray(v) for k, v in outputs.items()}
-
-
-def objective(name: str):
-    """The function (params, *batch) -> loss of the padded batch."""
-    labels = {key: _ids(value) for key, value in cases.labels(ALL[name]).items()}
-    run, mean = forward(name), losses.mean_cross_entropy
-
-    def loss(params, *args):
-        out = run(params, *args)
-        match ALL[name].model.removeprefix("Bert"):
-            case "ForPreTraining":
-                ask = labels["labels"], out["seq_relationship_logits"], labels["next_sentence_label"]
-                return losses.pretraining(out["prediction_logits"], *ask)
-            case "ForQuestionAnswering":
-                places = jnp.stack([out["start_logits"], out["end_logits"]], -1)
-                return losses.span(places, labels["start_positions"], labels["end_positions"])
-            case model if model.endswith(("CausalLM", "LMHeadModel")):
-                return mean(out["logits"][:, :-1], labels["labels"][:, 1:])
-            case _:
-                return mean(out["logits"], labels["labels"])
-
-    return loss
 
 
 def greedy(name: str) -> list[list[int]]:
