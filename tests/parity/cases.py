@@ -82,7 +82,7 @@ BERT = dict(
 ROBERTA = BERT | dict(type_vocab_size=1, layer_norm_eps=1e-5)
 T5 = dict(
     d_model=24, d_kv=5, d_ff=37, num_layers=3, num_decoder_layers=2, num_heads=3, relative_attention_num_buckets=8,
-    relative_attention_max_distance=11, decoder_start_token_id=START,
+    relative_attention_max_distance=11,
 )  # fmt: skip
 LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=29)
 
@@ -177,7 +177,7 @@ COMPOSED = {
         "MarianMTModel",
         dict(d_model=24, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=37, decoder_ffn_dim=37,
              encoder_attention_heads=3, decoder_attention_heads=3, activation_function="relu", scale_embedding=True,
-             max_position_embeddings=29, decoder_start_token_id=START, forced_eos_token_id=None),
+             max_position_embeddings=29, forced_eos_token_id=None),
         ("model.decoder.layers.1.encoder_attn.q_proj.weight",), zero=r".*_proj\.bias|final_logits_bias",
     ),
     "llama_dynamic": Case(

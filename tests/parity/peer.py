@@ -41,11 +41,16 @@ MARGIN = 1e-4
 """The least difference between the likeliest two tokens of a greedy step; less would make it a matter of luck."""
 
 
+def special(case: Case) -> dict[str, int]:
+    """The ids that stand for something: the tokenizer's matter, but transformers' configs hold them."""
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 1 if "Roberta" in case.model else 0}
+    return ids | ({"decoder_start_token_id": cases.START} if case.encoder_decoder else {})
+
+
 def publish(case: Case, folder: str) -> dict:
     """Writes config.json and model.safetensors with the seeded weights. Returns config, and shapes of the tensors."""
     kind = getattr(transformers, case.model)
-    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 1 if "Roberta" in case.model else 0}
-    config = kind.config_class(vocab_size=cases.VOCAB, **special, **case.config)
+    config = kind.config_class(vocab_size=cases.VOCAB, **special(case), **case.config)
     kind(config).save_pretrained(folder)
     attributes, file = pathlib.Path(folder, "config.json"), f"{folder}/model.safetensors"
     written = json.loads(attributes.read_text()) | case.attributes
@@ -65,6 +70,9 @@ def open_published(folder: str, case: Case):
     wrong = {key: value for key, value in info.items() if value}
     if wrong:
         raise ValueError(f"{folder}: {wrong}")
+    for name, value in special(case).items():  # what our exports do not say
+        for config in (model.config, getattr(model, "generation_config", model.config)):
+            setattr(config, name, value)
     return model.eval()
 
 

@@ -1,21 +1,26 @@
 """Beside the peers themselves: the goldens are what they compute today, and they read what we export.
 
-Run where the peers are: in the environment that `make peers` makes, or in the one whose Python ARCH_PEERS_PYTHON names.
+Run where the peers are: under the Python that ARCH_PEERS_PYTHON names, or in the environment that `make peers` makes, or
+here where torch and transformers can be imported.
 """
 
+import importlib.util
 import os
 import pathlib
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from arch.weights.export import export
 from tests.parity import ours
-from tests.parity.cases import CASES
+from tests.parity.cases import ALL, CASES
 
 ROOT = pathlib.Path(__file__).parents[2]
-PYTHON = os.environ.get("ARCH_PEERS_PYTHON", str(ROOT / ".venv-peers" / "bin" / "python"))
+OWN = ROOT / ".venv-peers" / "bin" / "python"
+HERE = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+PYTHON = os.environ.get("ARCH_PEERS_PYTHON", sys.executable if HERE and not OWN.exists() else str(OWN))
 
 MISSING = f"no peers at {PYTHON} (torch, transformers): run `make peers`"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not os.path.exists(PYTHON), reason=MISSING)]
@@ -44,7 +49,7 @@ def today(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_golden_is_what_the_peer_computes_today(name, today):
     about, arrays = ours.golden(name)
     new_about, new_arrays = ours.read_golden(today / f"{name}.npz")
