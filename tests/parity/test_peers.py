@@ -1,7 +1,7 @@
 """Beside the peers themselves: the goldens are what they compute today, and they read what we export.
 
-Run where the peers are: under the Python that ARCH_PEERS_PYTHON names, or in the environment that `make peers` makes, or
-here where torch and transformers can be imported.
+Run where the peers are: under the Python that ARCH_PEERS_PYTHON names, or in the environment that `make peers` makes,
+or here where torch and transformers can be imported.
 """
 
 import importlib.util
