@@ -53,8 +53,9 @@ def attend(
     if n % k:
         raise ValueError(f"num_heads={n} must be a multiple of num_kv_heads={k}")
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(b, t, k, n // k, h)
-    logits = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=wide)
+    order = "bkgth" if t * (n // k) > h else "btkgh"  # XLA then transposes the lesser on CPU: keys or logits
+    grouped = jnp.einsum(f"btkgh->{order}", query.reshape(b, t, k, n // k, h))
+    logits = jnp.einsum(f"{order},bskh->bkgts", grouped, key, preferred_element_type=wide)
     logits = logits * (h**-0.5 if scale is None else scale)
     if soft_cap:
         logits = soft_cap * jnp.tanh(logits / soft_cap)
