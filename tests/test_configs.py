@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from arch import config
+from arch.data import tokenized
 from arch.train import command_line, experiment
 from tests.commands import ROOT
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 FILES = sorted((ROOT / "configs").glob("*.py"))
 EDGES = {file.stem: file for file in [*FILES, ROOT / "tests" / "tiny_config.py"]}
 
-APART = re.compile(r"^resume$|\.group$|tokenizer\.\w+$|_(tokens|examples|epochs|percent)$")
+APART = re.compile(r"^resume$|\.group$|tokenizer\.\w+$|\.mixture$|_(tokens|examples|epochs|percent)$")
 """Leaves whose rules want other leaves changed with them, or left alone."""
 
 
@@ -62,7 +63,8 @@ def another(value, hint):
         return next(word for word in typing.get_args(hint) if word != value)
     if typing.get_origin(hint) is tuple:
         block = {"sublayers": ({"name": "mlp", "hidden_dim": 3},)}
-        entries = {str: "text", tuple[str, float]: ("text", 0.5)}
+        source = config.to_dict(tokenized.Part(path="text"))
+        entries = {str: "text", tuple[str, float]: ("text", 0.5), tokenized.Part: source}
         return (*value, entries.get(typing.get_args(hint)[0], block))
     if isinstance(value, bool):
         return not value

@@ -1,4 +1,4 @@
-"""Text on disk as named documents, split into train and valid by the hash of their names.
+"""A corpus as named documents, read one by one, split into train and valid by the hash of their names.
 
 A document's place in the order, and its split, come from the SHA-256 of its name, never from the other documents: a
 file stays in its split when the corpus grows, when the byte budget changes and on another Python version.
@@ -8,7 +8,13 @@ import hashlib
 import os
 import pathlib
 import sysconfig
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from arch import config
+from arch.data import hub, records
 
 NOT_EVERYWHERE = frozenset(
     # Stripped or packaged apart by some distribution (Debian, macOS, slim images), or made by its build.
@@ -25,76 +31,118 @@ NOT_EVERYWHERE = frozenset(
 
 
 class Document(NamedTuple):
-    """A text with the name that orders it: a path relative to the corpus, with '/' on every system."""
+    """A text with the name that orders it: a path relative to the corpus, with '/' on every system (and #NUMBER)."""
 
     name: str
     text: str
 
 
-def read(path: str = "", *, suffixes: tuple[str, ...] = (), max_bytes: int = 0, piece_chars: int = 8192):
-    """The documents of a corpus, in the order of their names' hashes.
+@config.frozen
+class Config(config.Config):
+    """Which text, and how it is cut into documents."""
 
-    Args:
-      path: '' for the source of Python's standard library on this machine; a text file, which is cut into pieces; or
-        a folder, each of whose files is a document (hidden files and folders are left out).
-      suffixes: in a folder, the endings of the files to read, e.g. ('.txt', '.md'); () for all files.
-      max_bytes: stop before the first document that would exceed this many bytes; 0 for no limit.
-      piece_chars: characters of each document that a single file is cut into.
+    path: str = ""
+    """'' for the source of Python's standard library on this machine; a file of text, which is cut into pieces, or of
+    records (.jsonl, .jsonl.gz, .parquet, .arrow, .array_record), each a document; a folder of either, in which a file
+    of text is a document; a folder saved by the `datasets` library; or hf://OWNER/NAME."""
+    format: Literal["", "text", "jsonl", "parquet", "arrow", "array_record", "hub"] = ""
+    """How the path is read; '' goes by its form: the file's ending, or what the folder holds."""
+    field: str = "text"
+    """The field of a record that holds the text; '' for an ArrayRecord of bare texts."""
+    suffixes: tuple[str, ...] = ()
+    """Endings of the files to read in a folder; () for all (of its record files, if it has some)."""
+    max_bytes: config.NonNegativeInt = 0
+    """Byte budget: reading stops before the first document that would exceed it; 0 for no limit."""
+    piece_chars: config.PositiveInt = 8192
+    """Characters of the documents that a single file of text is cut into."""
 
-    Returns:
-      A list of `Document`, none of them empty.
+
+def read(cfg: Config) -> Iterator[Document]:
+    """The documents of a corpus one by one, none of them empty.
+
+    Texts come in the order of their names' hashes; records in their own order, file after file in the order of the
+    files' names' hashes. Only the document at hand is in memory (of records, a few hundred).
 
     Raises:
-      ValueError: a missing path, a file that is not UTF-8 text (named), or no text at all.
+      ValueError: a missing path, a file that is damaged or not UTF-8 text (named), or no text at all.
     """
-    if not path:
-        documents = _folder(pathlib.Path(sysconfig.get_path("stdlib")), (".py",), _is_everywhere)
-    elif os.path.isfile(path):
-        text = _text(pathlib.Path(path))
-        names = (f"{os.path.basename(path)}#{start}" for start in range(0, len(text), piece_chars))
-        pieces = (text[start : start + piece_chars] for start in range(0, len(text), piece_chars))
-        documents = sorted(map(Document, names, pieces), key=lambda document: _hash(document.name))
-    elif os.path.isdir(path):
-        documents = _folder(pathlib.Path(path), suffixes, lambda name: True)
-    else:
-        raise ValueError(f"data.path={path!r} must be a text file or a folder of text files: there is no such path")
-    taken = list(_within(documents, max_bytes))
+    total, taken = 0, False
+    for document in filter(lambda document: document.text, _documents(cfg)):
+        total += len(document.text.encode())
+        if cfg.max_bytes and total > cfg.max_bytes:
+            break
+        taken = True
+        yield document
     if not taken:
-        budget = f" within max_bytes={max_bytes}" if max_bytes else ""
-        chosen = f" with suffixes={suffixes}" if suffixes and os.path.isdir(path) else ""
-        raise ValueError(f"data.path={path!r} must hold text: found no document{chosen}{budget}")
-    return taken
+        budget = f" within max_bytes={cfg.max_bytes}" if cfg.max_bytes else ""
+        chosen = f" with suffixes={cfg.suffixes}" if cfg.suffixes and os.path.isdir(cfg.path) else ""
+        raise ValueError(f"data.path={cfg.path!r} must hold text: found no document{chosen}{budget}")
 
 
-def split(documents: list[Document], valid_fraction: float) -> dict[str, list[Document]]:
-    """The documents of 'train' and of 'valid'.
+def form(cfg: Config) -> str:
+    """The format that the config names or, if it leaves that open, that the path has.
 
-    Validation takes the documents whose hash, read as a fraction of its range, lies below `valid_fraction`, and at
-    least the one with the lowest hash.
+    Raises:
+      ValueError: a folder with record files of several formats.
+    """
+    if cfg.format or not cfg.path or cfg.path.startswith(hub.PREFIX):
+        return cfg.format or ("hub" if cfg.path else "text")
+    if not os.path.isdir(cfg.path):
+        return records.form(cfg.path) or "text"
+    if records.is_saved(cfg.path):
+        return "arrow"
+    forms = {records.form(name) for name in _names(pathlib.Path(cfg.path), cfg.suffixes)} - {""}
+    if len(forms) > 1:
+        raise ValueError(f"data.format='' must name one of {', '.join(sorted(forms))}: {cfg.path!r} has files of each")
+    return forms.pop() if forms else "text"
+
+
+class Splitter:
+    """Which documents are for validation: a function of their names.
+
+    It takes the documents whose hash, read as a fraction of its range, lies below `valid_fraction`, and at least the
+    one with the lowest hash.
+
+    Args:
+      documents: all of them; only their hashes are kept, one at a time.
+      valid_fraction: above 0.
+
+    Attributes:
+      num_bytes: of all documents.
 
     Raises:
       ValueError: one of the two splits would be empty.
     """
-    ordered = sorted(documents, key=_split_hash)
-    count = max(1, sum(_split_hash(document) < valid_fraction * 2**256 for document in ordered))
-    if count >= len(ordered):
-        raise ValueError(
-            f"data.valid_fraction={valid_fraction} must leave documents for training and for validation: "
-            f"{len(ordered)} document(s) cannot be split so"
-        )
-    chosen = {document.name for document in ordered[:count]}
-    return {
-        "train": [document for document in documents if document.name not in chosen],
-        "valid": [document for document in documents if document.name in chosen],
-    }
+
+    def __init__(self, documents: Iterable[Document], valid_fraction: float):
+        limit, lowest, total, valid, self.num_bytes = int(valid_fraction * 2**256), 2**256, 0, 0, 0
+        for name, text in documents:
+            value = _split_hash(name)
+            lowest, total, valid = min(lowest, value), total + 1, valid + (value < limit)
+            self.num_bytes += len(text.encode())
+        if max(valid, 1) >= total:
+            raise ValueError(
+                f"data.valid_fraction={valid_fraction} must leave documents for training and for validation: "
+                f"{total} document(s) cannot be split so"
+            )
+        self._limit = max(limit, lowest + 1)
+
+    def __call__(self, name: str) -> str:
+        """'train' or 'valid'."""
+        return "valid" if _split_hash(name) < self._limit else "train"
+
+
+def fraction(name: str, purpose: str) -> float:
+    """A number in [0, 1) for a document: to choose a share of documents by."""
+    return _hash(f"{purpose}:{name}") / 2**256
 
 
 def _hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
 
 
-def _split_hash(document: Document) -> int:
-    return _hash(f"split:{document.name}")  # a second hash: the order of a budget must not decide the split
+def _split_hash(name: str) -> int:
+    return _hash(f"split:{name}")  # a second hash: the order of a budget must not decide the split
 
 
 def _is_everywhere(name: str) -> bool:
@@ -102,31 +150,73 @@ def _is_everywhere(name: str) -> bool:
     return NOT_EVERYWHERE.isdisjoint(parts) and not parts[0].startswith(("config-", "_sysconfigdata"))
 
 
-def _folder(root: pathlib.Path, suffixes, wanted):
-    """The folder's documents, read one by one in the order of their names' hashes."""
+def _documents(cfg: Config) -> Iterator[Document]:
+    chosen = form(cfg)
+    if chosen == "hub":
+        return (Document(f"#{i}", text) for i, text in enumerate(hub.read(cfg.path, cfg.field)))
+    if not cfg.path:
+        root = pathlib.Path(sysconfig.get_path("stdlib"))
+        return _texts(root, _names(root, (".py",), _is_everywhere))
+    root = pathlib.Path(cfg.path)
+    if not root.exists():
+        raise ValueError(
+            f"data.path={cfg.path!r} must be a text file or a folder of text files, or such of records: there is no "
+            "such path"
+        )
+    if chosen == "text":
+        return _texts(root, _names(root, cfg.suffixes)) if root.is_dir() else _pieces(root, cfg.piece_chars)
+    if root.is_file():
+        return _records(root.parent, [root.name], chosen, cfg.field)
+    if chosen == "arrow" and records.is_saved(root):
+        return _records(root, records.saved_files(root), chosen, cfg.field)
+    names = _names(root, cfg.suffixes)
+    names = names if cfg.suffixes else [name for name in names if records.form(name) == chosen]
+    return _records(root, names, chosen, cfg.field)
+
+
+def _records(root: pathlib.Path, names: list[str], chosen: str, field: str) -> Iterator[Document]:
+    for name in names:
+        for number, text in enumerate(records.read(root / name, chosen, field)):
+            yield Document(f"{name}#{number}", text)
+
+
+def _names(root: pathlib.Path, suffixes: tuple[str, ...], wanted=lambda name: True) -> list[str]:
+    """The folder's files that are not hidden, in the order of their names' hashes."""
     names = []
     for folder, folders, files in os.walk(root):
         relative = pathlib.Path(folder).relative_to(root)
         folders[:] = [name for name in folders if not name.startswith(".") and wanted((relative / name).as_posix())]
         names += [(relative / name).as_posix() for name in files if not name.startswith(".")]
-    for name in sorted((n for n in names if n.endswith(suffixes or "") and wanted(n)), key=_hash):
-        if (root / name).is_file() and (text := _text(root / name)):
-            yield Document(name, text)
+    return sorted((name for name in names if name.endswith(suffixes or "") and wanted(name)), key=_hash)
 
 
-def _text(path: pathlib.Path) -> str:
+def _texts(root: pathlib.Path, names: list[str]) -> Iterator[Document]:
+    for name in names:
+        if (root / name).is_file():
+            yield Document(name, _decoded((root / name).read_bytes(), root / name))
+
+
+def _pieces(path: pathlib.Path, piece_chars: int) -> Iterator[Document]:
+    """A file's text in pieces of as many characters, in the order of their names' hashes, read one by one."""
+    size = path.stat().st_size
+    if not size:
+        return
+    raw, starts, count = np.memmap(path, np.uint8, "r"), [], 0
+    for begin in range(0, size, 2**20):
+        chars = begin + np.flatnonzero(raw[begin : begin + 2**20] & 0xC0 != 0x80)  # the first bytes of characters
+        starts += chars[-count % piece_chars :: piece_chars].tolist()
+        count += len(chars)
+    bounds = [0, *starts[1:], size]
+    names = [f"{path.name}#{i * piece_chars}" for i in range(len(bounds) - 1)]
+    for i in sorted(range(len(names)), key=lambda i: _hash(names[i])):
+        yield Document(names[i], _decoded(raw[bounds[i] : bounds[i + 1]].tobytes(), path, bounds[i]))
+
+
+def _decoded(raw: bytes, path: pathlib.Path, begin: int = 0) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{str(path)!r} must be UTF-8 text: byte {error.start} is not; data.suffixes names the files to read"
+            f"{str(path)!r} must be UTF-8 text: byte {begin + error.start} is not; "
+            "data.suffixes names the files to read"
         ) from None
-
-
-def _within(documents, max_bytes: int):
-    total = 0
-    for document in documents:
-        total += len(document.text.encode())
-        if max_bytes and total > max_bytes:
-            return
-        yield document

@@ -7,7 +7,7 @@ of each. So all shards side by side are the same stream for every n, and a run r
 import grain
 import numpy as np
 
-from arch.data import packing
+from arch.data import mixture, packing
 from arch.data.tokenized import Config, Tokenized, all_valid, load, prepare
 
 __all__ = ["Config", "Tokenized", "all_valid", "batches", "load", "make", "prepare"]
@@ -19,7 +19,7 @@ MAX_SAMPLES = 2**31 - 1
 class _Batches:
     """One shard's rows of each global batch, by step: the random-access source that Grain reads."""
 
-    def __init__(self, packed: packing.Packed, *, num_samples: int, batch_size: int, rows: range):
+    def __init__(self, packed: packing.Packed | mixture.Mixture, *, num_samples: int, batch_size: int, rows: range):
         self._packed, self._num_samples, self._batch_size, self._rows = packed, num_samples, batch_size, rows
 
     def __len__(self):
@@ -65,11 +65,7 @@ def make(
         raise ValueError(f"batch_size={batch_size} must be a multiple of shard_count={shard_count}")
     if not 0 <= shard_index < shard_count:
         raise ValueError(f"shard_index={shard_index} must be at least 0 and below shard_count={shard_count}")
-    tokens, offsets, _ = tokenized.splits[split]
-    try:
-        packed = packing.Packed(tokens, offsets, seq_len=seq_len, seed=seed, shuffled=split == "train")
-    except ValueError as error:
-        raise ValueError(f"{error} ({split})") from None
+    packed = _packed(tokenized, split, seq_len=seq_len, seed=seed)
     num_samples = MAX_SAMPLES // batch_size * batch_size if split == "train" else packed.samples_per_epoch
     size = batch_size // shard_count
     rows = range(shard_index * size, (shard_index + 1) * size)
@@ -83,8 +79,30 @@ def epoch_samples(tokenized: Tokenized, *, seq_len: int) -> int:
       ValueError: the split is shorter than a sample.
     """
     split = "train" if "train" in tokenized.splits else "valid"
-    tokens, offsets, _ = tokenized.splits[split]
-    return packing.Packed(tokens, offsets, seq_len=seq_len, seed=0, shuffled=split == "train").samples_per_epoch
+    return _packed(tokenized, split, seq_len=seq_len, seed=0).samples_per_epoch
+
+
+def _packed(tokenized: Tokenized, split: str, *, seq_len: int, seed: int) -> packing.Packed | mixture.Mixture:
+    """A split's samples by index; for training on several sources, mixed by their weights."""
+    tokens, offsets, _, counts = tokenized.splits[split]
+    if split != "train":
+        return _checked(tokens, offsets, split, seq_len=seq_len, shuffled=False)
+    if len(counts) == 1:
+        return _checked(tokens, offsets, split, seq_len=seq_len, seed=seed, shuffled=True)
+    sources, ends = [], np.cumsum(counts)
+    for i, (first, last) in enumerate(zip(ends - counts, ends)):
+        part = tokens[offsets[first] : offsets[last]], offsets[first : last + 1] - offsets[first]
+        source_seed = mixture.source_seed(seed, i)
+        sources.append(_checked(*part, f"{split}, mixture[{i}]", seq_len=seq_len, seed=source_seed, shuffled=True))
+    weights = [part["weight"] for part in tokenized.meta["config"]["mixture"]]
+    return mixture.Mixture(sources, weights, seed=seed)
+
+
+def _checked(tokens, offsets, name: str, **how) -> packing.Packed:
+    try:
+        return packing.Packed(tokens, offsets, **how)
+    except ValueError as error:
+        raise ValueError(f"{error} ({name})") from None
 
 
 def batches(dataset: grain.MapDataset, start_step: int = 0, *, num_threads: int = 2, ahead: int = 4):

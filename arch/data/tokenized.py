@@ -7,6 +7,7 @@ A split's stream is each document as [separator] + tokens, one after another; do
 before. The folder appears under its name only when it is whole, and from then on the text is no longer needed.
 """
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -14,60 +15,65 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from arch import config
-from arch.data import corpus
+from arch.data import corpus, token_files
 from arch.data import tokenizer as tokenizers
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "valid")
 
 
 @config.frozen
-class Config(config.Config):
-    """Which text, and how it is cut into documents, splits and tokens."""
+class Part(corpus.Config):
+    """A source of a mixture."""
 
-    path: str = ""
-    """'' for the standard library's source, or a text file, or a folder of text files."""
-    suffixes: tuple[str, ...] = ()
-    """Endings of the files to read in a folder; () for all."""
-    max_bytes: config.NonNegativeInt = 0
-    """Byte budget; 0 for no limit."""
-    piece_chars: config.PositiveInt = 8192
-    """Characters of the documents that a single file is cut into."""
+    weight: config.PositiveFloat = 1.0
+    """Share of the training samples that come from it, relative to the other weights."""
+
+
+@config.frozen
+class Config(corpus.Config):
+    """Which text, or mixture of texts, and how it is cut into documents, splits and tokens."""
+
     valid_fraction: Annotated[float, config.Range(0, 0.5, open=True)] = 0.05
-    """Fraction of the documents, by the hash of their names, kept for validation."""
+    """Fraction of each source's documents, by the hash of their names, kept for validation."""
     tokenizer: tokenizers.Config = tokenizers.Config()
+    tokenizer_max_bytes: config.PositiveInt = 100_000_000
+    """Bytes of the train split that a tokenizer is trained on, at most; a mixture's sources share them by weight."""
+    mixture: tuple[Part, ...] = ()
+    """Several sources instead of the one that `path` names; () for that one."""
 
+    def check(self):
+        for field in dataclasses.fields(corpus.Config) if self.mixture else ():
+            if (value := getattr(self, field.name)) != field.default:
+                raise ValueError(f"{field.name}={value!r} must be left out with a mixture: its sources have their own")
 
-class Split(NamedTuple):
-    """One split on disk.
+    def sources(self) -> tuple[corpus.Config, ...]:
+        """The corpora that are read."""
+        names = [field.name for field in dataclasses.fields(corpus.Config)]
+        return self.mixture or (corpus.Config(**{name: getattr(self, name) for name in names}),)
 
-    tokens: uint16[tokens] or uint32[tokens], memory-mapped, separators included.
-    offsets: int64[documents + 1], where each document begins in `tokens`, and the end.
-    num_bytes: bytes of text in the split.
-    """
-
-    tokens: np.ndarray
-    offsets: np.ndarray
-    num_bytes: int
+    def weights(self) -> tuple[float, ...]:
+        """Of the sources."""
+        return tuple(part.weight for part in self.mixture) or (1.0,)
 
 
 class Tokenized(NamedTuple):
     """An opened folder.
 
     tokenizer: what made the tokens.
-    splits: 'train' and 'valid' to their `Split`.
+    splits: 'train' and 'valid' to their `token_files.Split`.
     fingerprint: SHA-256 of the config, the tokenizer and all tokens, hexadecimal; put it into checkpoints.
     meta: what meta.json holds: the config asked for, and documents, tokens and bytes of each split.
     """
 
     tokenizer: tokenizers.Tokenizer
-    splits: dict[str, Split]
+    splits: dict[str, token_files.Split]
     fingerprint: str
     meta: dict
 
@@ -110,7 +116,7 @@ def load(folder: str | os.PathLike, cfg: Config | None = None) -> Tokenized:
             raise ValueError(f"format_version={meta['format_version']} must be {FORMAT_VERSION}")
         if cfg is not None:
             _same("data", meta["config"], json.loads(json.dumps(config.to_dict(cfg))), folder)
-        splits = {name: _open(folder, name, meta["splits"][name]) for name in SPLITS}
+        splits = {name: token_files.read(folder, name, meta["splits"][name]) for name in SPLITS}
         tokenizer = tokenizers.saved(folder, meta["config"]["tokenizer"]["kind"], meta["separator"])
         return Tokenized(tokenizer, splits, meta["fingerprint"], meta)
     except config.ConfigError:
@@ -129,62 +135,80 @@ def all_valid(cfg: Config) -> Tokenized:
     """
     if cfg.tokenizer.kind == "bpe" and not cfg.tokenizer.path:
         raise ValueError("data.tokenizer.path='' must name the tokenizer of the model that is measured")
-    documents = corpus.read(cfg.path, suffixes=cfg.suffixes, max_bytes=cfg.max_bytes, piece_chars=sys.maxsize)
     maker = cfg.tokenizer.make(())
-    tokens, offsets = _stream(maker, (document.text for document in documents))
-    split = Split(tokens, offsets, int(maker.token_bytes[tokens].sum(dtype=np.int64)))
+    whole = (corpus.read(source.replace(piece_chars=sys.maxsize)) for source in cfg.sources())
+    pieces = [tokens for _, tokens in _encoded(maker, itertools.chain.from_iterable(whole))]
+    tokens, offsets = np.concatenate(pieces), np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+    split = token_files.Split(tokens, offsets, int(maker.token_bytes[tokens].sum(dtype=np.int64)), (len(pieces),))
     return Tokenized(maker, {"valid": split}, "", {"config": config.to_dict(cfg)})
 
 
 def _write(cfg: Config, folder: pathlib.Path) -> None:
-    documents = corpus.read(
-        cfg.path, suffixes=cfg.suffixes, max_bytes=cfg.max_bytes, piece_chars=cfg.piece_chars
-    )
-    parts = corpus.split(documents, cfg.valid_fraction)
-    maker = cfg.tokenizer.make(document.text for document in parts["train"])
+    sources = [_local(source, folder / f"hub-{i}.jsonl") for i, source in enumerate(cfg.sources())]
+    splitters = [corpus.Splitter(corpus.read(source), cfg.valid_fraction) for source in sources]
+    maker = cfg.tokenizer.make(_sample(cfg, sources, splitters))
     maker.save(folder)
+    writers = {name: token_files.Writer(folder, name, maker) for name in SPLITS}
+    for source, splitter in zip(sources, splitters, strict=True):
+        for document, tokens in _encoded(maker, corpus.read(source)):
+            writers[splitter(document.name)].append(tokens)
+        for writer in writers.values():
+            writer.end_source()
     asked = config.to_dict(cfg)
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + (folder / tokenizers.FILE).read_bytes())
-    meta = {"format_version": FORMAT_VERSION, "config": asked, "separator": cfg.tokenizer.separator, "splits": {}}
+    meta = {"format_version": FORMAT_VERSION, "config": asked, "separator": cfg.tokenizer.separator}
+    meta["splits"] = {name: writer.close() for name, writer in writers.items()}
     for name in SPLITS:
-        tokens, offsets = _stream(maker, (document.text for document in parts[name]))
-        _save(folder / f"{name}.tokens.npy", tokens)
-        _save(folder / f"{name}.offsets.npy", offsets)
+        tokens, offsets, *_ = token_files.read(folder, name, meta["splits"][name])
         digest.update(tokens.data)
         digest.update(offsets.data)
-        meta["splits"][name] = {
-            "documents": len(parts[name]),
-            "tokens": len(tokens),
-            "bytes": int(maker.token_bytes[tokens].sum(dtype=np.int64)),
-        }
     meta["fingerprint"] = digest.hexdigest()
     (folder / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+    for file in folder.glob("hub-*.jsonl"):
+        file.unlink()
 
 
-def _stream(maker, texts: Iterable[str], at_once: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and offsets of the documents, each opened by the separator."""
-    dtype = np.uint16 if maker.size <= 2**16 else np.uint32
-    separator = np.array([maker.separator], dtype)
-    pieces, texts = [], iter(texts)
-    while some := list(itertools.islice(texts, at_once)):
-        pieces += [np.concatenate([separator, ids.astype(dtype)]) for ids in maker.encode_batch(some)]
-    offsets = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
-    return np.concatenate(pieces), offsets
+def _local(source: corpus.Config, file: pathlib.Path) -> corpus.Config:
+    """The source, copied into a file if it is streamed from the hub: it is read more than once."""
+    if corpus.form(source) != "hub":
+        return source
+    with open(file, "w", encoding="utf-8") as out:
+        out.writelines(json.dumps({"text": document.text}) + "\n" for document in corpus.read(source))
+    return source.replace(path=str(file), format="jsonl", field="text")
 
 
-def _save(path: pathlib.Path, array: np.ndarray) -> None:
-    """As `np.save`, whose error on a full disk does not say so."""
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(array.data)
+def _sample(cfg: Config, sources, splitters) -> Iterator[str]:
+    """Texts of the train split, at most `tokenizer_max_bytes`: all, or documents chosen by the hash of their names."""
+    for source, splitter, weight in zip(sources, splitters, cfg.weights(), strict=True):
+        left = budget = int(cfg.tokenizer_max_bytes * weight / sum(cfg.weights()))
+        for document in corpus.read(source):
+            if splitter(document.name) != "train":
+                continue
+            # The first is taken whatever its hash, so that there is one.
+            if left == budget or corpus.fraction(document.name, "tokenizer") * splitter.num_bytes < budget:
+                raw = document.text.encode()
+                yield document.text if len(raw) <= left else raw[:left].decode("utf-8", "ignore")
+                left -= len(raw)
+                if left <= 0:
+                    break
 
 
-def _open(folder: pathlib.Path, name: str, counts: dict) -> Split:
-    tokens = np.load(folder / f"{name}.tokens.npy", mmap_mode="r")
-    offsets = np.load(folder / f"{name}.offsets.npy")
-    if len(tokens) != counts["tokens"] or len(offsets) != counts["documents"] + 1 or offsets[-1] != len(tokens):
-        raise ValueError(f"{name} has {len(tokens)} tokens and {len(offsets)} offsets, meta.json says {counts}")
-    return Split(tokens, offsets, counts["bytes"])
+def _encoded(maker, documents: Iterable[corpus.Document]) -> Iterator[tuple[corpus.Document, np.ndarray]]:
+    """Each document with its tokens, opened by the separator; a few documents are in memory together."""
+    dtype = token_files.dtype(maker)
+    some, chars = [], 0
+
+    def encoded():
+        for document, ids in zip(some, maker.encode_batch([document.text for document in some]), strict=True):
+            yield document, np.concatenate([[maker.separator], ids]).astype(dtype)
+
+    for document in documents:
+        some.append(document)
+        chars += len(document.text)
+        if len(some) == 256 or chars > 2**22:
+            yield from encoded()
+            some, chars = [], 0
+    yield from encoded()
 
 
 def _same(path: str, held, asked, folder: pathlib.Path) -> None:

@@ -97,7 +97,7 @@ def test_the_folder_holds_the_text_with_separators(text, tmp_path, kind):
     cfg = tokenized.Config(path=str(text), **CONFIG, tokenizer=tokenized.tokenizers.Config(**kind))
     data = tokenized.prepare(cfg, tmp_path / "data")
     lines = []
-    for tokens, offsets, num_bytes in data.splits.values():
+    for tokens, offsets, num_bytes, _ in data.splits.values():
         assert np.array_equal(np.flatnonzero(tokens == data.tokenizer.separator), offsets[:-1])
         assert num_bytes == len(data.tokenizer.decode(tokens).encode()) and tokens.dtype == np.uint16
         lines += [data.tokenizer.decode(tokens[a:b]) for a, b in zip(offsets, offsets[1:])]
@@ -163,7 +163,7 @@ def damage_version(folder):
         (lambda folder: (folder / "valid.offsets.npy").unlink(), "No such file"),
         (lambda folder: (folder / "train.tokens.npy").write_bytes(b""), ""),
         (lambda folder: np.save(folder / "train.tokens.npy", np.zeros(3, np.uint16)), "train has 3 tokens"),
-        (damage_version, "format_version=99 must be 1"),
+        (damage_version, "format_version=99 must be 2"),
     ],
 )
 def test_a_damaged_folder_is_refused(text, tmp_path, damage, why):

@@ -1,0 +1,39 @@
+"""Documents of a data set of the Hugging Face hub, streamed by the `datasets` library.
+
+Which documents come, and in which order, is the hub's: the stream itself is not shard-invariant, and two reads of it
+may differ. So `tokenized.prepare` reads it once, in one process, and what it wrote is from then on the same for every
+shard; `max_bytes` says how much to read.
+"""
+
+import logging
+from collections.abc import Iterator
+
+PREFIX = "hf://"
+log = logging.getLogger("arch")
+
+
+def read(path: str, field: str) -> Iterator[str]:
+    """The texts of the split 'train' of a data set.
+
+    Args:
+      path: 'hf://OWNER/NAME', or 'hf://OWNER/NAME#SUBSET'; the prefix may be left out.
+      field: the column that holds the text.
+
+    Raises:
+      ValueError: the `datasets` library is not installed, the data set cannot be reached, or it lacks the column.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(f"data.path={path!r} needs datasets ({error}): pip install 'arch-jax[hub]'") from None
+    log.info("%s is streamed: its order is the hub's, not shard-invariant until it is tokenised", path)
+    name, _, subset = path.removeprefix(PREFIX).partition("#")
+    try:
+        for row in datasets.load_dataset(name, subset or None, split="train", streaming=True):
+            if field not in row:
+                raise ValueError(f"data.field={field!r} must be one of its columns: {', '.join(row)}")
+            if not isinstance(row[field], str):
+                raise ValueError(f"data.field={field!r} must be text, and not {row[field]!r}")
+            yield row[field]
+    except Exception as error:  # of the network, the hub and a dozen readers
+        raise ValueError(f"data.path={path!r} cannot be read from the hub ({error})") from error
