@@ -208,8 +208,18 @@ def _pieces(path: pathlib.Path, piece_chars: int) -> Iterator[Document]:
         count += len(chars)
     bounds = [0, *starts[1:], size]
     names = [f"{path.name}#{i * piece_chars}" for i in range(len(bounds) - 1)]
+
+    def piece(i):
+        return _decoded(raw[bounds[i] : bounds[i + 1]].tobytes(), path, bounds[i])
+
     for i in sorted(range(len(names)), key=lambda i: _hash(names[i])):
-        yield Document(names[i], _decoded(raw[bounds[i] : bounds[i + 1]].tobytes(), path, bounds[i]))
+        try:
+            text = piece(i)
+        except ValueError:
+            for earlier in range(i):
+                piece(earlier)  # raises if the file's first wrong byte lies there
+            raise
+        yield Document(names[i], text)
 
 
 def _decoded(raw: bytes, path: pathlib.Path, begin: int = 0) -> str:

@@ -41,8 +41,8 @@ def test_a_file_longer_than_a_block_is_cut_by_its_characters(tmp_path):
     }
 
 
-def test_a_wrong_byte_is_counted_from_the_start_of_the_file(tmp_path):
-    (tmp_path / "a.txt").write_bytes("añ".encode() * 11 + b"\xff")
+def test_the_first_wrong_byte_of_a_file_is_named(tmp_path):
+    (tmp_path / "a.txt").write_bytes("añ".encode() * 11 + b"\xff" * 100)
     with pytest.raises(ValueError, match="byte 33 is not"):
         read(tmp_path / "a.txt", piece_chars=7)
 
