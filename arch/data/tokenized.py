@@ -205,7 +205,7 @@ def _encoded(maker, documents: Iterable[corpus.Document]) -> Iterator[tuple[corp
     for document in documents:
         some.append(document)
         chars += len(document.text)
-        if len(some) == 256 or chars > 2**22:
+        if len(some) == 256 or chars > 2**20:
             yield from encoded()
             some, chars = [], 0
     yield from encoded()

@@ -5,6 +5,7 @@ import importlib
 import json
 import logging
 import sys
+import tracemalloc
 import types
 
 import numpy as np
@@ -251,3 +252,15 @@ def test_a_tokenizer_sees_no_more_text_than_its_budget(tmp_path, budget, share):
     taken = list(tokenized._sample(cfg, sources, splitters))
     assert 0.8 * share * 10_000 < sum(map(len, taken)) <= budget
     assert np.ptp([int(text) for text in taken if len(text) == 10]) > 900  # from all over the corpus
+
+
+def test_a_corpus_is_tokenised_without_being_held_in_memory(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", (f"text {i} " * 100 for i in range(16_000)))
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        tokenized.prepare(tokenized.Config(path=str(path)), tmp_path / "data")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size > 16 * 2**20 and peak < 4 * 2**20
