@@ -3,7 +3,7 @@
 import re
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 from arch import tree
@@ -24,7 +24,7 @@ def compiled():
     mixer = attention.Config(num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=WIDTH)
     layers = stack.Config(pattern=(block.Config(sublayers=(mixer,)),), repeats=LAYERS)
     model = decoder.Config(vocab_size=11, embed_dim=EMBED, layers=layers).make()
-    tokens, valid = np.zeros((1, PROMPT), np.int32), np.ones((1, PROMPT), bool)
+    tokens, valid = jnp.zeros((1, PROMPT), jnp.int32), jnp.ones((1, PROMPT), bool)
     params = jax.eval_shape(lambda: tree.unstack(unbox(model.init(jax.random.key(0), tokens)["params"])))
     greedy = decoding.Config(max_new_tokens=NEW, temperature=0.0)
     return decoding.continued.lower(model, greedy, -1, params, tokens, valid, jax.random.key(0)).compile()
