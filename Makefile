@@ -9,9 +9,10 @@
 # make clean        removes the environments and caches, not the runs
 #
 # PYTHON=/path/to/python chooses the Python of demo, test and test-all; otherwise 3.12, else 3.13, on PATH or
-# under pyenv, else python3. TESTS=tests/ops narrows what the test targets run.
+# under pyenv, else python3; PEERS_PYTHON likewise that of peers (3.11). TESTS=tests/ops narrows what the test targets run.
 
 PYTHON ?=
+PEERS_PYTHON ?=
 TESTS := tests
 WORKDIR := runs/demo
 UV := uv
@@ -53,7 +54,7 @@ goldens: .venv-peers
 .venv-latest:
 	@PYTHON= requirements/venv.sh $@ 3.13
 .venv-peers:
-	@PYTHON= requirements/peers.sh $@ 3.11
+	@PYTHON='$(PEERS_PYTHON)' requirements/peers.sh $@ 3.11
 
 # One lock a Python version, for Linux x86-64 and arm64 and macOS arm64: all have wheels of everything.
 # The floor takes the lowest version setup.cfg allows of each direct dependency, so that its floors are tested.

@@ -27,6 +27,6 @@ candidates "$@" | {
     done
     echo "No Python that runs and has a lock in requirements/ (3.11, 3.12, 3.13).
 Wanted: ${PYTHON:-$*}. Found:${found:- none}
-Install one, or name it: make demo PYTHON=/path/to/python3.12" >&2
+Install one, or name it; the Makefile says by which variable (make demo PYTHON=/path/to/python3.12)" >&2
     exit 1
 }
