@@ -17,6 +17,7 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+"""LLaMA 3's. With it a piece of text that is a token whole is not merged: its tokenizer.json says `ignore_merges`."""
 CUTS = {
     "gpt-2": "",
     "default": "",
@@ -77,7 +78,7 @@ def _byte_level(metadata: Mapping[str, Any], vocabulary: dict[str, int]):
     if pre not in CUTS:
         raise ValueError(f"tokenizer.ggml.pre={pre!r} must be one of {', '.join(CUTS)}")
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=CUTS[pre] == LLAMA3))
     cuts = {
         "": [],
         "digits": [pre_tokenizers.Digits(individual_digits=True)],

@@ -74,6 +74,13 @@ def test_text_is_cut_before_it_is_merged_as_the_name_says(pre):
     assert pieces(byte_level(ggml__pre=pre), "x  1231") == CUTS[pre]
 
 
+@pytest.mark.parametrize(("pre", "ids"), [("llama-bpe", [3]), ("gpt-2", [0, 1, 2])])
+def test_llama3_takes_a_whole_token_that_no_merges_reach(pre, ids):
+    tokens = ["a", "b", "c", "abc", "<s>"]
+    made = byte_level(ggml__pre=pre, ggml__tokens=tokens, ggml__merges=[], ggml__eos_token_id=4, ggml__token_type=None)
+    assert made.encode("abc") == ids
+
+
 def test_special_tokens_are_text_and_tools_are_not():
     made = byte_level()
     assert 0 not in made.encode("<end>") and made.encode("<tool>") == [made.size - 1]
