@@ -109,7 +109,9 @@ def test_annotated_shapes_are_checked():
 
 def test_every_import_is_declared():
     distributions = {"absl": "absl-py", "orbax": "orbax-checkpoint"}
-    declared = {canonicalize_name(requirement.name) for requirement in direct_requirements()}
+    extras = "\n".join(setup_cfg()["options.extras_require"].values())
+    optional = [Requirement(line) for line in extras.splitlines() if line]
+    declared = {canonicalize_name(requirement.name) for requirement in [*direct_requirements(), *optional]}
     imported = set()
     for path in itertools.chain((ROOT / "arch").rglob("*.py"), ROOT.glob("run.py"), (ROOT / "configs").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16)
+import jax.numpy  # noqa: F401  (teaches numpy the name bfloat16)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
