@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -133,10 +134,11 @@ def read(path: str | os.PathLike, separator: str = "") -> Foreign:
     said = _parsed(beside, json.loads) if beside.exists() else {}
     if not isinstance(said, dict):
         raise ValueError(f"{beside}: must hold an object")
-    roles = {name: _content(said.get(name)) for name in Roles.__dataclass_fields__ if name != "chat_template"}
-    template = said.get("chat_template") or ""
-    if isinstance(template, list):  # several by name; the one for plain talk is called default
-        template = next((entry.get("template", "") for entry in template if entry.get("name") == "default"), "")
+    try:
+        roles = {name: _content(name, said.get(name)) for name in Roles.__dataclass_fields__ if name != "chat_template"}
+        template = _template(said.get("chat_template"))
+    except ValueError as error:
+        raise ValueError(f"{beside}: {error}") from None
     if (file.parent / TEMPLATE).exists():
         template = _parsed(file.parent / TEMPLATE, str)
     try:
@@ -145,9 +147,23 @@ def read(path: str | os.PathLike, separator: str = "") -> Foreign:
         raise ValueError(f"{file}: {error}") from None
 
 
-def _content(token) -> str:
-    """A special token in any of the ways that tokenizer_config.json has it."""
-    return (token.get("content") if isinstance(token, dict) else token) or ""
+def _content(name: str, token: Any) -> str:
+    """A special token in any of the ways that tokenizer_config.json has it. Raises ValueError at any other."""
+    content = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(content, str | None):
+        raise ValueError(f"{name}={token!r} must be a text, or an object whose content is one")
+    return content or ""
+
+
+def _template(found: Any) -> str:
+    """The chat template, of several that which is called default. Raises ValueError if it is no text."""
+    if isinstance(found, list):
+        if not all(isinstance(entry, dict) for entry in found):
+            raise ValueError(f"chat_template={found!r} must be a text, or a list of objects with name and template")
+        found = next((entry.get("template") for entry in found if entry.get("name") == "default"), "")
+    if not isinstance(found, str | None):
+        raise ValueError(f"chat_template={found!r} must be a text, or a list of objects with name and template")
+    return found or ""
 
 
 def _parsed(file: pathlib.Path, parse):

@@ -146,6 +146,25 @@ BAD = {
     "an unknown token": (
         {"tokenizer.json": byte_level().to_str(), CONFIG: '{"eos_token": "<end>"}'}, "eos_token='<end>' must be one of"
     ),
+    "a number": (
+        {"tokenizer.json": byte_level().to_str(), CONFIG: '{"eos_token": 5}'}, f"{CONFIG}: eos_token=5 must be a text"
+    ),
+    "a list of tokens": (
+        {"tokenizer.json": byte_level().to_str(), CONFIG: '{"eos_token": ["<s>"]}'},
+        rf"{CONFIG}: eos_token=\['<s>'\] must be a text",
+    ),
+    "a list of contents": (
+        {"tokenizer.json": byte_level().to_str(), CONFIG: '{"eos_token": {"content": ["a"]}}'},
+        rf"{CONFIG}: eos_token={{'content': \['a'\]}} must be a text",
+    ),
+    "a list of texts": (
+        {"tokenizer.json": byte_level().to_str(), CONFIG: '{"chat_template": ["a"]}'},
+        rf"{CONFIG}: chat_template=\['a'\] must be a text",
+    ),
+    "a template that is no text": (
+        {"tokenizer.json": byte_level().to_str(), CONFIG: '{"chat_template": [{"name": "default", "template": 5}]}'},
+        f"{CONFIG}: chat_template=5 must be a text",
+    ),
     "no end": ({"tokenizer.json": byte_level().to_str(), CONFIG: "{}"}, "tokenizer.separator='' must name a token"),
 }  # fmt: skip
 
