@@ -40,8 +40,8 @@ def parse(values: flags.FlagValues, argv: Sequence[str], name: str = "config") -
 
 
 def _value(argv: Sequence[str], name: str) -> str | None:
-    """The value of `--name=value` or `--name value`; None if the flag is not given."""
-    for i, argument in enumerate(argv):
+    """The value of the last `--name=value` or `--name value`; None if the flag is not given."""
+    for i, argument in reversed(list(enumerate(argv))):
         if found := re.match(rf"--?{name}(=|$)", argument):
             return argument[found.end() :] if found[1] else "".join(argv[i + 1 : i + 2])
     return None
@@ -90,14 +90,15 @@ def check_path(edge: Any, path: str) -> None:
             known = list(node.keys()) if hasattr(node, "keys") else []
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"{done or 'the config'} has {', '.join(known) or 'none'}"
+                has = f"{done or 'the config'} has {', '.join(known) or 'none'}"
+                hint = f"did you mean {near[0]!r}?" if near else has
                 raise config.ConfigError(f"{here} is no field of the config; {hint}")
             node = node[key]
         done = here
 
 
 def override(leaf: str, name: str = "config") -> str:
-    """What this process's command line gives a leaf (`--config.leaf=VALUE`), '' for nothing.
+    """What this process's command line gives a leaf (`--config.leaf=VALUE`, the last counts), '' for nothing.
 
     For a config file some of whose leaves follow from another, such as the model from `init_from`: overrides are
     applied only when the file has said which leaves there are.

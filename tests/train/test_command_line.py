@@ -54,6 +54,14 @@ def test_overrides_reach_leaves_inside_tuples(file):
     assert (edge.deep.blocks[0].size, edge.deep.on, edge.steps) == (7, False, 5)
 
 
+def test_of_a_flag_that_is_given_twice_the_last_counts(file, monkeypatch):
+    twice = ("--config.steps=4", "--config.steps", "5")
+    monkeypatch.setattr("sys.argv", ["run.py", *twice])
+    assert command_line.override("steps") == "5"
+    assert parse(f"--config={file}", *twice)[0].steps == 5
+    assert parse(f"--config={file}:x", f"--config={file}:y")[0].arg == "y"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     {
