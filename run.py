@@ -26,6 +26,7 @@ CONFIG = config_flags.DEFINE_config_file("config", help_string="file of the conf
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "generate", "export"], "what to do")
 PROMPT = flags.DEFINE_multi_string("prompt", [""], "text to continue; give it several times for a batch")
+flags.register_validator(PROMPT, command_line.is_utf8, message="must be UTF-8")
 CHAT = flags.DEFINE_boolean("chat", False, "each prompt is what a user says to a chat model")
 EXPORT_TO = flags.DEFINE_string("export_to", "", "folder that export writes")
 FAMILY = flags.DEFINE_string("family", "", "file of arch/families in whose form export writes, if several can")

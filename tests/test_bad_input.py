@@ -71,6 +71,7 @@ COMMAND_LINE = {
     "negative max_new_tokens": (["--mode=generate", "--max_new_tokens=-1"], "--max_new_tokens=-1", "non-negative"),
     "negative temperature": (["--mode=generate", "--temperature=-0.5"], "--temperature=-0.5", "non-negative"),
     "temperature in words": (["--mode=generate", "--temperature=hot"], "--temperature=hot", "float"),
+    "a prompt that is not UTF-8": (["--mode=generate", "--prompt=a\udcff"], "--prompt=['a\\udcff']: must be UTF-8"),
     "JAX flag of a wrong type": ([CONFIG, "--jax_debug_nans=perhaps"], "--jax_debug_nans=perhaps"),
 }
 

@@ -106,6 +106,15 @@ def override(leaf: str, name: str = "config") -> str:
     return _value(sys.argv, rf"{name}\.{leaf}") or ""
 
 
+def is_utf8(texts: Sequence[str]) -> bool:
+    """Whether all arguments of a command line came as UTF-8 (Python holds other bytes as lone surrogates)."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Ends the process with one line on standard error, and no traceback, at an error of these kinds."""
