@@ -21,6 +21,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import math
 import pathlib
 import types
 import typing
@@ -36,7 +37,7 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Annotation of a number that must lie in [low, high], or above low when `open` is set."""
+    """Annotation of a finite number that must lie in [low, high], or above low when `open` is set."""
 
     low: int | float
     high: int | float = float("inf")
@@ -155,12 +156,17 @@ def _checked(value, hint, name: str):
         items = [args[0]] * len(value) if args[-1] is Ellipsis else args
         value = tuple(_checked(item, h, f"{name}[{i}]") for i, (item, h) in enumerate(zip(value, items, strict=True)))
     elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise wrong("finite") from None
     elif not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise wrong(f"of type {hint.__module__}.{hint.__qualname__}" if _is_config(hint) else f"of type {hint.__name__}")
     for rule in rules:
         if isinstance(rule, Range) and value not in rule:
             raise wrong(str(rule))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise wrong("finite")
     return value
 
 

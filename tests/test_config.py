@@ -57,6 +57,9 @@ class Outer(config.Config):
         (dict(size=2, ratio=True), "ratio=True must be of type float"),
         (dict(size=2, ratio=-0.5), "ratio=-0.5 must be at least 0"),
         (dict(size=2, ratio=float("nan")), "ratio=nan must be at least 0"),
+        (dict(size=2, ratio=float("inf")), "ratio=inf must be finite"),
+        (dict(size=2, share=float("inf")), "share=inf must be at least 0 and at most 1"),
+        (dict(size=2, ratio=10**400), "000 must be finite"),
         (dict(size=2, rate=0), "rate=0.0 must be above 0"),
         (dict(size=2, share=1.5), "share=1.5 must be at least 0 and at most 1"),
         (dict(size=2, flag=1), "flag=1 must be of type bool"),
@@ -73,6 +76,12 @@ class Outer(config.Config):
 def test_a_bad_value_is_refused(fields, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Outer(**fields)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_a_number_without_a_range_must_be_finite_too(number):
+    with pytest.raises(ValueError, match=re.escape(f"shares[1]={number} must be finite")):
+        Inner(shares=(0.5, number))
 
 
 def test_an_int_for_a_float_becomes_one():

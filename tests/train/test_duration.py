@@ -1,5 +1,7 @@
 """Lengths in any unit become steps; two units for one length are refused, and both are named."""
 
+import re
+
 import pytest
 
 from arch.config import ConfigError
@@ -56,6 +58,12 @@ def test_lengths_that_are_not_set_have_their_defaults():
     cfg = resolved(log_every_steps=0, eval_every_steps=0, checkpoint_every_steps=0)
     assert (cfg.log_every_steps, cfg.eval_every_steps, cfg.checkpoint_every_steps) == (10, 0, 0)
     assert duration.in_steps(cfg.optimizer, "warmup") == 0
+
+
+@pytest.mark.parametrize(("unit", "value"), [("epochs", 1e308), ("tokens", 10**400)])
+def test_a_length_that_overflows_is_refused(unit, value):
+    with pytest.raises(ValueError, match=re.escape(f"total_{unit}={value} must be a finite number of steps")):
+        resolved(**{"total_steps": 0, f"total_{unit}": value})
 
 
 def test_epochs_are_not_asked_for_in_vain():
