@@ -4,6 +4,7 @@ It is read from a folder as transformers writes it, or from the vocabulary that 
 
     tokenizer.json           the `tokenizers` library's file: what is text, and which special tokens go around it
     tokenizer_config.json    which token begins and ends a text; the chat template, or chat_template.jinja beside it
+    generation_config.json  which ids end a generated text: an answer of a chat model may end otherwise than a text
 """
 
 import dataclasses
@@ -48,11 +49,13 @@ class Foreign(tokenizer.Subwords):
       roles: of its special tokens.
       separator: the token that opens each document in training; '' for `eos_token`, or `bos_token` without one.
 
+      ends: ids that end a generated text besides that of `eos_token`.
+
     Raises:
-      ValueError: a role's token or the separator is no token.
+      ValueError: a role's token, the separator or an end is no token.
     """
 
-    def __init__(self, made, roles: Roles, separator: str = ""):
+    def __init__(self, made, roles: Roles, separator: str = "", ends: Sequence[int] = ()):
         for name, token in [*dataclasses.asdict(roles).items(), ("tokenizer.separator", separator)]:
             if name != "chat_template" and token and made.token_to_id(token) is None:
                 raise ValueError(f"{name}={token!r} must be one of the tokenizer's tokens")
@@ -61,8 +64,10 @@ class Foreign(tokenizer.Subwords):
             raise ValueError("tokenizer.separator='' must name a token: it has none that ends or begins texts")
         super().__init__(made, opener)
         self.roles = roles
-        if roles.eos_token:
-            self.stop = made.token_to_id(roles.eos_token)
+        if outside := [i for i in ends if not 0 <= i < self.size]:
+            raise ValueError(f"{outside[0]} ends a generated text, but must be an id from 0 to {self.size - 1}")
+        own = [made.token_to_id(roles.eos_token)] if roles.eos_token else []
+        self.stop = tuple(dict.fromkeys([*own, *ends])) or (self.separator,)
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
@@ -108,7 +113,7 @@ class Foreign(tokenizer.Subwords):
             self._tokenizer.encode_special_tokens = True
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes tokenizer.json and tokenizer_config.json into a folder."""
+        """Writes tokenizer.json, tokenizer_config.json and generation_config.json into a folder."""
         super().save(folder)
         named = {name: token for name, token in dataclasses.asdict(self.roles).items() if token}
         text = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | named, indent=2)
@@ -131,9 +136,7 @@ def read(path: str | os.PathLike, separator: str = "") -> Foreign:
     file = file / tokenizer.FILE if file.is_dir() else file
     made = _parsed(file, Tokenizer.from_str)
     beside = file.parent / CONFIG
-    said = _parsed(beside, json.loads) if beside.exists() else {}
-    if not isinstance(said, dict):
-        raise ValueError(f"{beside}: must hold an object")
+    said = _object(beside)
     try:
         roles = {name: _content(name, said.get(name)) for name in Roles.__dataclass_fields__ if name != "chat_template"}
         template = _template(said.get("chat_template"))
@@ -141,10 +144,28 @@ def read(path: str | os.PathLike, separator: str = "") -> Foreign:
         raise ValueError(f"{beside}: {error}") from None
     if (file.parent / TEMPLATE).exists():
         template = _parsed(file.parent / TEMPLATE, str)
+    ends = _ends(file.parent / tokenizer.GENERATION)
     try:
-        return Foreign(made, Roles(**roles, chat_template=template), separator)
+        return Foreign(made, Roles(**roles, chat_template=template), separator, ends)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
+
+
+def _object(file: pathlib.Path) -> dict:
+    """The JSON object of a file, {} if it is absent."""
+    held = _parsed(file, json.loads) if file.exists() else {}
+    if not isinstance(held, dict):
+        raise ValueError(f"{file}: must hold an object")
+    return held
+
+
+def _ends(file: pathlib.Path) -> list[int]:
+    """The ids that end a generated text by a generation_config.json, which may be absent or say nothing."""
+    found = _object(file).get("eos_token_id")
+    ids = [] if found is None else found if isinstance(found, list) else [found]
+    if not all(type(i) is int for i in ids):
+        raise ValueError(f"{file}: eos_token_id={found!r} must be an id, or a list of ids")
+    return ids
 
 
 def _content(name: str, token: Any) -> str:

@@ -52,11 +52,13 @@ def read(metadata: Mapping[str, Any], path: str, separator: str = "") -> Foreign
         if (longest := max(map(len, tokens))) > MAX_CHARS:
             raise ValueError(f"tokenizer.ggml.tokens has one of {longest} characters; at most {MAX_CHARS} are read")
         made = makers[kind](metadata, {token: i for i, token in enumerate(tokens)})
-        roles = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-        named = {role: _token(metadata, f"tokenizer.ggml.{name}_token_id") for role, name in roles.items()}
+        names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+        named = {role: _token(metadata, f"tokenizer.ggml.{name}_token_id") for role, name in names.items()}
         _add_special(made, metadata)
         _surround(made, metadata, named, add_bos=kind == "llama")
-        return Foreign(made, Roles(**named, chat_template=metadata.get("tokenizer.chat_template", "")), separator)
+        roles = Roles(**named, chat_template=metadata.get("tokenizer.chat_template", ""))
+        answer_end = "tokenizer.ggml.eot_token_id"
+        return Foreign(made, roles, separator, [metadata[answer_end]] if _token(metadata, answer_end) else ())
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]} is missing") from None
     except Exception as error:  # the library raises plain Exception

@@ -1,8 +1,8 @@
 """Text to token ids and back: raw bytes, byte-pair encoding trained on the corpus, or a published model's tokenizer.
 
 The first two work on UTF-8 bytes, so any text can be encoded and `decode(encode(text)) == text`; for the third see
-`foreign_tokenizer`. One id, the separator, opens each document and stands for no text; `stop` is the id that ends a
-generated text. Byte-pair encoding merges the most frequent neighbours again and again
+`foreign_tokenizer`. One id, the separator, opens each document and stands for no text; each id in `stop`
+ends a generated text. Byte-pair encoding merges the most frequent neighbours again and again
 (Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, arXiv:1508.07909), here
 over bytes (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.2), with the
 `tokenizers` library.
@@ -19,7 +19,7 @@ import numpy as np
 
 from arch import config
 
-FILE = "tokenizer.json"
+FILE, GENERATION = "tokenizer.json", "generation_config.json"
 _BYTE = {"type": "byte", "version": 1}
 
 
@@ -60,7 +60,8 @@ class Bytes:
     """One id a byte, 0 to 255, and 256 for the separator."""
 
     size = 257
-    separator = stop = 256
+    separator = 256
+    stop = (separator,)
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
@@ -102,7 +103,8 @@ class Subwords:
         made.no_padding()
         self._tokenizer = made
         self.size = max(made.get_vocab().values()) + 1
-        self.separator = self.stop = made.token_to_id(separator)
+        self.separator = made.token_to_id(separator)
+        self.stop = (self.separator,)
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
@@ -132,8 +134,10 @@ class Subwords:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes tokenizer.json, in the `tokenizers` library's own format, into a folder."""
+        """Writes tokenizer.json, in the `tokenizers` library's own format, and generation_config.json into a folder."""
         (pathlib.Path(folder) / FILE).write_text(self._tokenizer.to_str(), encoding="utf-8")
+        ends = self.stop[0] if len(self.stop) == 1 else list(self.stop)
+        (pathlib.Path(folder) / GENERATION).write_text(json.dumps({"eos_token_id": ends}), encoding="utf-8")
 
 
 class BPE(Subwords):

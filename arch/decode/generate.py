@@ -4,6 +4,7 @@ Prompts of different length are padded on the right; each row's cache holds its 
 not depend on the rows beside it.
 """
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -46,7 +47,7 @@ def generate(
     cfg: Config,
     *,
     key: Key[Array, ""],
-    stop: int = -1,
+    stop: int | tuple[int, ...] = (),
     memory: Memory | None = None,
 ) -> list[list[int]]:
     """The tokens that continue each prompt.
@@ -57,7 +58,7 @@ def generate(
       prompts: ids, at least one a prompt.
       cfg: how many and how to choose.
       key: for sampling.
-      stop: an id that ends a row (it is not returned); -1 for none.
+      stop: the id, or any of the ids, that ends a row (it is not returned); -1 or () for none.
       memory: what cross-attention reads, a row a prompt.
 
     Raises:
@@ -77,22 +78,23 @@ def generate(
     valid = np.zeros((len(prompts), width), bool)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)], valid[row, : len(prompt)] = prompt, True
+    stop = tuple(i for i in ((stop,) if isinstance(stop, int) else stop) if i >= 0)
     ids = np.asarray(continued(model, cfg, stop, tree.unstack(params), tokens, valid, key, memory))
-    return [row[: row.index(stop)] if stop in row else row for row in ids.tolist()]
+    return [list(itertools.takewhile(lambda token: token not in stop, row)) for row in ids.tolist()]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def continued(
     model: Any,
     cfg: Config,
-    stop: int,
+    stop: tuple[int, ...],
     params: tree.Tree,
     tokens: Int[Array, "b t"],
     valid: Bool[Array, "b t"],
     key: Key[Array, ""],
     memory: Memory | None = None,
 ) -> Int[Array, "b new"]:
-    """[b max_new_tokens] ids, `stop` from the first stop on. Arguments as in `generate`; params in canonical form."""
+    """[b max_new_tokens] ids, stops from the first stop on. Arguments as in `generate`; params in canonical form."""
     choose = partial(sample, temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p)
     last = jnp.sum(valid, axis=1, dtype=jnp.int32) - 1  # the first step takes it: prefill then computes no logits
     positions = positions_of(tokens)
@@ -107,8 +109,10 @@ def continued(
         context = Context(positions=(last + number)[:, None], memory=memory)
         out = model.apply({"params": params}, token[:, None], context, cache)
         new = choose(out.x[:, 0], jax.random.fold_in(key, number))
-        new = jnp.where(done, stop, new) if stop >= 0 else new
-        return (new, out.cache, done | (new == stop)), new
+        if stop:
+            new = jnp.where(done, stop[0], new)
+            done = done | jnp.isin(new, jnp.array(stop))
+        return (new, out.cache, done), new
 
     done = jnp.zeros(last.shape, bool)
     _, ids = jax.lax.scan(step, (first, cache, done), jnp.arange(cfg.max_new_tokens))

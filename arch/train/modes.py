@@ -9,7 +9,7 @@ import jax
 from arch import tree
 from arch.data import foreign_tokenizer, tokenizer
 from arch.decode import generate as decoding
-from arch.train import evaluation, experiment, initial, library, loop, provenance, restore, setup, start
+from arch.train import evaluation, experiment, initial, library, loop, restore, setup, start
 from arch.train import verify as verification
 from arch.train.command_line import one_line_errors
 from arch.train.startup import Startup
@@ -101,7 +101,6 @@ def export(cfg: experiment.Config | None, workdir: str, folder: str, *, family: 
         write_published(model.cfg, params, folder, family=family or initial.family(cfg.init_from))
         if isinstance(words, tokenizer.Subwords):  # raw bytes have no file that others read
             words.save(folder)
-            provenance.write_json(pathlib.Path(folder, "generation_config.json"), {"eos_token_id": words.stop})
         if verify:
             _print_difference(model, params, folder)
 

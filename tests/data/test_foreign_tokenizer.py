@@ -75,9 +75,9 @@ def test_the_bytes_of_the_ids_are_the_bytes_of_the_text(made, text):
 
 def test_the_separator_is_the_end_of_text_unless_it_is_said(made):
     end, begin = (made._tokenizer.token_to_id(token) for token in ("</s>", "<s>"))
-    assert (made.separator, made.stop) == (end, end)
+    assert (made.separator, made.stop) == (end, (end,))
     said = Foreign(made._tokenizer, ROLES, "<s>")
-    assert (said.separator, said.stop) == (begin, end)
+    assert (said.separator, said.stop) == (begin, (end,))
 
 
 def test_only_a_template_makes_special_tokens_of_text(made):
@@ -138,6 +138,15 @@ def test_a_template_is_found_in_each_of_its_places(tmp_path):
     assert foreign_tokenizer.read(folder).roles.chat_template == "z"
 
 
+@pytest.mark.parametrize(("found", "ends"), [(256, (257, 256)), ([256, 257, 5], (257, 256, 5)), (None, (257,))])
+def test_a_generated_text_ends_at_each_id_that_the_folder_names(tmp_path, found, ends):
+    (said(tmp_path, eos_token="</s>") / tokenizer.GENERATION).write_text(json.dumps({"eos_token_id": found}))
+    words = foreign_tokenizer.read(tmp_path)
+    assert words.stop == ends
+    words.save(tmp_path)
+    assert foreign_tokenizer.read(tmp_path).stop == ends
+
+
 BAD = {
     "absent": ({}, "tokenizer.json is missing"),
     "no tokenizer": ({"tokenizer.json": "{}"}, "tokenizer.json is damaged"),
@@ -164,6 +173,18 @@ BAD = {
     "a template that is no text": (
         {"tokenizer.json": byte_level().to_str(), CONFIG: '{"chat_template": [{"name": "default", "template": 5}]}'},
         f"{CONFIG}: chat_template=5 must be a text",
+    ),
+    "an end that is no id": (
+        {"tokenizer.json": byte_level().to_str(), tokenizer.GENERATION: '{"eos_token_id": ["a"]}'},
+        rf"{tokenizer.GENERATION}: eos_token_id=\['a'\] must be an id, or a list of ids",
+    ),
+    "an end past the end": (
+        {
+            "tokenizer.json": byte_level().to_str(),
+            CONFIG: '{"eos_token": "</s>"}',
+            tokenizer.GENERATION: '{"eos_token_id": 258}',
+        },
+        "258 ends a generated text, but must be an id from 0 to 257",
     ),
     "no end": ({"tokenizer.json": byte_level().to_str(), CONFIG: "{}"}, "tokenizer.separator='' must name a token"),
 }  # fmt: skip

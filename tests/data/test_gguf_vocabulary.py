@@ -81,6 +81,11 @@ def test_llama3_takes_a_whole_token_that_no_merges_reach(pre, ids):
     assert made.encode("abc") == ids
 
 
+def test_a_generated_text_ends_with_the_text_or_the_answer():
+    assert byte_level().stop == (0,)
+    assert byte_level(ggml__eot_token_id=5).stop == (0, 5)
+
+
 def test_special_tokens_are_text_and_tools_are_not():
     made = byte_level()
     assert 0 not in made.encode("<end>") and made.encode("<tool>") == [made.size - 1]
@@ -97,6 +102,7 @@ REFUSED = {
     "a merge of unknown tokens": (dict(ggml__merges=["q zz"]), "some.gguf: "),
     "a merge of three": (dict(ggml__merges=["1 2 3"]), "some.gguf: "),
     "too few types": (dict(ggml__token_type=np.array([3])), "tokenizer.ggml.token_type has 1 entries"),
+    "an answer's end past the end": (dict(ggml__eot_token_id=9999), "tokenizer.ggml.eot_token_id=9999 must be below"),
     "an id past the end": (dict(ggml__eos_token_id=9999), "tokenizer.ggml.eos_token_id=9999 must be below"),
 }
 

@@ -27,7 +27,7 @@ def compiled():
     tokens, valid = jnp.zeros((1, PROMPT), jnp.int32), jnp.ones((1, PROMPT), bool)
     params = jax.eval_shape(lambda: tree.unstack(unbox(model.init(jax.random.key(0), tokens)["params"])))
     greedy = decoding.Config(max_new_tokens=NEW, temperature=0.0)
-    return decoding.continued.lower(model, greedy, -1, params, tokens, valid, jax.random.key(0)).compile()
+    return decoding.continued.lower(model, greedy, (), params, tokens, valid, jax.random.key(0)).compile()
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="JAX 0.10 drops optimization barriers before it fuses")

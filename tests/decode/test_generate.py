@@ -146,6 +146,14 @@ def test_a_stop_token_ends_its_row_alone(plain):
     assert len(cut[0]) <= 2 and any(len(row) == NEW for row in cut)
 
 
+def test_any_of_several_stop_tokens_ends_a_row(plain):
+    rows = decoding.generate(*plain, PROMPTS, GREEDY, key=KEY)
+    stop = (rows[0][2], rows[1][1])
+    cut = [row[: next((i for i, token in enumerate(row) if token in stop), NEW)] for row in rows]
+    assert decoding.generate(*plain, PROMPTS, GREEDY, key=KEY, stop=stop) == cut
+    assert len(cut[0]) <= 2 and len(cut[1]) <= 1
+
+
 def test_the_key_decides_the_sample(plain):
     cfg = decoding.Config(max_new_tokens=NEW, temperature=2.0)
     draw = lambda seed: decoding.generate(*plain, PROMPTS, cfg, key=jax.random.key(seed))
