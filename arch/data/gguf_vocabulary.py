@@ -18,16 +18,23 @@ LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """LLaMA 3's. With it a piece of text that is a token whole is not merged: its tokenizer.json says `ignore_merges`."""
+BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
+"""BLOOM's, as llama.cpp has it (pull request 8850)."""
 CUTS = {
     "gpt-2": "",
     "default": "",
+    "mpt": "",
+    "olmo": "",
     "smollm": "digits",
     "starcoder": "digits",
     "llama-bpe": LLAMA3,
     "llama3": LLAMA3,
     "llama-v3": LLAMA3,
+    "bloom": BLOOM,
 }
-"""`tokenizer.ggml.pre`: nothing before GPT-2's own expression, single digits before it, or another in its place."""
+"""`tokenizer.ggml.pre`: nothing before GPT-2's own expression, single digits before it, or another in its place.
+
+MPT and OLMo have GPT-NeoX's tokenizer, whose expression is GPT-2's."""
 
 
 def read(metadata: Mapping[str, Any], path: str, separator: str = "") -> Foreign:
@@ -85,8 +92,9 @@ def _byte_level(metadata: Mapping[str, Any], vocabulary: dict[str, int]):
         "": [],
         "digits": [pre_tokenizers.Digits(individual_digits=True)],
         LLAMA3: [pre_tokenizers.Split(Regex(LLAMA3), "isolated")],
+        BLOOM: [pre_tokenizers.Split(Regex(BLOOM), "isolated")],
     }[CUTS[pre]]
-    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=CUTS[pre] != LLAMA3)
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=CUTS[pre] not in (LLAMA3, BLOOM))
     made.pre_tokenizer = pre_tokenizers.Sequence([*cuts, last])
     made.decoder = decoders.ByteLevel()
     return made

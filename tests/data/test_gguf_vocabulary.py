@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from tokenizers import pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from arch.data import gguf_vocabulary
 
@@ -72,6 +72,28 @@ CUTS = {
 @pytest.mark.parametrize("pre", CUTS)
 def test_text_is_cut_before_it_is_merged_as_the_name_says(pre):
     assert pieces(byte_level(ggml__pre=pre), "x  1231") == CUTS[pre]
+
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+EXPRESSIONS = {"mpt": GPT2, "olmo": GPT2, "bloom": r" ?[^(\s|.,!?…。，、।۔،)]+"}
+"""As they were published."""
+
+
+@pytest.mark.parametrize("pre", EXPRESSIONS)
+def test_text_has_the_ids_of_the_published_expression(pre):
+    tokens = byte_level()._tokenizer.get_vocab(with_added_tokens=False)
+    merges = [*MERGES, "a 1", "! !", "1 !"]
+    tokens |= {merge.replace(" ", ""): len(tokens) + i for i, merge in enumerate(merges[len(MERGES) :])}
+    theirs = Tokenizer(models.BPE(tokens, [tuple(merge.split(" ")) for merge in merges]))
+    split = pre_tokenizers.Split(Regex(EXPRESSIONS[pre]), "isolated")
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    theirs.pre_tokenizer = pre_tokenizers.Sequence([split, last])
+    made = byte_level(
+        ggml__pre=pre, ggml__tokens=sorted(tokens, key=tokens.get), ggml__merges=merges, ggml__token_type=None
+    )
+    text = "a1231!! it's  123,1!\n\n a1 (12|12)"
+    assert made.encode(text) == theirs.encode(text).ids
+    assert ("a1" in pieces(made, text)) == (pre == "bloom")  # only GPT-2's cuts between letter and digit
 
 
 @pytest.mark.parametrize(("pre", "ids"), [("llama-bpe", [3]), ("gpt-2", [0, 1, 2])])
