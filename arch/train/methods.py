@@ -2,7 +2,8 @@
 
 adamw      m / (sqrt(v) + epsilon), both means without bias. Kingma, Ba, 2014, arXiv 1412.6980.
 adafactor  g / sqrt(v), v of a large matrix from its rows' and columns' means, no mean of g; cut to root mean square 1,
-           times the weight's root mean square. Shazeer, Stern, 2018, arXiv 1804.04235, algorithm 4.
+           times the weight's root mean square. Shazeer, Stern, 2018, arXiv 1804.04235, algorithm 4. A weight is
+           one layer's, and one expert's, however many lie stacked in an array.
 lion       sign(b1 m + (1 - b1) g). Chen et al., 2023, arXiv 2302.06675, algorithm 2.
 muon       matrices: U V' of the mean of g = U S V', by five Newton-Schulz steps (Jordan et al., 2024), times
            0.2 sqrt(longer side), which is about the root mean square of Adam's steps (Liu et al., 2025,
@@ -10,6 +11,7 @@ muon       matrices: U V' of the mean of g = U S V', by five Newton-Schulz steps
 sgd        m, the sum of gradients that decays by b1 a step (Polyak's momentum).
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -17,6 +19,8 @@ from typing import Literal
 import jax
 import optax
 from optax import contrib
+
+from arch import tree
 
 Kind = Literal["adamw", "adafactor", "lion", "muon", "sgd"]
 
@@ -35,24 +39,46 @@ def direction(
       b1: decay of the mean (sgd: of the sum) of gradients. Adafactor has none.
       b2: decay of the mean of squares; of lion's mean, which b1 only mixes. Adafactor's and sgd's kind have none.
       epsilon: added to Adam's root.
-      axes: gives the logical axes of each parameter by path; muon calls it, to know which are matrices.
+      axes: gives the logical axes of each parameter by path; muon calls it, to know which are matrices, and
+        adafactor, to know which are stacks of weights.
 
     Raises:
-      ValueError: muon without axes.
+      ValueError: muon or adafactor without axes.
     """
     if kind == "adamw":
         return optax.scale_by_adam(b1, b2, epsilon)
-    if kind == "adafactor":
-        return optax.chain(
-            optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
-        )
     if kind == "lion":
         return optax.scale_by_lion(b1, b2)
     if kind == "sgd":
         return optax.trace(b1)
     if axes is None:
-        raise ValueError("kind='muon' must be given the axes of each parameter")
+        raise ValueError(f"kind={kind!r} must be given the axes of each parameter")
+    if kind == "adafactor":
+        parts = optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
+        return _one_by_one(axes(), optax.chain(*parts))
     return _muon(axes(), optax.scale_by_adam(b1, b2, epsilon), b1)
+
+
+def _one_by_one(axes: Mapping[str, tuple[str, ...]], one: optax.GradientTransformation):
+    """A transformation of one weight, for all of them: each layer's and expert's in a stacked array is one."""
+
+    def each(function, path):
+        for _ in itertools.takewhile(_STACKS.__contains__, axes[path]):
+            function = jax.vmap(function)
+        return function
+
+    def init(params):
+        states = tree.map_with_path(lambda path, weight: each(one.init, path)(weight), params)
+        return jax.tree.transpose(jax.tree.structure(params), None, states)
+
+    def update(gradients, state, params):
+        whole = jax.tree.structure(params)
+        kind = jax.tree.structure(jax.eval_shape(one.init, jax.tree.leaves(params)[0]))
+        states = jax.tree.transpose(kind, whole, state)
+        updated = lambda path, *leaves: each(one.update, path)(*leaves)
+        return jax.tree.transpose(whole, None, tree.map_with_path(updated, gradients, states, params))
+
+    return optax.GradientTransformation(init, update)
 
 
 def _muon(axes: Mapping[str, tuple[str, ...]], others: optax.GradientTransformation, b1: float):

@@ -1,6 +1,6 @@
 """What a step does to the weights: a direction, decay where weights are matrices, and a learning rate.
 
-    g <- g min(1, clip_norm / |g|)          the global norm over all trained weights
+    g <- g min(1, clip_norm / |g|)          the global norm over all trained weights, all layers together
     w <- w - rate(s) factor (direction(g) + weight_decay w)
 
 The directions are those of `arch.train.methods`, the rates those of `arch.train.schedule`. Decay is decoupled from the
@@ -27,7 +27,7 @@ class Config(config.Config):
 
     Attributes:
       kind: how a gradient becomes a direction.
-      learning_rate: the peak. Adafactor's is relative to the weights' root mean square.
+      learning_rate: the peak. Adafactor's is relative to each weight's root mean square.
       rate_shape: the learning rate behind the warm-up.
       warmup_steps, warmup_tokens ...: length of the linear warm-up from 0, in one of the units of
         `arch.train.duration`; none when all are 0.
@@ -81,7 +81,7 @@ class Config(config.Config):
 
         Args:
           total_steps: of the run.
-          axes: gives the logical axes of each parameter by path; muon needs it.
+          axes: gives the logical axes of each parameter by path; muon and adafactor need it.
         """
         step = optax.chain(
             methods.direction(self.kind, b1=self.b1, b2=self.b2, epsilon=self.epsilon, axes=axes),

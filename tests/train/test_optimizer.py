@@ -130,11 +130,63 @@ def test_sgd_sums_gradients_with_momentum():
     np.testing.assert_allclose(update["up"], -0.5 * (1 + 0.75 + 0.75**2) * GRADIENTS["up"], rtol=1e-6)
 
 
+def adafactor_sizes(params, axes):
+    """The shapes of what adafactor keeps, beside counts and placeholders."""
+    state = jax.eval_shape(optimizers.Config(kind="adafactor").make(10, lambda: axes).init, params)
+    return sorted(leaf.shape for leaf in jax.tree.leaves(state) if 130 in leaf.shape or 140 in leaf.shape)
+
+
 def test_adafactor_keeps_a_row_and_a_column_of_a_large_matrix():
     params = {"up": jnp.zeros((130, 140)), "norm": jnp.zeros(130)}
-    state = jax.eval_shape(optimizers.Config(kind="adafactor").make(10).init, params)
-    shapes = sorted(leaf.shape for leaf in jax.tree.leaves(state) if leaf.size > 1)
-    assert shapes == [(130,), (130,), (140,)]  # the norm's own squares, and the matrix's two sides
+    assert adafactor_sizes(params, AXES) == [(130,), (130,), (140,)]  # the norm's squares, and the matrix's two sides
+
+
+def test_adafactor_keeps_a_row_and_a_column_of_each_expert_in_each_layer():
+    axes = {"up": ("layers", "experts", "embed", "hidden")}
+    assert adafactor_sizes({"up": jnp.zeros((2, 3, 130, 140))}, axes) == [(2, 3, 130), (2, 3, 140)]
+
+
+def test_adafactor_factors_no_axis_of_layers():
+    assert (129, 130, 3) in adafactor_sizes({"up": jnp.zeros((129, 130, 3))}, {"up": ("layers", "embed", "hidden")})
+
+
+def adafactor_steps(params, gradients, axes):
+    """The parameters after each of three steps."""
+    optimizer = optimizers.Config(kind="adafactor", **BARE).make(10, lambda: axes)
+    state, seen = optimizer.init(params), []
+    for gradient in gradients:
+        update, state = jax.jit(optimizer.update)({"up": gradient}, state, params)
+        params = optax.apply_updates(params, update)
+        seen.append(params["up"])
+    return seen
+
+
+ONES = [np.ones((2, 4, 4), np.float32)] * 3
+RANDOM = list(np.float32(RNG.standard_normal((3, 2, 4, 4)) * np.array([1.0, 30.0]).reshape(2, 1, 1)))
+
+
+@pytest.mark.parametrize("gradients", [ONES, RANDOM], ids=["ones", "random"])
+@pytest.mark.parametrize("stack", ["layers", "experts"])
+def test_adafactor_s_steps_do_not_depend_on_what_is_stacked(gradients, stack):
+    weights = np.stack([np.full((4, 4), 1.0, np.float32), np.full((4, 4), 0.01, np.float32)])
+    stacked = adafactor_steps({"up": jnp.asarray(weights)}, gradients, {"up": (stack, "embed", "hidden")})
+    for i, weight in enumerate(weights):
+        alone = adafactor_steps({"up": jnp.asarray(weight)}, [gradient[i] for gradient in gradients], AXES)
+        for together, single in zip(stacked, alone, strict=True):
+            np.testing.assert_allclose(together[i], single, rtol=1e-5, atol=1e-7)
+
+
+def test_adafactor_takes_a_router_as_one_matrix():
+    params, gradients = {"up": jnp.ones((3, 2))}, [np.float32([[1, 1], [2, 2], [3, 30]])]
+    router, matrix = (adafactor_steps(params, gradients, {"up": ("embed", n)})[0] for n in ("experts", "hidden"))
+    np.testing.assert_array_equal(router, matrix)
+
+
+def test_stacked_layers_are_clipped_by_their_norm_together():
+    optimizer = optimizers.Config(kind="sgd", **BARE | dict(clip_norm=1.0)).make(10)
+    params, gradients = {"up": jnp.zeros((2, 1, 1))}, {"up": jnp.array([3.0, 4.0]).reshape(2, 1, 1)}
+    update, _ = optimizer.update(gradients, optimizer.init(params), params)
+    np.testing.assert_allclose(update["up"].ravel(), -0.5 * np.array([0.6, 0.8]), rtol=1e-6)
 
 
 def test_adafactor_s_step_has_the_learning_rate_s_share_of_the_weight_s_size():
@@ -178,9 +230,10 @@ def test_a_matrix_maps_from_or_to_the_residual_stream(axes, sides):
     assert methods.matrix_sides(axes) == sides
 
 
-def test_muon_without_axes_is_refused():
-    with pytest.raises(ValueError, match="kind='muon' must be given the axes"):
-        optimizers.Config(kind="muon").make(10)
+@pytest.mark.parametrize("kind", ["muon", "adafactor"])
+def test_muon_and_adafactor_without_axes_are_refused(kind):
+    with pytest.raises(ValueError, match=f"kind='{kind}' must be given the axes"):
+        optimizers.Config(kind=kind).make(10)
 
 
 def test_factors_of_the_learning_rate_go_by_canonical_path():
