@@ -1,7 +1,7 @@
 """Holds our logits against transformers', on one batch of token ids.
 
-transformers runs in a process of its own: on this interpreter if it is installed here, else on the one that
-ARCH_PEERS_PYTHON names (`make peers` builds .venv-peers).
+transformers runs in a process of its own: on the interpreter that ARCH_PEERS_PYTHON names, else on the repository's
+.venv-peers (`make peers` builds it), else on this one if it is installed here.
 """
 
 import importlib.util
@@ -18,7 +18,8 @@ import numpy as np
 from arch import tree
 from arch.models import decoder
 
-ENVIRONMENT, DEFAULT = "ARCH_PEERS_PYTHON", ".venv-peers/bin/python"
+ENVIRONMENT = "ARCH_PEERS_PYTHON"
+DEFAULT = pathlib.Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 ROWS, LENGTH = 2, 16
 PROGRAM = """
 import sys, numpy, torch, transformers
@@ -51,11 +52,15 @@ def difference(model: Any, params: tree.Tree, path: str) -> float:
     return float(np.max(np.abs(ours - theirs)))
 
 
+def peers_python() -> str:
+    """The Python that is to have the peers, whether or not it is there: ARCH_PEERS_PYTHON, .venv-peers, or this one."""
+    here = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+    return os.environ.get(ENVIRONMENT) or (sys.executable if here and not DEFAULT.exists() else str(DEFAULT))
+
+
 def interpreter() -> str:
-    """The Python that has transformers. Raises ValueError, saying how to get one, if there is none."""
-    if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
-        return sys.executable
-    python = os.environ.get(ENVIRONMENT, DEFAULT)
+    """`peers_python`. Raises ValueError, saying how to get one, if it is not there."""
+    python = peers_python()
     if not pathlib.Path(python).exists():
         raise ValueError(
             f"--verify needs transformers, and {python} does not exist: `make peers` builds it, or "

@@ -4,23 +4,20 @@ Run where the peers are: under the Python that ARCH_PEERS_PYTHON names, or in th
 or here where torch and transformers can be imported.
 """
 
-import importlib.util
 import os
 import pathlib
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from arch.train import verify
 from arch.weights.export import export
 from tests.parity import ours
 from tests.parity.cases import ALL, CASES
 
 ROOT = pathlib.Path(__file__).parents[2]
-OWN = ROOT / ".venv-peers" / "bin" / "python"
-HERE = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-PYTHON = os.environ.get("ARCH_PEERS_PYTHON", sys.executable if HERE and not OWN.exists() else str(OWN))
+PYTHON = verify.peers_python()
 
 MISSING = f"no peers at {PYTHON} (torch, transformers): run `make peers`"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not os.path.exists(PYTHON), reason=MISSING)]
