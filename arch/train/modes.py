@@ -29,7 +29,7 @@ def train(cfg: experiment.Config, workdir: str, overrides: dict, startup: Startu
 def evaluate(cfg: experiment.Config, workdir: str) -> None:
     """`--mode=eval`: the validation loss of the newest checkpoint (of `eval_batches`), as one line of JSON.
 
-    Before the first checkpoint it is that of the published model at `init_from`, over all of the text.
+    Before the first checkpoint it is that of the published model at `init_from`, all of the text being validation.
     """
     with one_line_errors(ValueError, OSError):
         published = _starts_published(cfg, workdir)
