@@ -182,7 +182,7 @@ class _Run:
         scalars = {f"train/{name}": float(value) for name, value in metrics.items()}
         seconds = timer.lap(self.step)
         scalars |= {
-            "train/learning_rate": float(self.cfg.optimizer.schedule(self.cfg.total_steps)(self.step - 1)),
+            "train/learning_rate": self.cfg.optimizer.last_rate(self.cfg.total_steps, self.state.opt_state),
             "speed/seconds_per_step": seconds,
             "speed/tokens_per_second": tokens / seconds,
             "memory/peak_bytes": peak_bytes(),

@@ -3,7 +3,8 @@
     gradient = d(scale loss) / scale.    Not finite: the step is skipped, scale / 2.    Finite for n steps: scale * 2.
 
 float16 knows nothing below 6e-8: the loss is multiplied before the backward pass, and the gradients are divided behind
-it, in float32. Source: Micikevicius et al., Mixed Precision Training, 2017, arXiv 1710.03740, sec. 3.2.
+it, in float32. A skipped step leaves the optimizer as it was, its place in the learning rate's schedule included, so
+that a run with k of them ends k steps before its schedule does. Source: Micikevicius et al., Mixed Precision Training, 2017, arXiv 1710.03740, sec. 3.2.
 """
 
 import dataclasses

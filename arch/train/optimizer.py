@@ -102,6 +102,12 @@ class Config(config.Config):
             decay_share=self.decay_share,
         )
 
+    def last_rate(self, total_steps: int, opt_state: Any) -> float:
+        """The learning rate of the last step that changed weights: skipped ones do not count."""
+        found = jax.tree.leaves(opt_state, is_leaf=_is_schedule)
+        (taken,) = (int(leaf.count) for leaf in found if _is_schedule(leaf))
+        return float(self.schedule(total_steps)(max(taken - 1, 0)))
+
     def decayed(self, params: dict) -> dict[str, Any]:
         """A tree of booleans: which weights decay."""
         return tree.map_with_path(lambda _, kept: not kept, tree.select(params, self.no_decay))
@@ -122,3 +128,7 @@ class Config(config.Config):
             return update * np.reshape(factor, np.shape(factor) + (1,) * (update.ndim - np.ndim(factor)))
 
         return jax.tree.map(scaled, updates, self.factors(updates))
+
+
+def _is_schedule(state) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)

@@ -59,6 +59,14 @@ def test_a_skipped_step_changes_no_parameter(workdir):
     assert [norm == 0 for norm in values(workdir, "train/gradient_norm")][:2] == [True, True]
 
 
+def test_the_rate_that_is_logged_is_that_of_the_last_step_which_was_not_skipped(workdir, cfg):
+    skipped, rates = (values(workdir, f"train/{name}") for name in ("skipped_steps", "learning_rate"))
+    taken = [max(step - int(before) - 1, 0) for step, before in enumerate(skipped, 1)]
+    schedule = cfg.optimizer.schedule(cfg.total_steps)
+    assert rates == [pytest.approx(float(schedule(step))) for step in taken]
+    assert rates[-1] != pytest.approx(float(schedule(cfg.total_steps - 1)))
+
+
 def test_the_resumed_run_is_the_whole_one_bit_for_bit_scale_and_average_included(workdir, cfg, tmp_path):
     with tiny.at_line("step 6/10", lambda: signal.raise_signal(signal.SIGTERM)):
         tiny.train(cfg, tmp_path)
