@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,9 @@ from arch.data import tokenizer
 from arch.decode import generate
 from arch.layers.contract import Context, positions_of
 from arch.ops.loss import cross_entropy
+from arch.train import verify
 from arch.weights import pretrained
-from tests.commands import ROOT
+from tests.commands import ROOT, run_process
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 
@@ -103,6 +105,44 @@ def test_smollm2_has_the_perplexity_of_transformers(text_logits, words, smollm2)
     assert ids == smollm2["text_ids"]
     nats = jnp.mean(cross_entropy(text_logits[None, :-1], jnp.array([ids[1:]])))
     assert float(jnp.exp(nats)) == pytest.approx(np.exp(smollm2["nats_per_token"]), abs=1e-3)
+
+
+@pytest.fixture
+def command(smollm2_file, tmp_path):
+    """What a command line of configs/pretrained.py prints of SmolLM2."""
+
+    def run(*arguments):
+        where = ("--config=configs/pretrained.py", f"--config.init_from={smollm2_file}", f"--workdir={tmp_path}")
+        done = run_process(*where, *arguments)
+        assert done.status == 0, done.error
+        return done.out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """The header of configs/pretrained.py, on one line."""
+    return " ".join((ROOT / "configs" / "pretrained.py").read_text().split('"""')[1].split())
+
+
+@pytest.mark.slow
+def test_smollm2_has_the_loss_that_its_config_promises(command, expected):
+    loss, bits = re.search(r"loss (\S+) nats per token, (\S+) bits per byte", expected).groups()
+    measured = json.loads(command("--mode=eval", "--config.data.path=LICENSE"))
+    assert measured["eval/loss"] == pytest.approx(float(loss), abs=1e-3)
+    assert measured["eval/bits_per_byte"] == pytest.approx(float(bits), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_smollm2_is_as_near_to_transformers_as_its_config_promises(command, expected):
+    try:
+        verify.interpreter()
+    except ValueError as error:
+        pytest.skip(str(error))
+    limit = re.search(r"within (\S+) of transformers'", expected)[1]
+    out = command("--mode=generate", "--verify", "--prompt=One", "--max_new_tokens=1")
+    assert float(re.search(r"from transformers': (\S+)", out)[1]) < float(limit)
 
 
 @pytest.fixture(scope="module")
