@@ -121,3 +121,21 @@ def test_bfloat16_learns_without_a_loss_scale(text, quick, tmp_path):
 def test_float32_and_bfloat16_have_no_loss_scale(text):
     scales = {dtype: tiny.config(text, **{"model.dtype": dtype}).first_loss_scale for dtype in ("float32", "bfloat16")}
     assert scales == {"float32": 0.0, "bfloat16": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("float32", "float16"), ("float16", "float32"), ("bfloat16", "float16")]
+)
+def test_a_run_goes_on_in_another_dtype_and_with_an_average(quick, text, tmp_path, before, after):
+    def cfg(dtype, steps, decay):
+        changes = {"model.dtype": dtype, "ema.decay": decay, "total_steps": steps, "checkpoint_every_steps": 0}
+        return tiny.config(text, **HALF | {"model.layers": tiny.LAYERS["mlp"], "loss_scale.initial": 8.0} | changes)
+
+    tiny.train(cfg(before, 1, 0.0), tmp_path)
+    tiny.train(cfg(after, 2, 0.75), tmp_path)
+    assert len(values(tmp_path, "train/loss")) == 2
+    scales = {"float16": [8.0], "float32": [], "bfloat16": []}
+    assert values(tmp_path, "train/loss_scale") == scales[before] + scales[after]
+    old, new = (saved(tmp_path, restore.PARAMS, step)["embedding/table"] for step in (1, 2))
+    average = saved(tmp_path, restore.AVERAGE, 2)["embedding/table"]
+    np.testing.assert_allclose(average, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-7)
