@@ -2,8 +2,8 @@
 
     python -m benchmarks.demo [seeds]
 
-Beside the model stand two order-3 Markov figures of the same text (`arch.data.markov`): held out, a smoothed model of the
-training split; in sample, an entropy that no order-3 model can be below.
+Beside the model stand two order-3 Markov figures of the same text (`arch.data.markov`): held out, a smoothed model of
+the training split; in sample, an entropy that no order-3 model can be below.
 """
 
 import json

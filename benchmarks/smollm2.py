@@ -24,6 +24,7 @@ import numpy as np
 from arch import tree
 from arch.data import tokenizer
 from arch.decode import generate as decoding
+from arch.train.verify import peers_python
 from arch.weights import pretrained
 from benchmarks import measure
 
@@ -63,8 +64,7 @@ class Peer:
     """SmolLM2 in transformers, in a process of its own (`benchmarks/smollm2_peer.py`)."""
 
     def __init__(self, file: pathlib.Path):
-        python = os.environ.get("ARCH_PEERS_PYTHON", str(ROOT / ".venv-peers/bin/python"))
-        command = [python, str(ROOT / "benchmarks/smollm2_peer.py"), str(file)]
+        command = [peers_python(), str(ROOT / "benchmarks/smollm2_peer.py"), str(file)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.versions = self._answer()
 

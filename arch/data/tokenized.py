@@ -2,9 +2,10 @@
 
     meta.json  tokenizer.json  train.tokens.npy  train.offsets.npy  valid.tokens.npy  valid.offsets.npy
 
-A split's stream is each document as [separator] + tokens, one after another; document j is
-`tokens[offsets[j]:offsets[j + 1]]`. The separator opens its document, and is the target of the last token of the one
-before. The folder appears under its name only when it is whole, and from then on the text is no longer needed.
+A published tokenizer brings tokenizer_config.json and generation_config.json. A split's stream is each document as
+[separator] + tokens, one after another; document j is `tokens[offsets[j]:offsets[j + 1]]`. The separator opens its
+document, and is the target of the last token of the one before. The folder appears under its name only when it is
+whole, and from then on the text is no longer needed.
 """
 
 import dataclasses
