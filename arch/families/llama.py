@@ -103,24 +103,40 @@ PREFIX = "model."
 
 
 NAMES = {
-    "vocab_size": ("vocab_size",),
-    "embed_dim": ("hidden_size",),
-    "num_layers": ("num_hidden_layers",),
-    "num_heads": ("num_attention_heads",),
-    "num_kv_heads": ("num_key_value_heads", 0),
-    "head_dim": ("head_dim", 0),
-    "hidden_dim": ("intermediate_size",),
-    "epsilon": ("rms_norm_eps", 1e-6),
-    "attention_dropout": ("attention_dropout", 0.0),
-    "tie_embeddings": ("tie_word_embeddings", False),
+    "vocab_size": "vocab_size",
+    "embed_dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "hidden_dim": "intermediate_size",
+    "epsilon": "rms_norm_eps",
+    "attention_dropout": "attention_dropout",
+    "tie_embeddings": "tie_word_embeddings",
 }
-"""Attributes that LLaMA, Mistral and Mixtral have in common, with defaults, by our hyperparameters."""
+"""Attributes that LLaMA, Mistral and Mixtral have in common, by our hyperparameters."""
+DEFAULTS = {"head_dim": 0, "attention_dropout": 0.0, "tie_embeddings": False}
+"""Those that may be absent in all three, with the values that they have then."""
 
 
-def read_common(attributes: Attributes) -> dict:
-    """The hyperparameters that LLaMA, Mistral and Mixtral have in common, from their attributes."""
-    found = {ours: attributes.get(*theirs) for ours, theirs in NAMES.items()}
-    return found | {"position": read_rope(attributes), "activation": read_activation(attributes, "hidden_act", "silu")}
+def read_common(
+    attributes: Attributes, *, num_kv_heads: int = 0, epsilon: float = 1e-6, theta: float = 10000.0
+) -> dict:
+    """The hyperparameters that LLaMA, Mistral and Mixtral have in common, from their attributes.
+
+    Args:
+      attributes: of the model.
+      num_kv_heads: the family's default; null is num_heads in all of them, as 0 is here.
+      epsilon: the family's default.
+      theta: the family's default.
+    """
+    absent = DEFAULTS | {"num_kv_heads": num_kv_heads, "epsilon": epsilon}
+    null = {"num_kv_heads": 0}
+    return {
+        **{ours: attributes.get(name, absent.get(ours, ...), null=null.get(ours, ...)) for ours, name in NAMES.items()},
+        "position": read_rope(attributes, base=theta),
+        "activation": read_activation(attributes, "hidden_act", "silu"),
+    }
 
 
 def common(config: decoder.Config) -> dict:
@@ -145,7 +161,7 @@ def common(config: decoder.Config) -> dict:
 
 def write_common(found: dict) -> dict:
     """Their attributes of the same hyperparameters."""
-    out = {theirs: found[ours] for ours, (theirs, *_) in NAMES.items()}
+    out = {theirs: found[ours] for ours, theirs in NAMES.items()}
     return out | write_rope(found["position"]) | {"hidden_act": write_activation(found["activation"])}
 
 

@@ -70,7 +70,8 @@ MODEL_TYPES = ("mistral",)
 
 def read(attributes: Attributes) -> decoder.Config:
     """Our config from theirs. Raises ValueError on what it cannot express."""
-    config = compose(**read_common(attributes), window=attributes.get("sliding_window", 4096, null=0))
+    found = read_common(attributes, num_kv_heads=8)
+    config = compose(**found, window=attributes.get("sliding_window", 4096, null=0))
     attributes.finish()
     return config
 

@@ -92,7 +92,7 @@ def read(attributes: Attributes) -> decoder.Config:
     """
     attributes.ignore("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
     config = compose(
-        **read_common(attributes),
+        **read_common(attributes, num_kv_heads=8, epsilon=1e-5, theta=1e6),
         num_experts=attributes.get("num_local_experts"),
         top_k=attributes.get("num_experts_per_tok"),
         window=attributes.get("sliding_window", 0),

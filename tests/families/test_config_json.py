@@ -202,3 +202,20 @@ def test_writing_refuses_a_mamba_whose_inner_width_is_no_multiple():
     cfg = mamba_lm.compose(embed_dim=12, num_layers=1, inner_dim=13)
     with pytest.raises(ValueError, match="inner_dim=13 must be a multiple of embed_dim=12"):
         mamba_lm.write(cfg)
+
+
+# rope_theta, rms_norm_eps, num_key_value_heads of LlamaConfig(num_attention_heads=16) and its likes, transformers 5.23.0
+CLASS_DEFAULTS = {"llama": (1e4, 1e-6, 16), "mistral": (1e4, 1e-6, 8), "mixtral": (1e6, 1e-5, 8)}
+UNSAID = {"rope_theta": ..., "rms_norm_eps": ..., "num_key_value_heads": ..., "head_dim": ...}
+
+
+@pytest.mark.parametrize("name", CLASS_DEFAULTS)
+def test_what_a_config_leaves_unsaid_is_as_in_the_class_that_reads_it_in_transformers(name):
+    layer = read(name, hidden_size=96, num_attention_heads=16, **UNSAID).layers.pattern[0]
+    mixer = layer.sublayers[0]
+    assert (mixer.position.theta, layer.norm.epsilon, mixer.kv_heads) == CLASS_DEFAULTS[name]
+
+
+@pytest.mark.parametrize("name", CLASS_DEFAULTS)
+def test_null_key_value_heads_are_one_for_each_query_head(name):
+    assert read(name, num_key_value_heads=None).layers.pattern[0].sublayers[0].kv_heads == 6
