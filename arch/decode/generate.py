@@ -70,8 +70,10 @@ def generate(
         if not 0 <= min(prompt) <= max(prompt) < model.cfg.vocab_size:
             raise ValueError(f"prompts[{i}] holds ids outside 0 ... vocab_size - 1 = {model.cfg.vocab_size - 1}")
     longest, limit = max(map(len, prompts)), model.cfg.max_length
-    if 0 < limit < longest + cfg.max_new_tokens:
-        rule = f"at most {limit - longest}: the model knows {limit} positions, the longest prompt has {longest} tokens"
+    if 0 < limit < longest:
+        raise ValueError(f"the longest prompt has {longest} tokens: it must have at most {limit}, the positions known")
+    if 0 < limit < longest + cfg.max_new_tokens - 1:  # the last new token is not read
+        rule = f"at most {limit - longest + 1}: {limit} positions are known, the longest prompt has {longest} tokens"
         raise ValueError(f"max_new_tokens={cfg.max_new_tokens} must be {rule}")
     width = -(-longest // 16) * 16  # few different lengths, few compilations
     tokens = np.zeros((len(prompts), width), np.int32)

@@ -76,7 +76,7 @@ class Config(SublayerConfig):
         return {"key": heads, "value": heads, "length": jnp.zeros((batch,), jnp.int32)}
 
     def lacks(self) -> tuple[str, ...]:
-        """Attention that looks ahead is not causal and cannot decode from a cache."""
+        """Attention that looks ahead is not causal; from a cache it sees what came so far, not all."""
         return () if self.causal else ("causal", "cache")
 
 
@@ -131,6 +131,8 @@ def _attend(cfg: Config, own, query, key, value, sinks, context: Context, cache)
     else:
         keys, given = jnp.arange(cache["key"].shape[2])[None], {}
         places, length = slots(cache["length"], context.real(), keys.shape[1])
+        if not cfg.causal:
+            given["key_valid"] = keys < length[:, None]
         key, value = write(cache["key"], places, key), write(cache["value"], places, value)
         cache = {"key": key, "value": value, "length": length}
         key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)

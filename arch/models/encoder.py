@@ -105,11 +105,13 @@ class Encoder(nn.Module):
         return Output(result.x, None, out.aux.under("layers") + result.aux, result.shared)
 
     def _add_types(self, x, context: Context):
-        """x with the vector of each token's type."""
+        """x with the vector of each token's type; a type that there is not makes the token NaN."""
         if not self.cfg.token_types:
             if context.token_types is not None:
                 raise ValueError("token_types must be None: the model has no vectors for them (token_types=0)")
             return x
         init = normal(self.cfg.embedding.stddev)
         table = weight(self, "token_types", init, dtype=x.dtype, types=self.cfg.token_types, embed=x.shape[-1])
-        return x + (table[0] if context.token_types is None else table[context.token_types])
+        if context.token_types is None:
+            return x + table[0]
+        return x + table.at[context.token_types].get(mode="fill", fill_value=jnp.nan)

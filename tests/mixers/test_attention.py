@@ -9,7 +9,7 @@ from arch import tree
 from arch.layers.weight import unbox
 from arch.mixers import attention
 from arch.positions import alibi, learned, none, relative, rope
-from tests.contracts.sublayers import TOKENS, Case, context, holds, inputs
+from tests.contracts.sublayers import EMBED, ROWS, TOKENS, Case, context, holds, inputs
 
 
 def test_heads_that_do_not_group_are_refused():
@@ -71,6 +71,12 @@ def test_parameter_paths(fields, names):
 def test_with_alibi_a_shift_of_positions_changes_nothing():
     case = Case(attention.Config(num_heads=2, head_dim=4, position=alibi.Config()))
     assert holds(case(inputs(), context(inputs(), start=5)).x, case.full, 1e-6)
+
+
+def test_attention_both_ways_reads_no_empty_slots_of_its_cache():
+    case = Case(attention.Config(num_heads=2, head_dim=4, causal=False))
+    cache = case.cfg.init_cache(ROWS, TOKENS + 4, EMBED, jnp.float32)
+    assert holds(case(inputs(), context(inputs()), cache).x, case.full)
 
 
 SCHEMES = {"none": none.Config(), "alibi": alibi.Config(), "relative": relative.Config()}

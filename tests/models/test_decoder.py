@@ -114,9 +114,15 @@ def test_generation_goes_to_the_end_of_a_learned_table_and_not_beyond():
     new = lambda count: decoding.generate(
         run.model, run.params, [[3, 1], [4, 1, 5]], decoding.Config(max_new_tokens=count), key=jax.random.key(0)
     )
-    assert list(map(len, new(4))) == [4, 4]
-    with pytest.raises(ValueError, match="max_new_tokens=5 must be at most 4: the model knows 7 positions"):
-        new(5)
+    assert list(map(len, new(5))) == [5, 5]
+    with pytest.raises(ValueError, match="max_new_tokens=6 must be at most 5: 7 positions are known"):
+        new(6)
+
+
+def test_a_prompt_longer_than_a_learned_table_is_refused():
+    run = Run(position=learned.Config(length=TOKENS))
+    with pytest.raises(ValueError, match="the longest prompt has 8 tokens: it must have at most 7"):
+        decoding.generate(run.model, run.params, [[1] * 8], decoding.Config(max_new_tokens=1), key=jax.random.key(0))
 
 
 @pytest.mark.parametrize("position", [rope.Config(), alibi.Config()], ids=["rope", "alibi"])

@@ -85,6 +85,11 @@ def test_token_types_are_told_apart(run):
     assert holds(run().x, first, 0) and not holds(second, first, 1e-3)
 
 
+def test_a_token_type_that_there_is_not_makes_its_row_not_a_number(run):
+    x = run(token_types=jnp.zeros((ROWS, TOKENS), jnp.int32).at[0, 2].set(3)).x
+    assert np.isnan(x[0]).all() and not np.isnan(x[1]).any()
+
+
 def test_token_types_of_a_model_without_them_raise():
     run = Run(BERT.replace(token_types=0))
     with pytest.raises(ValueError, match="token_types must be None"):
