@@ -25,14 +25,27 @@ def bucket(
       bidirectional: half of the buckets are for positive offsets; without, those count as 0.
     """
     own = buckets // 2 if bidirectional else buckets
-    exact = own // 2
-    distances = np.arange(max_distance + 1)
-    share = np.log(np.maximum(distances, 1) / exact) / np.log(max_distance / exact)
-    coarse = np.minimum(exact + np.floor(share * (own - exact) + 1e-6).astype(int), own - 1)
-    table = jnp.asarray(np.where(distances < exact, distances, coarse), jnp.int32)
     distance = jnp.abs(offset) if bidirectional else jnp.maximum(-offset, 0)
     behind = own * (offset > 0) if bidirectional else 0
-    return table[jnp.minimum(distance, max_distance)] + behind
+    first = jnp.asarray(beginnings(own, max_distance), jnp.int32)
+    return jnp.searchsorted(first, distance, side="right", method="scan_unrolled").astype(jnp.int32) + behind
+
+
+def beginnings(buckets: int, max_distance: int) -> np.ndarray:
+    """[<= buckets - 1] the least distance of bucket 1, 2 ..., without those that no int32 reaches, found by bisection.
+
+    Memory grows with the buckets, not with the distance.
+    """
+    exact = buckets // 2
+    coarse = np.arange(1, buckets - exact)
+    low, high = np.full(coarse.shape, exact), np.full(coarse.shape, max_distance)
+    while np.any(low < high):
+        middle = (low + high) // 2
+        share = np.log(middle / exact) / np.log(max_distance / exact)
+        reached = np.floor(share * (buckets - exact) + 1e-6) >= coarse
+        low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
+    first = np.concatenate([np.arange(1, exact + 1), high])
+    return first[first <= np.iinfo(np.int32).max]
 
 
 def bias(

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arch.ops.relative import bias, bucket
+from arch.ops.relative import beginnings, bias, bucket
 
 OFFSETS = jnp.arange(-150, 151)
 
@@ -34,6 +34,16 @@ def test_the_first_half_of_t5_s_buckets_are_single_distances_and_all_from_128_on
     found = np.asarray(bucket(-jnp.arange(1000), buckets=32, max_distance=128, bidirectional=False))
     assert list(found[:17]) == list(range(17)) and set(found[128:]) == {31} and found[112] == 30
     assert np.all(np.diff(found) >= 0) and set(found) == set(range(32))
+
+
+def test_buckets_of_distances_beyond_int32_are_the_paper_s():
+    distances = jnp.asarray([0, 15, 16, 17, 10**6, 10**9, 2**31 - 1])
+    fields = dict(buckets=32, max_distance=10**11, bidirectional=False)
+    np.testing.assert_array_equal(bucket(-distances, **fields), [_bucket(-int(d), **fields) for d in distances])
+
+
+def test_no_bucket_begins_where_no_int32_reaches():
+    assert beginnings(32, 2**31 - 1).size == 31 and beginnings(32, 10**11).size < 31
 
 
 def test_keys_behind_the_query_have_buckets_of_their_own_when_attention_looks_ahead():
