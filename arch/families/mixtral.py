@@ -3,7 +3,8 @@
     x <- x + attention(norm(x));   x <- x + sum_{i in top 2} w_i swiglu_i(norm(x)),   w = softmax of the two logits
 
 Jiang et al., Mixtral of Experts, 2024, arXiv 2401.04088, sec. 2. The softmax runs over the chosen logits alone, which
-is the softmax over all, renormalised.
+is the softmax over all, renormalised. The paper names no loss of the router's, so the presets have none, nor has what
+is read; to train one from scratch, compose it with a `balance_weight`.
 """
 
 import jax
@@ -41,6 +42,8 @@ def compose(
     epsilon: float = 1e-5,
     activation: Activation = "silu",
     attention_dropout: float = 0.0,
+    balance_weight: float = 0.0,
+    z_weight: float = 0.0,
     tie_embeddings: bool = False,
 ) -> decoder.Config:
     """The model; `window` 0 is all tokens, `num_kv_heads` 0 num_heads, `head_dim` 0 embed_dim / num_heads."""
@@ -53,7 +56,14 @@ def compose(
         position=position,
         dropout=attention_dropout,
     )
-    experts = moe.Config(num_experts=num_experts, top_k=top_k, hidden_dim=hidden_dim, activation=activation)
+    experts = moe.Config(
+        num_experts=num_experts,
+        top_k=top_k,
+        hidden_dim=hidden_dim,
+        activation=activation,
+        balance_weight=balance_weight,
+        z_weight=z_weight,
+    )
     return decoder.Config(
         vocab_size=vocab_size,
         embed_dim=embed_dim,
@@ -85,12 +95,14 @@ MODEL_TYPES = ("mixtral",)
 
 
 def read(attributes: Attributes) -> decoder.Config:
-    """Our config from theirs, without its balance loss, whose mean runs over all layers together; ours is by layer.
+    """Our config from theirs, without any loss of the router's: their balance loss, which `output_router_logits` turns
+    on, is a mean over all layers together, ours is by layer.
 
     Raises:
       ValueError: something in it cannot be expressed.
     """
-    attributes.ignore("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
+    attributes.ignore("output_router_logits", "router_aux_loss_coef")
+    attributes.expect("router_jitter_noise", 0.0)
     config = compose(
         **read_common(attributes, num_kv_heads=8, epsilon=1e-5, theta=1e6),
         num_experts=attributes.get("num_local_experts"),

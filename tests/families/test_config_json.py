@@ -2,7 +2,7 @@
 
 import pytest
 
-from arch.families import falcon, llama, mamba_lm
+from arch.families import falcon, llama, mamba_lm, mixtral
 from arch.ffns import mlp
 from arch.layers import embedding, stack
 from arch.models import encoder
@@ -78,6 +78,7 @@ REFUSED = [
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} is not handled"),
     ("bloom", {"apply_residual_connection_post_layernorm": True}, "post_layernorm=True must be False"),
     ("mamba", {"use_bias": True}, "use_bias=True must be False"),
+    ("mixtral", {"router_jitter_noise": 0.1}, "router_jitter_noise=0.1 must be 0.0"),
 ]
 
 
@@ -204,7 +205,7 @@ def test_writing_refuses_a_mamba_whose_inner_width_is_no_multiple():
         mamba_lm.write(cfg)
 
 
-# rope_theta, rms_norm_eps, num_key_value_heads of LlamaConfig(num_attention_heads=16) and its likes, transformers 5.23.0
+# rope_theta, rms_norm_eps, num_key_value_heads of transformers 5.23.0's LlamaConfig(num_attention_heads=16) and so on
 CLASS_DEFAULTS = {"llama": (1e4, 1e-6, 16), "mistral": (1e4, 1e-6, 8), "mixtral": (1e6, 1e-5, 8)}
 UNSAID = {"rope_theta": ..., "rms_norm_eps": ..., "num_key_value_heads": ..., "head_dim": ...}
 
@@ -219,3 +220,13 @@ def test_what_a_config_leaves_unsaid_is_as_in_the_class_that_reads_it_in_transfo
 @pytest.mark.parametrize("name", CLASS_DEFAULTS)
 def test_null_key_value_heads_are_one_for_each_query_head(name):
     assert read(name, num_key_value_heads=None).layers.pattern[0].sublayers[0].kv_heads == 6
+
+
+def test_a_mixtral_is_read_without_losses_of_the_router():
+    moe = read("mixtral", router_aux_loss_coef=0.02, output_router_logits=True).layers.pattern[0].sublayers[1]
+    assert (moe.balance_weight, moe.z_weight) == (0.0, 0.0)
+
+
+def test_a_mixtral_that_trains_with_losses_of_the_router_is_written_like_one_without():
+    cfg = mixtral.compose(**LLAMA, num_experts=3, top_k=1, window=4, balance_weight=0.1, z_weight=0.2)
+    assert mixtral.write(cfg) == written("mixtral")
