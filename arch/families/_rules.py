@@ -1,4 +1,4 @@
-"""Rules of tensors that the descendants of Megatron-LM (GPT-NeoX, Falcon, BLOOM) lay out alike."""
+"""Rules of tensors that GPT-2 and the descendants of Megatron-LM (GPT-NeoX, Falcon, BLOOM) lay out alike."""
 
 from arch.mixers import attention
 from arch.published import Rule

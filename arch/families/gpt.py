@@ -6,11 +6,14 @@ Radford et al., Language Models are Unsupervised Multitask Learners, 2019 (GPT-2
 Models are Few-Shot Learners, 2020, arXiv 2005.14165 (GPT-3), sec. 2.1.
 
 GPT-3 alternates dense and "locally banded sparse" attention; the paper does not say how wide the band is or how sparse,
-so all layers are dense here, which has the same weights. GELU is the tanh form of GPT-2's released code.
+so all layers are dense here, which has the same weights. GELU is the tanh form of GPT-2's released code. GPT-2
+starts the weights that end on the residual path smaller by 1/sqrt(N), N the number of residual layers (sec. 2.3); that
+is not done here: each matrix starts with a standard deviation of 1/sqrt(fan-in).
 """
 
 from arch import config as configs
 from arch.families._hyperparameters import channels_a_head, confirm, sublayers
+from arch.families._rules import norm_rules
 from arch.families._vocabulary import read_activation, write_activation
 from arch.ffns import mlp
 from arch.layers import block, norm, stack
@@ -151,7 +154,7 @@ def write(config: configs.Config) -> dict:
 def rules(config: decoder.Config) -> list[Rule]:
     """One rule a tensor. Theirs multiply from the right ("Conv1D"): [in out]; query, key and value are one tensor."""
     out = [Rule("embedding/table", "transformer.wte.weight"), Rule("position/table", "transformer.wpe.weight")]
-    out += _norm("norm", "transformer.ln_f")
+    out += norm_rules("norm", "transformer.ln_f")
     if not config.tie_embeddings:
         out.append(Rule("embedding/output", "lm_head.weight"))
     for i, layer in enumerate(config.layers.blocks):
@@ -159,7 +162,7 @@ def rules(config: decoder.Config) -> list[Rule]:
         ours, theirs = f"layers/{i}", f"transformer.h.{i}"
         mixer, fused = f"{ours}/attention", [f"{ours}/attention/{name}" for name in ("query", "key", "value")]
         biases = [f"{name}_bias" for name in fused]
-        out += _norm(f"{mixer}_norm", f"{theirs}.ln_1") + _norm(f"{ours}/mlp_norm", f"{theirs}.ln_2")
+        out += norm_rules(f"{mixer}_norm", f"{theirs}.ln_1") + norm_rules(f"{ours}/mlp_norm", f"{theirs}.ln_2")
         out += [
             Rule(fused, f"{theirs}.attn.c_attn.weight", "d (c n h) -> c d n h", c=3, n=heads),
             Rule(biases, f"{theirs}.attn.c_attn.bias", "(c n h) -> c n h", c=3, n=heads),
@@ -170,10 +173,6 @@ def rules(config: decoder.Config) -> list[Rule]:
             out.append(Rule(f"{ours}/mlp/{name}", f"{theirs}.mlp.{conv}.weight"))
             out.append(Rule(f"{ours}/mlp/{name}_bias", f"{theirs}.mlp.{conv}.bias"))
     return out
-
-
-def _norm(ours, theirs):
-    return [Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")]
 
 
 def ignored(config: decoder.Config) -> tuple[str, ...]:
