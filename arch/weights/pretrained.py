@@ -20,13 +20,11 @@ from jax.sharding import Mesh
 from arch import tree
 from arch.published import Attributes, Rule, differences
 from arch.weights import family as families
+from arch.weights import limits
 from arch.weights.gguf import open_gguf
 from arch.weights.safetensors import open_safetensors
 from arch.weights.source import FLOATS, Source, all_finite
 from arch.weights.target import Buffer, canonical, slots
-
-COUNTS = re.compile(r".*(layers?|experts)")
-"""Attributes whose number of parts is made before it can be compared with the tensors."""
 
 SHOWN = 8
 """Of many differences, how many a message lists."""
@@ -133,13 +131,11 @@ def read(found: Published, abstract: Mapping) -> tree.Tree:
 
 def _config(family: ModuleType, source: Source) -> Any:
     """Our model's config, which can be traced."""
-    most = max(len(source.tensors), 1024)
-    for name, value in source.attributes.items():
-        if COUNTS.fullmatch(name) and isinstance(value, int) and value > most:
-            raise ValueError(f"{name}={value} is more than {len(source.tensors)} tensors can make")
+    limits.hold_counts(source)
     attributes = Attributes(source.attributes, "config")
     config = family.read(attributes)
     attributes.finish()
+    limits.hold_sizes(config, source)
     canonical(config)
     return config
 

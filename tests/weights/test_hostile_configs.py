@@ -2,11 +2,17 @@
 
 import json
 import os
+import tracemalloc
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from arch.weights import pretrained
+from arch.families import bloom, llama, t5
+from arch.weights import family, pretrained
+from arch.weights.export import export
 from arch.weights.source import JSON_LIMIT
+from arch.weights.target import canonical
 
 pytestmark = pytest.mark.usefixtures("tiny_family")
 
@@ -61,3 +67,47 @@ def test_a_config_is_refused_that_describes(folder, kind):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
     refused(folder, reason, "")
+
+
+MIB = 2**20
+SMALL = dict(num_layers=1, embed_dim=6, num_heads=2, vocab_size=11)
+GREEDY = {
+    "heads of many channels": (llama, dict(hidden_dim=7), {"head_dim": 4 * 10**7}, "head_dim=40000000 is more than 11"),
+    "many heads": (bloom, {}, {"n_head": 2**24, "hidden_size": 2**24}, "num_heads=16777216 is more than 24"),
+    "many buckets": (t5, dict(hidden_dim=7, head_dim=3, buckets=8, max_distance=13), {
+        "relative_attention_num_buckets": 2 * 10**7, "relative_attention_max_distance": 10**8,
+    }, "buckets=20000000 is more than 11"),
+}  # fmt: skip
+
+
+def published(folder, monkeypatch, module, config, changes):
+    """A model of zeros whose config.json is changed after it was written."""
+    monkeypatch.setattr(family, "modules", lambda: {"only": module})
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), canonical(config))
+    export(config, zeros, folder / "greedy")
+    file = folder / "greedy/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return folder / "greedy"
+
+
+def host_peak(work):
+    """Bytes that Python and numpy held at most during some work, beside what they held before."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", GREEDY)
+def test_a_config_costs_no_memory_that_asks_for(tmp_path, monkeypatch, kind):
+    module, sizes, changes, reason = GREEDY[kind]
+    folder = published(tmp_path, monkeypatch, module, module.compose(**SMALL, **sizes), changes)
+    assert host_peak(lambda: refused(folder, reason, "")) < 8 * MIB
+
+
+def test_a_distance_costs_no_memory_however_great(tmp_path, monkeypatch):
+    config = t5.compose(**SMALL, hidden_dim=7, head_dim=3, buckets=8, max_distance=13)
+    folder = published(tmp_path, monkeypatch, t5, config, {"relative_attention_max_distance": 10**10})
+    assert host_peak(lambda: pretrained.open(folder)) < 16 * MIB
