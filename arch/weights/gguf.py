@@ -46,10 +46,13 @@ def open_gguf(path) -> GGUF:
     """Opens a file and checks everything but the values.
 
     Raises:
-      ValueError: it is damaged, of an unknown architecture, or holds a tensor in a format that cannot be dequantised;
-        the file and the reason are named.
+      ValueError: it cannot be read, is damaged, of an unknown architecture, or holds a tensor in a format that cannot
+        be dequantised; the file and the reason are named.
     """
-    header = gguf_header.read(path)
+    try:
+        header = gguf_header.read(path)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
     for name, tensor in header.tensors.items():
         if not readable(tensor.kind):
             raise ValueError(f"{path}: {name} is of type {tensor.kind.name}, which cannot be dequantised")

@@ -230,3 +230,14 @@ def test_dequantising_needs_little_more_memory_than_the_values():
     finally:
         tracemalloc.stop()
     assert peak < 1.5 * values.nbytes
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="absent.gguf: No such file or directory"):
+        pretrained.open(tmp_path / "absent.gguf")
+
+
+def test_a_folder_with_the_name_of_a_file_is_named(tmp_path):
+    (tmp_path / "model.gguf").mkdir()
+    with pytest.raises(ValueError, match="model.gguf: Is a directory"):
+        pretrained.open(tmp_path / "model.gguf")
