@@ -11,6 +11,7 @@ A rule reads both ways, so that one list imports and exports. A family (`arch/fa
     ignored(config) -> tuple[str]  regular expressions of tensors that hold nothing: constant masks, a tied table again
     PREFIX                         start of their tensors' names that is absent where the model without a head was saved
     OLDER                          regular expression -> replacement, for names that older files have; absent for none
+    SPECIALISES                    the family that, where it can, writes a model in place of this one; absent for none
     PRESETS                        our configs of the published sizes by name
 """
 

@@ -18,7 +18,7 @@ from arch.ops.activation import Activation
 from arch.positions import rope
 from arch.published import Attributes
 
-__all__ = ["MODEL_TYPES", "PREFIX", "PRESETS", "compose", "ignored", "read", "rules", "write"]
+__all__ = ["MODEL_TYPES", "PREFIX", "PRESETS", "SPECIALISES", "compose", "ignored", "read", "rules", "write"]
 
 
 def compose(
@@ -66,6 +66,7 @@ PRESETS = {
 }
 
 MODEL_TYPES = ("mistral",)
+SPECIALISES = "llama"
 
 
 def read(attributes: Attributes) -> decoder.Config:

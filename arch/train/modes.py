@@ -90,7 +90,7 @@ def export(cfg: experiment.Config | None, workdir: str, folder: str, *, family: 
       cfg: as in `generate`.
       workdir: the run.
       folder: new or empty.
-      family: the file of arch/families in whose form to write; '' for that of `init_from`, else the only one that can.
+      family: the file of arch/families in whose form to write; '' for that of `init_from`, else the plainest that can.
       verify: also print how far transformers' logits of what was written are from ours.
     """
     with one_line_errors(ValueError, OSError):

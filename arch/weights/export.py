@@ -1,5 +1,10 @@
 """Published checkpoints out: config.json and safetensors that other libraries read, written tensor by tensor.
 
+config.json says what the model computes, which is all that our config holds. It names no special tokens but RoBERTa's
+and T5's, which are always the same, and no context length but that of learned positions and of rotations scaled from
+one: the rest (`eos_token_id`, LLaMA's `max_position_embeddings`) is left to the reader's defaults, or for the ends of a
+text to the generation_config.json that a tokenizer is saved with.
+
 Everything is written into a folder beside the target, which gets its name when all of it is there.
 """
 
@@ -39,7 +44,8 @@ def export(
       folder: to write; it may exist if it is empty.
       dtype: of the tensors.
       max_shard_bytes: a file holds at most so many bytes of tensors, or one larger tensor.
-      family: the file of `arch/families` in whose form to write; '' for the only one that can express the model.
+      family: the file of `arch/families` in whose form to write; '' for the only one that can express the model, or
+        the plainer of two (`arch.weights.family.writing`).
 
     Raises:
       ValueError: the folder is not empty, no family or several can express the model, params are not this model's, a

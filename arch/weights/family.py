@@ -29,9 +29,12 @@ def reading(model_type: Any) -> ModuleType:
 def writing(model_cfg: Any, name: str = "") -> tuple[ModuleType, dict[str, Any]]:
     """The family that expresses a model, and its config.json.
 
+    A family that specialises another (a Mistral is a LLaMA with a window) yields to that one where both can: more
+    readers know the plainer form.
+
     Args:
       model_cfg: of the model.
-      name: of the family's file; '' for the only one that can express the model.
+      name: of the family's file; '' for the only one that can express the model and does not yield.
 
     Raises:
       ValueError: no family can, each with its reason, or several can.
@@ -47,6 +50,8 @@ def writing(model_cfg: Any, name: str = "") -> tuple[ModuleType, dict[str, Any]]
             reasons[stem] = f"{stem}: {error}"
     if not accepted:
         raise ValueError(f"no family can express this model: {'; '.join(reasons.values())}")
+    for stem in [stem for stem in accepted if getattr(known[stem], "SPECIALISES", "") in accepted]:
+        del accepted[stem]
     if len(accepted) > 1:
         raise ValueError(f"family must be named: {', '.join(accepted)} can all express this model")
     [(stem, attributes)] = accepted.items()

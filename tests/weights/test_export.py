@@ -93,6 +93,26 @@ def test_a_model_that_two_families_express_needs_a_name(tmp_path, scanned, regis
         export(tiny.compose(), scanned, tmp_path / "one", family="one")
 
 
+def specialised(plainer):
+    """The tiny family, as one that specialises another."""
+    module = types.ModuleType("special")
+    module.SPECIALISES, module.write = plainer, tiny.write
+    return module
+
+
+def test_a_family_yields_to_the_one_it_specialises(register):
+    special = specialised("tiny")
+    register(special=special, tiny=tiny)
+    assert family.writing(tiny.compose())[0] is tiny
+    assert family.writing(tiny.compose(), "special")[0] is special
+
+
+def test_a_family_does_not_yield_where_the_one_it_specialises_cannot_express_the_model(register):
+    special = specialised("other")
+    register(special=special, other=other(reject))
+    assert family.writing(tiny.compose())[0] is special
+
+
 def test_an_unknown_family_raises(tmp_path, scanned):
     with pytest.raises(ValueError, match="family='huge' must be one of tiny"):
         export(tiny.compose(), scanned, tmp_path / "out", family="huge")
