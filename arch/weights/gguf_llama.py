@@ -14,7 +14,7 @@ import numpy as np
 
 from arch.data.gguf_header import Header
 from arch.positions import rope, rope_llama3
-from arch.weights.gguf_view import Keys, View
+from arch.weights.gguf_view import Keys, View, Views
 
 
 def read(header: Header) -> tuple[dict[str, Any], dict[str, View]]:
@@ -121,26 +121,27 @@ _EXPERTS = {"ffn_gate": "w1", "ffn_down": "w2", "ffn_up": "w3"}
 """Mixtral's experts: `ffn_gate_exps` of all of them, or in old files `ffn_gate.3` of one."""
 
 
-def _views(header: Header, heads: int, kv_heads: int) -> dict[str, View]:
-    views = {}
+def _views(header: Header, heads: int, kv_heads: int) -> Views:
+    views = Views(header.path)
     for name, tensor in header.tensors.items():
         found = re.fullmatch(r"blk\.(\d+)\.([a-z_]+?)(_exps|\.\d+)?\.(weight|bias)", name)
         if name == "rope_freqs.weight":
             continue
         if name in _OUTSIDE:
-            views[_OUTSIDE[name]] = View(name)
+            views.add(_OUTSIDE[name], View(name))
         elif found and found[3] and found[2] in _EXPERTS and found[4] == "weight":
             theirs = f"model.layers.{found[1]}.block_sparse_moe.experts.{{}}.{_EXPERTS[found[2]]}.weight"
             if found[3] == "_exps" and len(tensor.shape) == 3:
-                views |= {theirs.format(i): View(name, expert=i) for i in range(tensor.shape[0])}
+                for i in range(tensor.shape[0]):
+                    views.add(theirs.format(i), View(name, expert=i))
             else:
-                views[theirs.format(found[3].lstrip("."))] = View(name)
+                views.add(theirs.format(found[3].lstrip(".")), View(name))
         elif found and not found[3] and found[2] in _INSIDE:
             turned = {"attn_q": heads, "attn_k": kv_heads}.get(found[2], 0)
             if turned and tensor.shape[0] % (2 * turned):
                 rule = f"must be a multiple of {2 * turned}"
                 raise ValueError(f"{header.path}: {name} has {tensor.shape[0]} rows, which {rule}")
-            views[f"model.layers.{found[1]}.{_INSIDE[found[2]]}.{found[4]}"] = View(name, heads=turned)
+            views.add(f"model.layers.{found[1]}.{_INSIDE[found[2]]}.{found[4]}", View(name, heads=turned))
         else:
             raise ValueError(f"{header.path}: tensor {name!r} is unknown in this architecture")
     return views

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from arch.data.gguf_header import Header
-from arch.weights.gguf_view import Keys, View
+from arch.weights.gguf_view import Keys, View, Views
 
 T = "o i -> i o"
 GPT2 = {
@@ -126,18 +126,22 @@ def mamba(header: Header) -> tuple[dict[str, Any], dict[str, View]]:
     return attributes, views
 
 
-def _views(header: Header, names: dict[str, tuple[str, str]]) -> dict[str, View]:
-    """The views by the published names: `blk.3.ffn_up.weight` is `ffn_up` of layer 3."""
-    views = {}
+def _views(header: Header, names: dict[str, tuple[str, str]]) -> Views:
+    """The views by the published names: `blk.3.ffn_up.weight` is `ffn_up` of layer 3, which only a layer has."""
+    views = Views(header.path)
     for name in header.tensors:
         found = re.fullmatch(r"(?:blk\.(\d+)\.)?([a-z0-9_]+)(?:\.(weight|bias))?", name)
-        if found and found[3] and found[2] in names:
-            theirs, pattern = names[found[2]]
-            view = View(name, pattern=pattern if found[3] == "weight" else "")
-            views[f"{theirs.format(found[1])}.{found[3]}"] = view
-        elif found and not found[3] and names is MAMBA and found[2] in BARE:
-            theirs, negated_exp = BARE[found[2]]
-            views[theirs.format(found[1])] = View(name, negated_exp=negated_exp)
+        layer, stem, end = found.groups() if found else (None, "", None)
+        if end and stem in names:
+            theirs, pattern = names[stem]
+            published, view = f"{theirs}.{end}", View(name, pattern=pattern if end == "weight" else "")
+        elif not end and names is MAMBA and stem in BARE:
+            published, negated_exp = BARE[stem]
+            view = View(name, negated_exp=negated_exp)
         else:
             raise ValueError(f"{header.path}: tensor {name!r} is unknown in this architecture")
+        if (layer is None) == ("{}" in published):
+            where = "in a layer, blk.N.*" if layer is None else "outside the layers"
+            raise ValueError(f"{header.path}: tensor {name!r} must be {where}")
+        views.add(published.format(layer), view)
     return views

@@ -1,6 +1,7 @@
 """What all architectures of GGUF share: tensors seen in the published layout, and keys of which none is overlooked."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 
@@ -47,6 +48,24 @@ class View:
             with np.errstate(invalid="ignore", divide="ignore"):  # the loader refuses what is not finite
                 x = np.log(-x)
         return einops.rearrange(x, self.pattern) if self.pattern else x
+
+
+class Views(dict[str, View]):
+    """The file's tensors by the published names, of which each is had from one tensor alone.
+
+    Args:
+      path: of the file, for messages.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__()
+        self._path = path
+
+    def add(self, published: str, view: View) -> None:
+        """Enters a tensor. Raises ValueError if another one has its published name."""
+        if published in self:
+            raise ValueError(f"{self._path}: tensors {self[published].name!r} and {view.name!r} are both {published}")
+        self[published] = view
 
 
 class Keys(Attributes):
