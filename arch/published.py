@@ -8,7 +8,9 @@ A rule reads both ways, so that one list imports and exports. A family (`arch/fa
     read(attributes) -> Config     our model's config, from theirs; raises ValueError on what it cannot express
     write(config) -> dict          their config.json, from ours; raises ValueError on what it cannot express
     rules(config) -> list[Rule]    one for each tensor they publish
-    ignored(config) -> tuple[str]  regular expressions of tensors that hold nothing: constant masks, a tied table again
+    ignored(config) -> tuple[str]  regular expressions of tensors that hold nothing: constant masks, unused heads
+    duplicates(config) -> dict     tensors that files may hold a second time -> the rules' tensors that they must equal:
+                                   a tied table's unembedding; absent for none
     PREFIX                         start of their tensors' names that is absent where the model without a head was saved
     OLDER                          regular expression -> replacement, for names that older files have; absent for none
     SPECIALISES                    the family that, where it can, writes a model in place of this one; absent for none

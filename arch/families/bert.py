@@ -125,10 +125,17 @@ def rules(config: encoder.Config) -> list[Rule]:
 
 
 def ignored(config: encoder.Config) -> tuple[str, ...]:
-    """The numbers of the positions, what is tied, and what BERT's checkpoints hold of heads that are left out."""
-    out = [r"bert\.embeddings\.position_ids", r"cls\.predictions\.decoder\.(weight|bias)"]
+    """The numbers of the positions, and what BERT's checkpoints hold of heads that are left out."""
+    out = [r"bert\.embeddings\.position_ids"]
     if isinstance(config.head, (masked_lm.Config, tagging.Config, span.Config)):
         out.append(r"bert\.pooler\.dense\.(weight|bias)")
     if isinstance(config.head, masked_lm.Config):
         out.append(r"cls\.seq_relationship\.(weight|bias)")
     return tuple(out)
+
+
+def duplicates(config: encoder.Config) -> dict[str, str]:
+    """The table and the bias of the masked tokens' logits, again."""
+    decoder, table = "cls.predictions.decoder", "bert.embeddings.word_embeddings.weight"
+    masked = isinstance(config.head, (pretraining.Config, masked_lm.Config))
+    return {f"{decoder}.weight": table, f"{decoder}.bias": "cls.predictions.bias"} if masked else {}

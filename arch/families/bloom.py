@@ -137,5 +137,10 @@ def rules(config: decoder.Config) -> list[Rule]:
 
 
 def ignored(config: decoder.Config) -> tuple[str, ...]:
+    """Nothing."""
+    return ()
+
+
+def duplicates(config: decoder.Config) -> dict[str, str]:
     """The table again where it is tied."""
-    return (r"lm_head\.weight",) if config.tie_embeddings else ()
+    return {"lm_head.weight": "transformer.word_embeddings.weight"} if config.tie_embeddings else {}

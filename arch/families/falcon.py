@@ -210,6 +210,10 @@ def rules(config: decoder.Config) -> list[Rule]:
 
 
 def ignored(config: decoder.Config) -> tuple[str, ...]:
-    """Frequencies that older files hold, and the table again where it is tied."""
-    tied = (r"lm_head\.weight",) if config.tie_embeddings else ()
-    return (r"transformer\.h\.\d+\.self_attention\.rotary_emb\.inv_freq", *tied)
+    """Frequencies that older files hold."""
+    return (r"transformer\.h\.\d+\.self_attention\.rotary_emb\.inv_freq",)
+
+
+def duplicates(config: decoder.Config) -> dict[str, str]:
+    """The table again where it is tied."""
+    return {"lm_head.weight": "transformer.word_embeddings.weight"} if config.tie_embeddings else {}

@@ -176,6 +176,10 @@ def rules(config: decoder.Config) -> list[Rule]:
 
 
 def ignored(config: decoder.Config) -> tuple[str, ...]:
-    """The causal mask that older files hold, and the table again where it is tied."""
-    tied = (r"lm_head\.weight",) if config.tie_embeddings else ()
-    return (r"transformer\.h\.\d+\.attn\.(masked_)?bias", *tied)
+    """The causal mask that older files hold."""
+    return (r"transformer\.h\.\d+\.attn\.(masked_)?bias",)
+
+
+def duplicates(config: decoder.Config) -> dict[str, str]:
+    """The table again where it is tied."""
+    return {"lm_head.weight": "transformer.wte.weight"} if config.tie_embeddings else {}

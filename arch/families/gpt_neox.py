@@ -158,6 +158,10 @@ def rules(config: decoder.Config) -> list[Rule]:
 
 
 def ignored(config: decoder.Config) -> tuple[str, ...]:
-    """Causal masks and frequencies that older files hold, and the table again where it is tied."""
-    tied = (r"embed_out\.weight",) if config.tie_embeddings else ()
-    return (r"gpt_neox\.layers\.\d+\.attention\.(masked_bias|bias|rotary_emb\.inv_freq)", *tied)
+    """Causal masks and frequencies that older files hold."""
+    return (r"gpt_neox\.layers\.\d+\.attention\.(masked_bias|bias|rotary_emb\.inv_freq)",)
+
+
+def duplicates(config: decoder.Config) -> dict[str, str]:
+    """The table again where it is tied."""
+    return {"embed_out.weight": "gpt_neox.embed_in.weight"} if config.tie_embeddings else {}

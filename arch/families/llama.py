@@ -219,6 +219,10 @@ def attention_rules(i: int, mixer: attention.Config) -> list[Rule]:
 
 
 def ignored(config: decoder.Config) -> tuple[str, ...]:
-    """Frequencies that older files hold, and the table again where it is tied."""
-    tied = (r"lm_head\.weight",) if config.tie_embeddings else ()
-    return (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", *tied)
+    """Frequencies that older files hold."""
+    return (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
+
+
+def duplicates(config: decoder.Config) -> dict[str, str]:
+    """The table again where it is tied."""
+    return {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_embeddings else {}

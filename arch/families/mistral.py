@@ -8,7 +8,7 @@ releases (v0.2, v0.3) have no window and rotate more slowly (their model cards).
 
 from arch import config as configs
 from arch.families._hyperparameters import channels_a_head, confirm, sublayers
-from arch.families.llama import PREFIX, common, ignored, read_common, rules, write_common
+from arch.families.llama import PREFIX, common, duplicates, ignored, read_common, rules, write_common
 from arch.ffns import gated_mlp
 from arch.layers import block, norm, stack
 from arch.layers.contract import Position
@@ -18,7 +18,10 @@ from arch.ops.activation import Activation
 from arch.positions import rope
 from arch.published import Attributes
 
-__all__ = ["MODEL_TYPES", "PREFIX", "PRESETS", "SPECIALISES", "compose", "ignored", "read", "rules", "write"]
+__all__ = [
+    "MODEL_TYPES", "PREFIX", "PRESETS", "SPECIALISES", "compose",
+    "duplicates", "ignored", "read", "rules", "write",
+]  # fmt: skip
 
 
 def compose(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from arch import config as configs
 from arch import tree
 from arch.families._hyperparameters import channels_a_head, confirm, sublayers
-from arch.families.llama import PREFIX, around, attention_rules, common, ignored, read_common, write_common
+from arch.families.llama import PREFIX, around, attention_rules, common, duplicates, ignored, read_common, write_common
 from arch.ffns import moe
 from arch.layers import block, norm, stack
 from arch.layers.contract import Position
@@ -23,7 +23,7 @@ from arch.ops.activation import Activation
 from arch.positions import rope
 from arch.published import Attributes, Rule
 
-__all__ = ["MODEL_TYPES", "PREFIX", "PRESETS", "active", "compose", "ignored", "read", "rules", "write"]
+__all__ = ["MODEL_TYPES", "PREFIX", "PRESETS", "active", "compose", "duplicates", "ignored", "read", "rules", "write"]
 
 
 def compose(

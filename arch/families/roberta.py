@@ -82,6 +82,13 @@ def rules(config: encoder.Config) -> list[Rule]:
 
 
 def ignored(config: encoder.Config) -> tuple[str, ...]:
-    """The numbers of the positions, what is tied, and the pooler that older files hold of heads without one."""
-    out = (r"roberta\.embeddings\.position_ids", r"lm_head\.decoder\.(weight|bias)")
+    """The numbers of the positions, and the pooler that older files hold of heads without one."""
+    out = (r"roberta\.embeddings\.position_ids",)
     return out if isinstance(config.head, pooler.Config) else (*out, r"roberta\.pooler\.dense\.(weight|bias)")
+
+
+def duplicates(config: encoder.Config) -> dict[str, str]:
+    """The table and the bias of the masked tokens' logits, again."""
+    decoder, table = "lm_head.decoder", "roberta.embeddings.word_embeddings.weight"
+    masked = isinstance(config.head, masked_lm.Config)
+    return {f"{decoder}.weight": table, f"{decoder}.bias": "lm_head.bias"} if masked else {}

@@ -216,7 +216,11 @@ def _sublayer_rules(sublayer, ours: str, theirs: str) -> list[Rule]:
 
 
 def ignored(config: encoder_decoder.Config) -> tuple[str, ...]:
-    """The table again, and a bias of the first checkpoints' cross-attention that nothing reads."""
-    tied = (r"lm_head\.weight",) if config.tie_embeddings else ()
-    unread = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
-    return (r"(encoder|decoder)\.embed_tokens\.weight", unread, *tied)
+    """A bias of the first checkpoints' cross-attention that nothing reads."""
+    return (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
+
+
+def duplicates(config: encoder_decoder.Config) -> dict[str, str]:
+    """The table again for encoder and decoder, and for the logits where it is tied."""
+    tied = ("lm_head.weight",) if config.tie_embeddings else ()
+    return dict.fromkeys(("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", *tied), "shared.weight")

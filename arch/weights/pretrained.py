@@ -3,8 +3,8 @@
     model_cfg, params = pretrained.load("path/to/SmolLM2-135M")
     logits = model_cfg.make().apply({"params": params}, tokens).x
 
-Every tensor is used exactly once or is one that its family ignores; every parameter is filled; every attribute of the
-config is expressed. Otherwise a ValueError names what is not.
+Every tensor is used exactly once, equals one that is, or is one that its family ignores; every parameter is filled;
+every attribute of the config is expressed. Otherwise a ValueError names what is not.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 
 from arch import tree
 from arch.published import Attributes, Rule, differences
+from arch.weights import duplicates, limits
 from arch.weights import family as families
-from arch.weights import limits
 from arch.weights.gguf import open_gguf
 from arch.weights.safetensors import open_safetensors
 from arch.weights.source import FLOATS, Source, all_finite
@@ -74,7 +74,7 @@ def published(source: Source) -> Published:
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{source.path} holds no model that is known here: {kind}{error}") from error
-    found = Published(family, config, source, rules, _names(rules, source, family))
+    found = Published(family, config, source, rules, _names(rules, source, family, config))
     if lines := _differences(found):
         raise ValueError(f"{source.path} does not fit its config: {_shown(lines)}")
     return found
@@ -102,7 +102,8 @@ def load(
       The model's config, and its parameters.
 
     Raises:
-      ValueError: as `open`; or `abstract` has other leaves or shapes; or a value is not finite.
+      ValueError: as `open`; or `abstract` has other leaves or shapes; or a value is not finite; or two tensors differ
+        that the config ties.
     """
     found = open(path)
     return found.config, read(found, canonical(found.config, mesh, dtype) if abstract is None else abstract)
@@ -112,12 +113,14 @@ def read(found: Published, abstract: Mapping) -> tree.Tree:
     """The parameters of an opened checkpoint where `abstract` wants them (see `load`)."""
     leaves, places = tree.paths(abstract), slots(abstract)
     _same_parameters(found, places)
+    twice = duplicates.pairs(duplicates.named(found.family, found.config), found.names)
+    duplicates.hold_equal(found.source, twice, lambda name: _finite(found, name))
     left = Counter(slot.path for slot in places.values())
     buffers: dict[str, Buffer] = {}
     arrays: dict[str, Any] = {}
     for rule in sorted(found.rules, key=lambda rule: places[rule.ours[0]].path):
         for number, theirs in enumerate(rule.theirs):
-            for ours, index, value in rule.place(number, _finite(found, theirs)):
+            for ours, index, value in rule.place(number, _finite(found, found.names[theirs])):
                 slot = places[ours]
                 if slot.path not in buffers:
                     buffers[slot.path] = Buffer(leaves[slot.path])
@@ -140,15 +143,15 @@ def _config(family: ModuleType, source: Source) -> Any:
     return config
 
 
-def _names(rules: tuple[Rule, ...], source: Source, family: ModuleType) -> dict[str, str]:
-    """The rules' name of each of the source's tensors.
+def _names(rules: tuple[Rule, ...], source: Source, family: ModuleType, config: Any) -> dict[str, str]:
+    """The rules' (or the family's duplicates') name of each of the source's tensors.
 
     The model may have been saved without its head, so without the prefix, or when a tensor had another name.
 
     Raises:
       ValueError: two tensors have the same name in the rules.
     """
-    known = {name for rule in rules for name in rule.theirs}
+    known = {name for rule in rules for name in rule.theirs} | duplicates.named(family, config).keys()
     prefix = "" if any(name.startswith(family.PREFIX) for name in source.tensors) else family.PREFIX
     names: dict[str, str] = {}
     for name in source.tensors:
@@ -166,8 +169,11 @@ def _differences(found: Published) -> list[str]:
     """What rules, model and source do not agree on: names, then shapes and types; a line each."""
     source, names = found.source, found.names
     ours = tree.paths(canonical(found.config))
-    lines = differences(found.rules, ours, names, found.family.ignored(found.config))
+    twice = duplicates.named(found.family, found.config)
+    ignored = (*found.family.ignored(found.config), *map(re.escape, twice))
+    lines = differences(found.rules, ours, names, ignored)
     if not lines:
+        lines += duplicates.differences(source, duplicates.pairs(twice, names))
         for rule in found.rules:
             for theirs, shape in zip(rule.theirs, rule.shapes([ours[path] for path in rule.ours]), strict=True):
                 tensor = source.tensors[names[theirs]]
@@ -194,9 +200,8 @@ def _shown(lines: list[str]) -> str:
     return "; ".join(lines[:SHOWN] + more)
 
 
-def _finite(found: Published, theirs: str) -> np.ndarray:
-    """The value of a tensor by the rules' name. Raises ValueError if an entry is NaN or infinite."""
-    name = found.names[theirs]
+def _finite(found: Published, name: str) -> np.ndarray:
+    """The value of a tensor by the source's name. Raises ValueError if an entry is NaN or infinite."""
     tensor = found.source.read(name)
     if not all_finite(tensor):
         raise ValueError(f"{found.source.path}: {name} has entries that are NaN or infinite")

@@ -1,5 +1,7 @@
 """How a family's rules fit a model's weights: used by the tests of the encoder families."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,11 @@ def shapes(cfg) -> dict:
 def theirs(family, cfg) -> set[str]:
     """The names of the tensors that a model is published as."""
     return {name for rule in family.rules(cfg) for name in rule.theirs}
+
+
+def optional(family, cfg) -> tuple[str, ...]:
+    """What a file may hold beside them, as regular expressions."""
+    return (*family.ignored(cfg), *map(re.escape, family.duplicates(cfg)))
 
 
 def misfits(family, cfg) -> list[str]:

@@ -60,3 +60,7 @@ def rules(config):
 
 def ignored(config):
     return (r"model\.h\.\d+\.mask",)
+
+
+def duplicates(config):
+    return {"head": "model.embed"} if config.tie_embeddings else {}
