@@ -1,7 +1,6 @@
 """What all architectures of GGUF share: tensors seen in the published layout, and keys of which none is overlooked."""
 
 import dataclasses
-import os
 import re
 from collections.abc import Mapping
 
@@ -57,7 +56,7 @@ class Views(dict[str, View]):
       path: of the file, for messages.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str):
         super().__init__()
         self._path = path
 
