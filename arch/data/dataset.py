@@ -84,7 +84,8 @@ def epoch_samples(tokenized: Tokenized, *, seq_len: int) -> int:
 
 def _packed(tokenized: Tokenized, split: str, *, seq_len: int, seed: int) -> packing.Packed | mixture.Mixture:
     """A split's samples by index; for training on several sources, mixed by their weights."""
-    tokens, offsets, _, counts = tokenized.splits[split]
+    whole = tokenized.splits[split]
+    tokens, offsets, counts = whole.tokens, whole.offsets, whole.sources
     if split != "train":
         return _checked(tokens, offsets, split, seq_len=seq_len, shuffled=False)
     if len(counts) == 1:

@@ -1,11 +1,13 @@
-"""The two files of a tokenised split, written document by document and opened as a memory map.
+"""The files of a tokenised split, written document by document and opened as a memory map.
 
     NAME.tokens.npy   the documents' tokens, one after another
     NAME.offsets.npy  where each begins, and the end
+    NAME.COLUMN.npy   of labelled data: one number for each token, in a file for each of the columns
 """
 
 import array
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +20,21 @@ class Split(NamedTuple):
     offsets: int64[documents + 1], where each document begins in `tokens`, and the end.
     num_bytes: bytes of text in the split.
     sources: how many of the documents, from the first on, come from each source.
+    columns: what goes with each token of labelled data, by name, memory-mapped: int32 `labels`, uint8 `token_types`.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     num_bytes: int
     sources: tuple[int, ...]
+    columns: Mapping[str, np.ndarray] = {}
+
+    def part(self, first: int, last: int) -> "Split":
+        """The documents from the first up to the last, which is not among them; `num_bytes` is still the whole's."""
+        begin, end = self.offsets[[first, last]]
+        columns = {name: column[begin:end] for name, column in self.columns.items()}
+        offsets = self.offsets[first : last + 1] - begin
+        return Split(self.tokens[begin:end], offsets, self.num_bytes, (last - first,), columns)
 
 
 def dtype(tokenizer) -> np.dtype:
@@ -31,19 +42,26 @@ def dtype(tokenizer) -> np.dtype:
     return np.dtype(np.uint16 if tokenizer.size <= 2**16 else np.uint32)
 
 
+COLUMNS = {"labels": np.dtype(np.int32), "token_types": np.dtype(np.uint8)}
+"""The columns that there may be, and their types."""
+
+
 class Writer:
     """The files of one split, written document by document; only the offsets are in memory."""
 
-    def __init__(self, folder: pathlib.Path, name: str, maker):
-        self._token_bytes, self._dtype = maker.token_bytes, dtype(maker)
+    def __init__(self, folder: pathlib.Path, name: str, maker, columns: Sequence[str] = ()):
+        self._token_bytes, self._offsets_path = maker.token_bytes, folder / f"{name}.offsets.npy"
         self._offsets, self._num_bytes, self._sources = array.array("q", [0]), 0, []
-        self._offsets_path = folder / f"{name}.offsets.npy"
-        self._file = open(folder / f"{name}.tokens.npy", "wb")
-        _header(self._file, self._dtype, 0)
+        self._dtypes = {"tokens": dtype(maker)} | {column: COLUMNS[column] for column in columns}
+        self._files = {column: open(folder / f"{name}.{column}.npy", "wb") for column in self._dtypes}
+        for column, file in self._files.items():
+            _header(file, self._dtypes[column], 0)
 
-    def append(self, tokens: np.ndarray) -> None:
-        """Adds a document, its separator included."""
-        self._file.write(tokens.data)
+    def append(self, tokens: np.ndarray, **columns: np.ndarray) -> None:
+        """Adds a document, its special tokens included, and each of the columns."""
+        for column, file in self._files.items():
+            values = (columns | {"tokens": tokens})[column]
+            file.write(np.ascontiguousarray(values, self._dtypes[column]).data)
         self._offsets.append(self._offsets[-1] + len(tokens))
         self._num_bytes += int(self._token_bytes[tokens].sum(dtype=np.int64))
 
@@ -53,14 +71,16 @@ class Writer:
 
     def close(self) -> dict:
         """What meta.json says of the split."""
-        with self._file as file:
-            file.seek(0)
-            _header(file, self._dtype, self._offsets[-1])  # as long as the first: NumPy leaves room for the count
+        for column, file in self._files.items():
+            with file:
+                file.seek(0)
+                _header(file, self._dtypes[column], self._offsets[-1])  # as long as the first: NumPy leaves room
         with open(self._offsets_path, "wb") as file:  # np.save's error on a full disk does not say so
             _header(file, np.dtype(np.int64), len(self._offsets))
             file.write(self._offsets)
         documents, tokens = len(self._offsets) - 1, self._offsets[-1]
-        return {"documents": documents, "tokens": tokens, "bytes": self._num_bytes, "sources": self._sources}
+        counts = {"documents": documents, "tokens": tokens, "bytes": self._num_bytes, "sources": self._sources}
+        return counts | {"columns": [column for column in self._dtypes if column != "tokens"]}
 
 
 def read(folder: pathlib.Path, name: str, counts: dict) -> Split:
@@ -69,11 +89,14 @@ def read(folder: pathlib.Path, name: str, counts: dict) -> Split:
     Raises:
       ValueError: files and counts do not agree.
     """
-    tokens = np.load(folder / f"{name}.tokens.npy", mmap_mode="r")
+    files = ["tokens", *counts["columns"]]
+    arrays = {column: np.load(folder / f"{name}.{column}.npy", mmap_mode="r") for column in files}
     offsets = np.load(folder / f"{name}.offsets.npy")
-    if len(tokens) != counts["tokens"] or len(offsets) != counts["documents"] + 1 or offsets[-1] != len(tokens):
-        raise ValueError(f"{name} has {len(tokens)} tokens and {len(offsets)} offsets, meta.json says {counts}")
-    return Split(tokens, offsets, counts["bytes"], tuple(counts["sources"]))
+    for column, values in arrays.items():
+        if len(values) != counts["tokens"] or len(offsets) != counts["documents"] + 1 or offsets[-1] != len(values):
+            held = f"{len(values)} {column} and {len(offsets)} offsets"
+            raise ValueError(f"{name} has {held}, meta.json says {counts}")
+    return Split(arrays.pop("tokens"), offsets, counts["bytes"], tuple(counts["sources"]), arrays)
 
 
 def _header(file, dtype: np.dtype, count: int) -> None:

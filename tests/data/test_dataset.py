@@ -97,7 +97,7 @@ def test_the_folder_holds_the_text_with_separators(text, tmp_path, kind):
     cfg = tokenized.Config(path=str(text), **CONFIG, tokenizer=tokenized.tokenizers.Config(**kind))
     data = tokenized.prepare(cfg, tmp_path / "data")
     lines = []
-    for tokens, offsets, num_bytes, _ in data.splits.values():
+    for tokens, offsets, num_bytes, *_ in data.splits.values():
         assert np.array_equal(np.flatnonzero(tokens == data.tokenizer.separator), offsets[:-1])
         assert num_bytes == len(data.tokenizer.decode(tokens).encode()) and tokens.dtype == np.uint16
         lines += [data.tokenizer.decode(tokens[a:b]) for a, b in zip(offsets, offsets[1:])]
