@@ -9,6 +9,7 @@ import flax.linen as nn
 
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.ops.activation import ACTIVATIONS, Activation
 from arch.sharding.mesh import constrain
@@ -32,6 +33,10 @@ class Config(SublayerConfig):
     def make(self, name: str | None = None) -> "GatedMlp":
         """The Linen module."""
         return GatedMlp(self, name=name)
+
+    def flops(self, row: Row) -> Flops:
+        """Three products."""
+        return multiply_adds(3 * row.length * row.embed_dim * self.hidden_dim)
 
 
 class GatedMlp(nn.Module):

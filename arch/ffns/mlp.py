@@ -6,6 +6,7 @@ import flax.linen as nn
 
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.ops.activation import ACTIVATIONS, Activation
 from arch.sharding.mesh import constrain
@@ -29,6 +30,10 @@ class Config(SublayerConfig):
     def make(self, name: str | None = None) -> "Mlp":
         """The Linen module."""
         return Mlp(self, name=name)
+
+    def flops(self, row: Row) -> Flops:
+        """Two products."""
+        return multiply_adds(2 * row.length * row.embed_dim * self.hidden_dim)
 
 
 class Mlp(nn.Module):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from arch import config
 from arch.layers.contract import Aux, Context, Output, SublayerConfig
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.ops import routing
 from arch.ops.activation import ACTIVATIONS, Activation
@@ -54,6 +55,15 @@ class Config(SublayerConfig):
     def make(self, name: str | None = None) -> "Moe":
         """The Linen module."""
         return Moe(self, name=name)
+
+    def flops(self, row: Row) -> Flops:
+        """The router, the top k experts of each token and their weighted sum; not the experts left aside."""
+        an_expert = 3 * row.embed_dim * self.hidden_dim + row.embed_dim
+        return multiply_adds(row.length * (row.embed_dim * self.num_experts + self.top_k * an_expert))
+
+    def idle_parameters(self, embed_dim: int) -> int:
+        """Those of all experts but k."""
+        return (self.num_experts - self.top_k) * 3 * embed_dim * self.hidden_dim
 
     def update(self, buffers: Mapping, stats: Mapping) -> dict:
         """The next balancing bias, from the experts' loads."""

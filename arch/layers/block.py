@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from arch import config
 from arch.layers import norm as norms
 from arch.layers.contract import Aux, Context, Output
+from arch.layers.flops import Flops, Row
 from arch.ops.dropout import dropout
 from arch.typing import Array, Float
 
@@ -65,6 +66,14 @@ class Config(config.Config):
         """The sublayers' empty caches by label."""
         sized = {label: s.init_cache(batch, length, embed_dim, dtype) for label, s in zip(self.labels, self.sublayers)}
         return {label: cache for label, cache in sized.items() if cache is not None}
+
+    def flops(self, row: Row) -> Flops:
+        """Of all sublayers."""
+        return sum((sublayer.flops(row) for sublayer in self.sublayers), Flops())
+
+    def idle_parameters(self, embed_dim: int) -> int:
+        """Of all sublayers (see `SublayerConfig.idle_parameters`)."""
+        return sum(sublayer.idle_parameters(embed_dim) for sublayer in self.sublayers)
 
     def update(self, buffers: Mapping, stats: Mapping) -> dict:
         """The next non-trained leaves of the block's sublayers (see `SublayerConfig.update`)."""

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 
 from arch import config
+from arch.layers.flops import Flops, Row, unknown
 from arch.typing import Array, Bool, Float, Int, Key
 
 
@@ -146,6 +147,14 @@ class SublayerConfig(config.Config):
         """The traits of the contract that this sublayer honestly lacks: 'causal', 'segments', 'cache' ..."""
         return ()
 
+    def flops(self, row: Row) -> Flops:
+        """Of a forward pass over one row (see `arch.layers.flops`). Raises UnknownFlops unless it is overridden."""
+        raise unknown(self)
+
+    def idle_parameters(self, embed_dim: int) -> int:
+        """How many weights a token does not meet: those of the experts that it is not sent to."""
+        return 0
+
     def update(self, buffers: Mapping[str, Array], stats: Mapping[str, Array]) -> Mapping[str, Array]:
         """The next values of the non-trained leaves, from the mean statistics of a training step."""
         return buffers
@@ -154,6 +163,18 @@ class SublayerConfig(config.Config):
     def label(self) -> str:
         """The name of this sublayer's parameters within a block: the file's name."""
         return type(self).__module__.rsplit(".", 1)[-1]
+
+
+class HeadConfig(config.Config):
+    """Base of the configs of heads."""
+
+    def make(self, name: str | None = None):
+        """The Linen module with this config, a function (x, context, unembed) -> Output."""
+        raise NotImplementedError
+
+    def flops(self, row: Row, unembed: Flops) -> Flops:
+        """Of a forward pass over one row, of which `unembed` takes so many. Raises UnknownFlops unless overridden."""
+        raise unknown(self)
 
 
 class Position(config.Config):

@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_policies
 from arch import config
 from arch.layers import block
 from arch.layers.contract import Aux, Context, Output
+from arch.layers.flops import Flops, Row
 from arch.layers.weight import unbox
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
@@ -81,6 +82,15 @@ class Config(config.Config):
     def init_cache(self, batch: int, length: int, embed_dim: int, dtype: Any) -> tuple[dict, ...]:
         """One empty cache a layer."""
         return tuple(layer.init_cache(batch, length, embed_dim, dtype) for layer in self.blocks)
+
+    def flops(self, row: Row) -> Flops:
+        """Of all layers, those that share their parameters too."""
+        return sum((layer.flops(row) for layer in self.blocks), Flops())
+
+    def idle_parameters(self, embed_dim: int) -> int:
+        """Of all layers (see `SublayerConfig.idle_parameters`), those that share their parameters once."""
+        layers = {layer.group or i: layer for i, layer in enumerate(self.blocks)}
+        return sum(layer.idle_parameters(embed_dim) for layer in layers.values())
 
     def update(self, buffers: Mapping, stats: Mapping) -> dict:
         """The next non-trained leaves, in canonical form (see `SublayerConfig.update`).

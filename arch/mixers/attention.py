@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
-from arch.ops.attention import attend, attention_mask
+from arch.ops.attention import attend, attention_mask, visible_pairs
 from arch.ops.cache import slots, write
 from arch.ops.norm import rms_norm
 from arch.positions import alibi, none, relative, rope, rope_yarn
@@ -74,6 +75,13 @@ class Config(SublayerConfig):
         """Keys and values [b k length h], and how many tokens each row holds [b]."""
         heads = jnp.zeros((batch, self.kv_heads, length, self.head_dim), dtype)
         return {"key": heads, "value": heads, "length": jnp.zeros((batch,), jnp.int32)}
+
+    def flops(self, row: Row) -> Flops:
+        """Four projections, and two products for each pair of tokens that see each other; executed: for each pair."""
+        projections = row.length * row.embed_dim * 2 * (self.num_heads + self.kv_heads) * self.head_dim
+        a_pair = 2 * self.num_heads * self.head_dim
+        pairs = visible_pairs(row.length, causal=self.causal, window=self.window)
+        return multiply_adds(projections) + multiply_adds(a_pair * pairs, executed=a_pair * row.length**2)
 
     def lacks(self) -> tuple[str, ...]:
         """Attention that looks ahead is not causal; from a cache it sees what came so far, not all."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.ops.attention import attend
 from arch.sharding.mesh import constrain
@@ -43,6 +44,13 @@ class Config(SublayerConfig):
     def make(self, name: str | None = None) -> "CrossAttention":
         """The Linen module."""
         return CrossAttention(self, name=name)
+
+    def flops(self, row: Row) -> Flops:
+        """Two projections of the tokens, two of the memory, and two products for each pair of the two."""
+        channels = self.num_heads * self.head_dim
+        ours = 2 * row.length * row.embed_dim * channels
+        theirs = 2 * row.memory_length * (row.memory_dim or row.embed_dim) * channels
+        return multiply_adds(ours + theirs + 2 * row.length * row.memory_length * channels)
 
 
 class CrossAttention(nn.Module):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.ops.causal_conv import causal_conv
 from arch.ops.selective_scan import selective_scan
@@ -59,6 +60,16 @@ class Config(SublayerConfig):
             "state": jnp.zeros((batch, self.inner_dim, self.state_dim), jnp.float32),
         }
 
+    def flops(self, row: Row) -> Flops:
+        """Products, convolution and scan; the scan's are, for each state, delta A, a h + (delta x) B and C h."""
+        d, f, n = row.embed_dim, self.inner_dim, self.state_dim
+        products = 3 * d * f + 2 * f * (self.rank(d) + n)
+        return multiply_adds(row.length * (products + self.conv_width * f + 3 * f * n))
+
+    def rank(self, embed_dim: int) -> int:
+        """Rank of the projection to delta, with the default resolved."""
+        return self.dt_rank or -(-embed_dim // 16)
+
 
 def decay_init(key, shape):
     """A_log whose A is -1 ... -N for each channel (S4D-real)."""
@@ -83,7 +94,7 @@ class Mamba(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], context: Context, cache: dict | None = None) -> Output:
         cfg, d, f = self.cfg, x.shape[-1], self.cfg.inner_dim
-        rank = cfg.dt_rank or -(-d // 16)
+        rank = cfg.rank(d)
         own = partial(weight, self, dtype=x.dtype)
         exact = partial(weight, self)  # what shapes the recurrence stays in float32
 

@@ -112,3 +112,10 @@ def attention_mask(
     if key_valid is not None:
         mask &= key_valid[:, None, :]
     return mask
+
+
+def visible_pairs(length: int, *, causal: bool, window: int = 0) -> int:
+    """How many entries of `attention_mask` are True in a row of so many tokens that is one document."""
+    reach = min(window or length, length)
+    behind = length * reach - reach * (reach - 1) // 2
+    return behind if causal else 2 * behind - length
