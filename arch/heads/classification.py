@@ -13,13 +13,14 @@ import flax.linen as nn
 from arch import config
 from arch.heads import pooler
 from arch.layers.affine import affine
-from arch.layers.contract import Context, Output
+from arch.layers.contract import Context, HeadConfig, Output
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.ops.dropout import dropout
 from arch.typing import Array, Float
 
 
 @config.frozen
-class Config(config.Config):
+class Config(HeadConfig):
     """Classification head.
 
     Attributes:
@@ -33,6 +34,10 @@ class Config(config.Config):
     def make(self, name: str | None = None) -> "Classification":
         """The Linen module."""
         return Classification(self, name=name)
+
+    def flops(self, row: Row, unembed: Flops) -> Flops:
+        """The pooler, and a product of one vector a row."""
+        return pooler.Config().flops(row, unembed) + multiply_adds(row.embed_dim * self.num_labels)
 
 
 class Classification(nn.Module):

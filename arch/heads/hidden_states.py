@@ -5,17 +5,22 @@ from collections.abc import Callable
 import flax.linen as nn
 
 from arch import config
-from arch.layers.contract import Context, Output
+from arch.layers.contract import Context, HeadConfig, Output
+from arch.layers.flops import Flops, Row
 from arch.typing import Array, Float
 
 
 @config.frozen
-class Config(config.Config):
+class Config(HeadConfig):
     """No head."""
 
     def make(self, name: str | None = None) -> "HiddenStates":
         """The Linen module."""
         return HiddenStates(self, name=name)
+
+    def flops(self, row: Row, unembed: Flops) -> Flops:
+        """None."""
+        return Flops()
 
 
 class HiddenStates(nn.Module):

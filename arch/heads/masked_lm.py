@@ -12,14 +12,15 @@ import flax.linen as nn
 from arch import config
 from arch.layers import norm as norms
 from arch.layers.affine import affine
-from arch.layers.contract import Context, Output
+from arch.layers.contract import Context, HeadConfig, Output
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, weight
 from arch.ops.activation import ACTIVATIONS, Activation
 from arch.typing import Array, Float
 
 
 @config.frozen
-class Config(config.Config):
+class Config(HeadConfig):
     """Masked-token head.
 
     Attributes:
@@ -33,6 +34,10 @@ class Config(config.Config):
     def make(self, name: str | None = None) -> "MaskedLm":
         """The Linen module."""
         return MaskedLm(self, name=name)
+
+    def flops(self, row: Row, unembed: Flops) -> Flops:
+        """A projection of each token, and the unembedding."""
+        return multiply_adds(row.length * row.embed_dim**2) + unembed
 
 
 class MaskedLm(nn.Module):

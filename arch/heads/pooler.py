@@ -13,17 +13,22 @@ import jax.numpy as jnp
 
 from arch import config
 from arch.layers.affine import affine
-from arch.layers.contract import Context, Output
+from arch.layers.contract import Context, HeadConfig, Output
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.typing import Array, Float
 
 
 @config.frozen
-class Config(config.Config):
+class Config(HeadConfig):
     """The pooler."""
 
     def make(self, name: str | None = None) -> "Pooler":
         """The Linen module."""
         return Pooler(self, name=name)
+
+    def flops(self, row: Row, unembed: Flops) -> Flops:
+        """A projection of one vector a row."""
+        return multiply_adds(row.embed_dim**2)
 
 
 class Pooler(nn.Module):

@@ -10,12 +10,13 @@ import flax.linen as nn
 from arch import config
 from arch.heads import masked_lm, pooler
 from arch.layers.affine import affine
-from arch.layers.contract import Context, Output
+from arch.layers.contract import Context, HeadConfig, Output
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.typing import Array, Float
 
 
 @config.frozen
-class Config(config.Config):
+class Config(HeadConfig):
     """Both heads.
 
     Attributes:
@@ -27,6 +28,10 @@ class Config(config.Config):
     def make(self, name: str | None = None) -> "Pretraining":
         """The Linen module."""
         return Pretraining(self, name=name)
+
+    def flops(self, row: Row, unembed: Flops) -> Flops:
+        """Of both heads."""
+        return self.tokens.flops(row, unembed) + pooler.Config().flops(row, unembed) + multiply_adds(2 * row.embed_dim)
 
 
 class Pretraining(nn.Module):

@@ -9,17 +9,22 @@ import flax.linen as nn
 
 from arch import config
 from arch.layers.affine import affine
-from arch.layers.contract import Context, Output
+from arch.layers.contract import Context, HeadConfig, Output
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.typing import Array, Float
 
 
 @config.frozen
-class Config(config.Config):
+class Config(HeadConfig):
     """Span head."""
 
     def make(self, name: str | None = None) -> "Span":
         """The Linen module."""
         return Span(self, name=name)
+
+    def flops(self, row: Row, unembed: Flops) -> Flops:
+        """A product of each token."""
+        return multiply_adds(2 * row.length * row.embed_dim)
 
 
 class Span(nn.Module):

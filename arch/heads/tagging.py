@@ -6,13 +6,14 @@ import flax.linen as nn
 
 from arch import config
 from arch.layers.affine import affine
-from arch.layers.contract import Context, Output
+from arch.layers.contract import Context, HeadConfig, Output
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.ops.dropout import dropout
 from arch.typing import Array, Float
 
 
 @config.frozen
-class Config(config.Config):
+class Config(HeadConfig):
     """Tagging head.
 
     Attributes:
@@ -26,6 +27,10 @@ class Config(config.Config):
     def make(self, name: str | None = None) -> "Tagging":
         """The Linen module."""
         return Tagging(self, name=name)
+
+    def flops(self, row: Row, unembed: Flops) -> Flops:
+        """A product of each token."""
+        return multiply_adds(row.length * row.embed_dim * self.num_labels)
 
 
 class Tagging(nn.Module):

@@ -14,6 +14,7 @@ from arch.layers import embedding as embeddings
 from arch.layers import norm as norms
 from arch.layers import stack
 from arch.layers.contract import Context, Output, positions_of
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.ops.chunked_cross_entropy import soft_capped
 from arch.ops.dropout import dropout
 from arch.positions import none
@@ -74,6 +75,14 @@ class Config(config.Config):
         """
         self.position.must_know(length)
         return self.layers.init_cache(batch, length, self.embed_dim, jnp.dtype(self.dtype))
+
+    def flops(self, length: int) -> Flops:
+        """Of a forward pass over one row of so many tokens, logits of all of them among it."""
+        return self.layers.flops(Row(length, self.embed_dim)) + multiply_adds(length * self.embed_dim * self.vocab_size)
+
+    def idle_parameters(self) -> int:
+        """Weights of the layers that a token does not meet: those of the experts that it is not sent to."""
+        return self.layers.idle_parameters(self.embed_dim)
 
     def update(self, buffers: dict, stats: dict) -> dict:
         """The next non-trained leaves, in canonical form, from the mean statistics of a training step."""

@@ -15,6 +15,7 @@ from arch.layers import embedding as embeddings
 from arch.layers import norm as norms
 from arch.layers import stack
 from arch.layers.contract import Aux, Context, Memory, Output, positions_of
+from arch.layers.flops import Flops, Row, multiply_adds
 from arch.ops.dropout import dropout
 from arch.positions import none
 from arch.typing import Array, Float, Int
@@ -72,6 +73,16 @@ class Config(config.Config):
         """
         self.position.must_know(length)
         return self.decoder.init_cache(batch, length, self.embed_dim, jnp.dtype(self.dtype))
+
+    def flops(self, length: int, source_length: int) -> Flops:
+        """Of a forward pass over one pair of a source and a target of so many tokens, logits of the target among it."""
+        d = self.embed_dim
+        stacks = self.encoder.flops(Row(source_length, d)) + self.decoder.flops(Row(length, d, source_length, d))
+        return stacks + multiply_adds(length * d * self.vocab_size)
+
+    def idle_parameters(self) -> int:
+        """Weights of the layers that a token does not meet: those of the experts that it is not sent to."""
+        return sum(layers.idle_parameters(self.embed_dim) for layers in (self.encoder, self.decoder))
 
     def update(self, buffers: dict, stats: dict) -> dict:
         """The next non-trained leaves, in canonical form, from the mean statistics of a training step."""
