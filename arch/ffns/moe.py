@@ -3,7 +3,7 @@
     y = sum_{i in top k} w_i  W_down,i (act(W_gate,i x) * W_up,i x)
 
 Shazeer et al., 2017, arXiv 1701.06538; Jiang et al., Mixtral of Experts, 2024, arXiv 2401.04088, sec. 2.1; without
-capacity, as in Gale et al., MegaBlocks, 2022, arXiv 2211.15841. Losses and loss-free balancing: `arch.ops.routing`.
+capacity, as in Gale et al., MegaBlocks, 2022, arXiv 2211.15841. Losses, loss-free balancing: `arch.ops.routing.losses`.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from arch import config
 from arch.layers.contract import Aux, Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
-from arch.ops import routing
 from arch.ops.activation import ACTIVATIONS, Activation
 from arch.ops.grouped_matmul import grouped_matmul
+from arch.ops.routing import losses, top_k
 from arch.sharding.mesh import platform
 from arch.sharding.per_shard import per_shard
 from arch.typing import Array, Bool, Float, Int
@@ -67,7 +67,7 @@ class Config(SublayerConfig):
 
     def update(self, buffers: Mapping, stats: Mapping) -> dict:
         """The next balancing bias, from the experts' loads."""
-        bias = routing.balanced_bias(buffers["router_bias"], stats["expert_load"], rate=self.bias_rate)
+        bias = losses.balanced_bias(buffers["router_bias"], stats["expert_load"], rate=self.bias_rate)
         return dict(buffers) | {"router_bias": bias}
 
 
@@ -87,7 +87,7 @@ class Moe(nn.Module):
         bias = None
         if cfg.bias_rate:
             bias = weight(self, "router_bias", constant(0.0), trainable=False, experts=e)
-        routed = routing.top_k(logits, k=cfg.top_k, renormalize=cfg.renormalize, bias=bias)
+        routed = top_k.route(logits, real, k=cfg.top_k, renormalize=cfg.renormalize, bias=bias)
 
         gate = own("gate", normal(d**-0.5), experts=e, embed=d, hidden=cfg.hidden_dim)
         up = own("up", normal(d**-0.5), experts=e, embed=d, hidden=cfg.hidden_dim)
@@ -95,24 +95,22 @@ class Moe(nn.Module):
         rows = ("batch", None, None)
         out = per_shard(
             partial(apply_experts, activation=cfg.activation, platform=platform()),
-            (x, routed.experts, routed.weights, real, gate, up, down),
-            (rows, rows, rows, rows[:2], (None, None, "hidden"), (None, None, "hidden"), (None, "hidden", None)),
+            (x, routed.experts, routed.weights, routed.kept, gate, up, down),
+            (rows, rows, rows, rows, (None, None, "hidden"), (None, None, "hidden"), (None, "hidden", None)),
             rows,
             reduce="hidden",
         )
-        losses = {
-            "balance": cfg.balance_weight * routing.balance_loss(routed, real),
-            "router_z": cfg.z_weight * routing.z_loss(logits, real),
-        }
-        load = jnp.mean(routing.load(routed.experts, real, num_experts=e), axis=0)
-        return Output(out, None, Aux(losses, {"expert_load": load}))
+        load = losses.counts(routed.experts, routed.kept, num_experts=e)
+        balance = losses.f_dot_p(load, losses.importance(routed.probabilities, real))
+        own = {"balance": cfg.balance_weight * balance, "router_z": cfg.z_weight * losses.z_loss(logits, real)}
+        return Output(out, None, Aux(own, {"expert_load": jnp.mean(losses.share(load), axis=0)}))
 
 
 def apply_experts(
     x: Float[Array, "b t d"],
     experts: Int[Array, "b t c"],
     weights: Float[Array, "b t c"],
-    real: Bool[Array, "b t"],
+    kept: Bool[Array, "b t c"],
     gate: Float[Array, "e d f"],
     up: Float[Array, "e d f"],
     down: Float[Array, "e f d"],
@@ -120,20 +118,20 @@ def apply_experts(
     activation: str,
     platform: str,
 ) -> Float[Array, "b t d"]:
-    """The weighted sum of each token's experts; a token that is not real gets zeros and costs nothing.
+    """The weighted sum of each token's experts; a pair that is not kept adds nothing and costs nothing.
 
     Args:
       x: [b t d] tokens.
       experts: [b t c] the experts of each token.
       weights: [b t c] their weights.
-      real: [b t] which tokens are no padding.
+      kept: [b t c] which of them are computed.
       gate: [e d f], up: [e d f], down: [e f d] the experts' weights.
       activation: a key of ACTIVATIONS.
       platform: of the devices that run this ('cpu', 'gpu', 'tpu').
     """
     b, t, d = x.shape
     k, e = experts.shape[-1], gate.shape[0]
-    expert = jnp.where(real[..., None], experts, e).reshape(-1)
+    expert = jnp.where(kept, experts, e).reshape(-1)
     order = jnp.argsort(expert)  # stable: a token's rows keep their place among equals
     sizes = jnp.bincount(expert, length=e + 1)[:e].astype(jnp.int32)
     product = partial(grouped_matmul, group_sizes=sizes, platform=platform)

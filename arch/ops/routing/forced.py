@@ -1,0 +1,55 @@
+"""Routes that the router does not choose: random, balanced, skewed or replayed ones, to find out what breaks.
+
+    the experts are given, the weights are the router's:   w = p at these experts (divided by their sum)
+
+So the gradient reaches the router as ever. Random: what a router that knows nothing does (Roller et al., Hash Layers,
+2021, arXiv 2106.04426, sec. 5 has it as a baseline). Balanced: the best load there can be, for speed. Skewed: the
+worst, for memory and drops. Replayed: those of another run or engine (Ma et al., Stabilizing MoE Reinforcement
+Learning by Aligning Training and Inference Routers, 2025, arXiv 2510.11370, whose weights are computed anew in the
+same way).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from arch.ops.routing import scores
+from arch.ops.routing.assignment import TokenChoice
+from arch.typing import Array, Bool, Float, Int, Key
+
+
+def route(
+    logits: Float[Array, "b t e"],
+    real: Bool[Array, "b t"],
+    *,
+    experts: Int[Array, "b t c"],
+    renormalize: bool = True,
+) -> TokenChoice:
+    """The routing to these experts.
+
+    Args:
+      logits: [b t e], for the weights.
+      real: [b t] which tokens are no padding.
+      experts: [b t c] different ones in a token's c places: from below, or from an earlier routing.
+      renormalize: divide the weights by their sum.
+    """
+    probabilities = scores.softmax(logits)
+    weights = scores.at(probabilities, experts)
+    weights = scores.normalized(weights) if renormalize else weights
+    return scores.keep_all(experts, weights, probabilities, real)
+
+
+def at_random(key: Key[Array, ""], rows: int, tokens: int, *, num_experts: int, k: int) -> Int[Array, "b t c"]:
+    """[b t c] k different experts for each token, all with the same chance."""
+    return scores.best(jax.random.uniform(key, (rows, tokens, num_experts)), k)
+
+
+def in_turn(rows: int, tokens: int, *, num_experts: int, k: int) -> Int[Array, "b t c"]:
+    """[b t c] experts dealt out in turn: the loads of the first n tokens differ by one at most, for every n."""
+    turn = jnp.arange(tokens)[:, None] * k + jnp.arange(k)
+    return jnp.broadcast_to(turn % num_experts, (rows, tokens, k))
+
+
+def skewed(rows: int, tokens: int, *, num_experts: int, k: int, share: float = 1.0) -> Int[Array, "b t c"]:
+    """[b t c] a share of the tokens, evenly spread, to experts 0 to k - 1; the others in turn."""
+    hot = jnp.floor((jnp.arange(tokens) + 1) * share) > jnp.floor(jnp.arange(tokens) * share)
+    return jnp.where(hot[:, None], jnp.arange(k), in_turn(rows, tokens, num_experts=num_experts, k=k))

@@ -1,0 +1,52 @@
+"""Each token to the experts that a fixed table has for its id: nothing is learned, nothing is scored.
+
+    y_t = mean over the k tables of E_{table[id_t]}(x_t)
+
+Roller et al., Hash Layers for Large Sparse Models, 2021, arXiv 2106.04426, sec. 3.1 (random and balanced hashes;
+position hashes take the position for the id) . Several tables a layer are our plain reading of its MultiHash (sec.
+3.2), which cuts the experts into segments instead. Without logits there is nothing for a balance or z-loss to train.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arch.ops.routing.assignment import TokenChoice
+from arch.typing import Array, Bool, Int
+
+
+def route(
+    ids: Int[Array, "b t"], real: Bool[Array, "b t"], *, table: Int[Array, "v c"], num_experts: int
+) -> TokenChoice:
+    """Hash routing.
+
+    Args:
+      ids: [b t] of tokens, or any number to hash by, taken modulo the table's length.
+      real: [b t] which tokens are no padding.
+      table: [v c] the experts of each id, from `random_table` or `balanced_table`.
+      num_experts: e.
+    """
+    experts = table[ids % table.shape[0]]
+    weights = jnp.full(experts.shape, 1 / experts.shape[-1], jnp.float32)
+    probabilities = jnp.mean(jax.nn.one_hot(experts, num_experts, dtype=jnp.float32), axis=2)
+    kept = jnp.broadcast_to(real[..., None], experts.shape)
+    return TokenChoice(experts, jnp.where(kept, weights, 0), probabilities, kept)
+
+
+def random_table(vocab_size: int, *, num_experts: int, k: int = 1, seed: int = 0) -> np.ndarray:
+    """[v c] int32: k different experts for each id, each with the same chance."""
+    rng = np.random.default_rng(seed)
+    return np.argsort(rng.random((vocab_size, num_experts)), axis=-1)[:, :k].astype(np.int32)
+
+
+def balanced_table(frequencies: np.ndarray, *, num_experts: int) -> np.ndarray:
+    """[v 1] int32: from the most frequent id down, each to the expert that has the least so far (sec. 3.1).
+
+    Args:
+      frequencies: [v] how often each id occurs in the training text.
+    """
+    table, load = np.zeros((len(frequencies), 1), np.int32), np.zeros(num_experts)
+    for token in np.argsort(-np.asarray(frequencies), kind="stable"):
+        table[token] = expert = np.argmin(load)
+        load[expert] += frequencies[token]
+    return table
