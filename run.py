@@ -3,9 +3,11 @@
     --config=FILE[:arg,key=val]   any leaf is overridden by --config.path.to.leaf=value
     --workdir=DIR                 the same command again goes on where the last one stopped
     --mode=train|eval|generate    generate takes --prompt, --chat, --max_new_tokens, --temperature, --print_ids
+    --mode=sweep                  trains what the config's sweep() says, each point in WORKDIR/<index>-<overrides>/;
+                                  --sweep_index=i only that one, in this process
     --mode=export                 writes --export_to=FOLDER for transformers; --verify compares logits with it
 
-JAX's own flags work too (`--jax_debug_nans=True`). Exit status: 0 done or stopped by a signal, 2 bad input.
+JAX's own flags work too (`--jax_debug_nans=True`). Exit status: 0 done or stopped by a signal, 1 failed, 2 bad input.
 """
 
 import logging
@@ -24,7 +26,7 @@ from arch.train import command_line, experiment
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="file of the config, its argument behind a colon")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "generate", "export"], "what to do")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "generate", "export", "sweep"], "what to do")
 PROMPT = flags.DEFINE_multi_string("prompt", [""], "text to continue; give it several times for a batch")
 flags.register_validator(PROMPT, command_line.is_utf8, message="must be UTF-8")
 CHAT = flags.DEFINE_boolean("chat", False, "each prompt is what a user says to a chat model")
@@ -34,6 +36,7 @@ VERIFY = flags.DEFINE_boolean("verify", False, "print the largest difference of 
 MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 0, "tokens to generate; 0: as the config says", lower_bound=0)
 TEMPERATURE = flags.DEFINE_float("temperature", None, "0: the likeliest; absent: as the config says", lower_bound=0.0)
 PRINT_IDS = flags.DEFINE_boolean("print_ids", False, "print the new tokens' ids instead of text, a line a prompt")
+SWEEP_INDEX = flags.DEFINE_integer("sweep_index", None, "the point of a sweep to run; absent: all", lower_bound=0)
 MULTIHOST = flags.DEFINE_boolean("multihost", False, "one of several processes: jax.distributed.initialize() first")
 HELP = flags.DEFINE_boolean("help", False, "print this and stop", short_name="h")
 
@@ -53,22 +56,31 @@ def main(argv):
             return
         if rest[1:]:
             raise ValueError(f"argument {rest[1]!r} is no flag")
-        needed = {"train": [CONFIG], "eval": [CONFIG], "generate": [], "export": [EXPORT_TO]}
+        needed = {"train": [CONFIG], "eval": [CONFIG], "generate": [], "export": [EXPORT_TO], "sweep": [CONFIG]}
         for flag in (WORKDIR, *needed[MODE.value]):
             if not flag.value:
                 raise ValueError(f"--{flag.name} is missing")
         if VERIFY.value and MODE.value != "export" and not CONFIG.value:
             raise ValueError("--config is missing: --verify compares the checkpoint that its init_from names")
-        cfg = experiment.from_dict(CONFIG.value) if CONFIG.value else None
+        overrides = dict(config_flags.get_override_values(flags.FLAGS["config"])) if CONFIG.value else {}
+        if SWEEP_INDEX.value is not None and MODE.value != "sweep":
+            raise ValueError(f"--sweep_index={SWEEP_INDEX.value} needs --mode=sweep")
+        if MULTIHOST.value and MODE.value == "sweep" and SWEEP_INDEX.value is None:
+            raise ValueError("--multihost needs --sweep_index: without it a sweep starts a process a point")
+        points = check_sweep(argv, overrides) if MODE.value == "sweep" else None
+        cfg = experiment.from_dict(CONFIG.value) if CONFIG.value and not points else None
     if MULTIHOST.value:
         join()
+    if points:
+        run_sweep(argv, overrides, points)
+        return
     from arch.train import modes  # Orbax, Grain and TensorBoard's writer take a second: not for a bad command line
 
     STARTUP.mark("imports")
     if VERIFY.value and MODE.value != "export":
         modes.verify(cfg)
     if MODE.value == "train":
-        modes.train(cfg, WORKDIR.value, dict(config_flags.get_override_values(flags.FLAGS["config"])), STARTUP)
+        modes.train(cfg, WORKDIR.value, overrides, STARTUP)
     elif MODE.value == "eval":
         modes.evaluate(cfg, WORKDIR.value)
     elif MODE.value == "export":
@@ -83,6 +95,27 @@ def main(argv):
             print_ids=PRINT_IDS.value,
             chat=CHAT.value,
         )
+
+
+def check_sweep(argv, overrides):
+    """The sweep that the config defines, with all its points checked."""
+    from arch.train import sweep_runs
+
+    points = sweep_runs.check(command_line.value_of(argv, "config"), overrides, WORKDIR.value)
+    if (SWEEP_INDEX.value or 0) >= len(points):
+        raise ValueError(f"--sweep_index={SWEEP_INDEX.value} must be below {len(points)}, the number of points")
+    return points
+
+
+def run_sweep(argv, overrides, points):
+    """`--mode=sweep`: all points, or one of them in this process."""
+    from arch.train import sweep_runs
+
+    if SWEEP_INDEX.value is None:
+        sys.exit(1 if sweep_runs.run_all(points, argv) else 0)
+    STARTUP.mark("imports")
+    main_process = not MULTIHOST.value or jax.process_index() == 0
+    sweep_runs.run_point(points, SWEEP_INDEX.value, overrides, STARTUP, main=main_process)
 
 
 def join():

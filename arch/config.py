@@ -270,6 +270,13 @@ def config_dict(cls: type[Config], tree: Any):
     return edge(to_dict(from_dict(cls, tree)))
 
 
+def plain(edge: Any) -> Any:
+    """A `ConfigDict` as nested dicts and tuples."""
+    if hasattr(edge, "items"):
+        return {key: plain(leaf) for key, leaf in edge.items()}
+    return tuple(map(plain, edge)) if isinstance(edge, tuple) else edge
+
+
 def parse_arg(arg: str, **defaults) -> types.SimpleNamespace:
     """The options in a config's argument: `config.py:tiny,mixer=mamba` gives `arg='tiny,mixer=mamba'`.
 
@@ -280,17 +287,19 @@ def parse_arg(arg: str, **defaults) -> types.SimpleNamespace:
       **defaults: the options with their default values, whose types are kept.
 
     Raises:
-      ConfigError: an option that does not exist, or a value that is not of the default's type.
+      ConfigError: an option that does not exist or is given twice, or a value that is not of the default's type.
     """
-    options = dict(defaults)
+    given = {}
     for item in filter(None, (part.strip() for part in (arg or "").split(","))):
         key, equals, text = item.partition("=")
         if not equals:
             key, text = (key, "true") if isinstance(defaults.get(key), bool) else (next(iter(defaults), key), key)
         if key not in defaults:
             raise ConfigError(f"option {key!r} in config argument {arg!r} is unknown{_nearest(key, list(defaults))}")
-        options[key] = _parsed(text, defaults[key], key)
-    return types.SimpleNamespace(**options)
+        if key in given:
+            raise ConfigError(f"option {key!r} in config argument {arg!r} is given twice")
+        given[key] = _parsed(text, defaults[key], key)
+    return types.SimpleNamespace(**defaults | given)
 
 
 def _parsed(text, default, key):

@@ -12,7 +12,7 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         [
-            "typing config tree published _install",
+            "typing config hyper tree published _install",
             "ops",
             "kernels sharding",
             "layers positions",

@@ -28,7 +28,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str], name: str = "config") -
       ConfigError: a flag, the config file or an override is wrong.
     """
     # The config's library says what it missed, not where: file and paths are checked before it sees them.
-    if (given := _value(argv, name)) is not None:
+    if (given := value_of(argv, name)) is not None:
         edge = load(given)
         for argument in argv:
             if override := re.match(rf"--?(?:no)?{name}\.([^=]*)", argument):
@@ -39,12 +39,18 @@ def parse(values: flags.FlagValues, argv: Sequence[str], name: str = "config") -
         raise config.ConfigError(one_line(error)) from None
 
 
-def _value(argv: Sequence[str], name: str) -> str | None:
+def value_of(argv: Sequence[str], name: str) -> str | None:
     """The value of the last `--name=value` or `--name value`; None if the flag is not given."""
     for i, argument in reversed(list(enumerate(argv))):
         if found := re.match(rf"--?{name}(=|$)", argument):
             return argument[found.end() :] if found[1] else "".join(argv[i + 1 : i + 2])
     return None
+
+
+def split(given: str) -> tuple[str, str]:
+    """The file and the argument of `FILE:ARGUMENT`; '' when there is none."""
+    name, _, arg = given.partition(":")
+    return name, arg
 
 
 def load(given: str) -> Any:
@@ -54,22 +60,36 @@ def load(given: str) -> Any:
       ConfigError: there is no such file, or it does not run; the message names file and line.
     """
     name, *arg = given.split(":", 1)
-    if not pathlib.Path(name).is_file():
-        raise config.ConfigError(f"--config={given}: there is no file {name!r}")
-    try:
-        space = runpy.run_path(name)
+    space = namespace(given)
+    with naming_lines(name):
         edge = space["get_config"](*arg) if "get_config" in space else None
-    except config.ConfigError as error:
-        raise config.ConfigError(f"{name}: {error}") from None
-    except SyntaxError as error:
-        raise config.ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
-    except Exception as error:  # whatever a user's file may raise
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
-        where = f"{name}, line {lines[-1]}" if lines else name
-        raise config.ConfigError(f"{where}: {type(error).__name__}: {error}") from None
     if not hasattr(edge, "items"):
         raise config.ConfigError(f"{name} must define get_config(arg=''), which returns a ConfigDict")
     return edge
+
+
+def namespace(given: str) -> dict[str, Any]:
+    """What the file of `FILE` or `FILE:ARGUMENT` defines. Raises ConfigError as `load` does."""
+    name, _ = split(given)
+    if not pathlib.Path(name).is_file():
+        raise config.ConfigError(f"--config={given}: there is no file {name!r}")
+    with naming_lines(name):
+        return runpy.run_path(name)
+
+
+@contextlib.contextmanager
+def naming_lines(file: str) -> Iterator[None]:
+    """Turns whatever a user's file raises into a ConfigError that names file and line."""
+    try:
+        yield
+    except config.ConfigError as error:
+        raise config.ConfigError(f"{file}: {error}") from None
+    except SyntaxError as error:
+        raise config.ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        where = f"{file}, line {lines[-1]}" if lines else file
+        raise config.ConfigError(f"{where}: {type(error).__name__}: {error}") from None
 
 
 def check_path(edge: Any, path: str) -> None:
@@ -97,13 +117,33 @@ def check_path(edge: Any, path: str) -> None:
         done = here
 
 
+def replaced(tree: Any, path: str, value: Any) -> Any:
+    """A copy of nested dicts and tuples with another value at a path that `check_path` has found."""
+
+    def walk(node, keys):
+        if not keys:
+            return value
+        if isinstance(node, tuple):
+            return tuple(walk(entry, keys[1:]) if i == int(keys[0]) else entry for i, entry in enumerate(node))
+        return {**node, keys[0]: walk(node[keys[0]], keys[1:])}
+
+    return walk(tree, re.findall(r"\w+", path))
+
+
+def leaf_at(tree: Any, path: str) -> Any:
+    """What nested dicts and tuples hold at a path. Raises LookupError or TypeError where they have no such path."""
+    for key in re.findall(r"\w+", path):
+        tree = tree[int(key) if isinstance(tree, tuple) else key]
+    return tree
+
+
 def override(leaf: str, name: str = "config") -> str:
     """What this process's command line gives a leaf (`--config.leaf=VALUE`, the last counts), '' for nothing.
 
     For a config file some of whose leaves follow from another, such as the model from `init_from`: overrides are
     applied only when the file has said which leaves there are.
     """
-    return _value(sys.argv, rf"{name}\.{leaf}") or ""
+    return value_of(sys.argv, rf"{name}\.{leaf}") or ""
 
 
 def is_utf8(texts: Sequence[str]) -> bool:

@@ -38,20 +38,26 @@ class Stopped(Exception):
     """A signal asked the run to stop; its name."""
 
 
-def train(setup: Setup, overrides: Mapping[str, Any], startup: Startup | None = None) -> dict[str, float]:
+def train(
+    setup: Setup,
+    overrides: Mapping[str, Any],
+    startup: Startup | None = None,
+    hparams: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
     """Trains, or goes on training, until `total_steps`. Returns the last evaluation's metrics ({} if it was stopped).
 
     Args:
       setup: what `setup.prepare` made.
       overrides: the leaves that the command line changed, for the record.
       startup: what has been marked of the time to the first step; None to begin here.
+      hparams: hyperparameters for TensorBoard; None for the whole config.
 
     Raises:
       NonFiniteError: a loss or gradient is not finite.
       CheckpointError: a checkpoint cannot be read or written.
     """
     with Interrupt() as interrupt, jax.set_mesh(setup.mesh):
-        run = _Run(setup, overrides, interrupt, startup or Startup())
+        run = _Run(setup, overrides, interrupt, startup or Startup(), hparams)
         with contextlib.closing(run):
             try:
                 return run.train()
@@ -62,7 +68,8 @@ def train(setup: Setup, overrides: Mapping[str, Any], startup: Startup | None = 
 class _Run:
     """One process's side of a training run, between its start and its end or a signal."""
 
-    def __init__(self, setup: Setup, overrides: Mapping[str, Any], interrupt: Interrupt, startup: Startup):
+    def __init__(self, setup: Setup, overrides: Mapping, interrupt: Interrupt, startup: Startup, hparams: Mapping | None):
+        self.hparams = config.to_dict(setup.cfg) if hparams is None else hparams
         self.setup, self.cfg, self.interrupt, self.startup = setup, setup.cfg, interrupt, startup
         self.main = jax.process_index() == 0
         self.checkpoints = Checkpoints(setup.workdir / "checkpoints", self.cfg.checkpoints)
@@ -73,7 +80,7 @@ class _Run:
         if self.main:
             provenance.write(setup.workdir, config.to_dict(self.cfg), overrides)
         self.writer = Writer(setup.workdir, enabled=self.main, resume_step=self.step or -1)
-        self.writer.write_hparams(config.to_dict(self.cfg), ("eval/bits_per_byte",))
+        self.writer.write_hparams(self.hparams)
         self.writer.write_texts(self.step, {"parameters": parameter_table(setup.plan)})
         self.saved = self.step if self.checkpoints.latest_step() == self.step else -1
         self.data = setup.dataset("train")
@@ -206,6 +213,8 @@ class _Run:
             return self.evaluated[1]
         params = self.state.average if self.cfg.ema.in_use else self.state.params
         metrics = evaluation.evaluate(self.setup, params, heed=self._heed)
+        if not self.evaluated[1]:
+            self.writer.write_hparams(self.hparams, tuple(metrics))
         self.evaluated = (self.step, metrics)
         self.writer.write_scalars(self.step, metrics)
         log.info("step %d: %s", self.step, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))

@@ -17,13 +17,15 @@ from arch.weights import target
 from arch.weights.export import export as write_published
 
 
-def train(cfg: experiment.Config, workdir: str, overrides: dict, startup: Startup) -> None:
-    """`--mode=train`: trains, or goes on training."""
+def train(
+    cfg: experiment.Config, workdir: str, overrides: dict, startup: Startup, hparams: dict | None = None
+) -> None:
+    """`--mode=train`: trains, or goes on training; as a sweep's point, with what the sweep varies as `hparams`."""
     with one_line_errors(ValueError, OSError):
         ready = setup.prepare(cfg, workdir)
     startup.mark("setup")
     with one_line_errors(OSError, loop.NonFiniteError, start.StartError):
-        loop.train(ready, overrides, startup)
+        loop.train(ready, overrides, startup, hparams)
 
 
 def evaluate(cfg: experiment.Config, workdir: str) -> None:

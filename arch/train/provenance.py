@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import platform
+import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -122,9 +123,14 @@ def diff(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def write_json(file: pathlib.Path, content: Any) -> None:
-    """Writes JSON under another name and renames it, so that the file is whole at any moment."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    """Writes JSON as `write_whole` does."""
+    write_whole(file, json.dumps(content, indent=2) + "\n")
+
+
+def write_whole(file: pathlib.Path, text: str) -> None:
+    """Writes text under a name of its own and renames it: the file is whole at any moment, whoever else writes it."""
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, file)
 
 

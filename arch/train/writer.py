@@ -14,7 +14,7 @@ import os
 import pathlib
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -87,17 +87,20 @@ class Writer:
             self._event(step, summary=summary.histogram(name, np.asarray(array), bins="auto"))
         self._flush_now_and_then()
 
-    def write_hparams(self, hparams: Mapping[str, Any], metrics: tuple[str, ...] = ()) -> None:
+    def write_hparams(self, hparams: Mapping[str, Any], metrics: Iterable[str] = ()) -> None:
         """Writes hyperparameters for TensorBoard's HPARAMS tab.
 
         Args:
           hparams: a config as a nested dict; leaves get their path as name (`mesh.data`), tuples become text.
-          metrics: names of the scalars to compare runs by.
+          metrics: names of the scalars to compare runs by, which are written elsewhere; the tab shows their last values,
+            and those of the first start that names some.
         """
         if not self._enabled:
             return
-        for part in summary.hparams(dict(_leaves(hparams)), dict.fromkeys(metrics, 0.0)):
-            self._event(0, summary=part)
+        table, start, _ = summary.hparams(dict(_leaves(hparams)), dict.fromkeys(metrics, 0.0))
+        self._event(0, summary=start)
+        if metrics:
+            self._event(0, summary=table)
         self.flush()
 
     def flush(self) -> None:

@@ -1,0 +1,223 @@
+"""Runs a sweep: its points in turn, each in a process of its own, or one of them in this process, as job arrays do.
+
+    WORKDIR/<index>-<overrides>/     a run as any other, and its record (arch/train/results.py)
+
+Finished points are skipped, stopped and failed ones go on where they were. SIGTERM and Ctrl-C end the point that runs in
+a checkpoint, and the sweep with it.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from arch import config
+from arch.train import command_line, experiment, modes, provenance, results, setup, sweep
+from arch.train.results import Result
+from arch.train.startup import Startup
+
+log = logging.getLogger("arch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep all of whose points have been checked.
+
+    Attributes:
+      workdir: where the points have their folders.
+      points: what each sets.
+      cfgs: of the runs.
+    """
+
+    workdir: pathlib.Path
+    points: tuple[sweep.Point, ...]
+    cfgs: tuple[experiment.Config, ...]
+
+    def __len__(self):
+        return len(self.points)
+
+    def result(self, index: int) -> Result:
+        """The record of a point; a fresh one if it has not begun, or was of another config."""
+        point = self.points[index]
+        digest = hashlib.sha256(json.dumps(config.to_dict(self.cfgs[index])).encode()).hexdigest()[:16]
+        held = next((each for each in results.read(self.workdir) if each.index == index), None)
+        if held is None:
+            return Result(index, point.folder, dict(point.overrides), digest, status="")
+        return held if held.config == digest else dataclasses.replace(held, config=digest, status="")
+
+    def hparams(self, index: int) -> dict[str, Any]:
+        """What this point's config has at the leaves that vary, for TensorBoard."""
+        tree = config.to_dict(self.cfgs[index]) | {"arg": self.points[index].overrides.get("arg", "")}
+        values = {}
+        for leaf in sweep.varied(self.points):
+            with contextlib.suppress(LookupError, TypeError):  # another point's blocks may have other leaves
+                value = command_line.leaf_at(tree, leaf)
+                values[leaf] = str(value) if isinstance(value, Mapping) else value
+        return values
+
+
+def check(given: str, overrides: Mapping[str, Any], workdir: str) -> Sweep:
+    """Reads and checks all points of a sweep, before the first one runs.
+
+    Args:
+      given: `FILE` or `FILE:ARGUMENT` of the config.
+      overrides: what the command line sets in all points.
+      workdir: the sweep's folder.
+
+    Raises:
+      ValueError: a point is wrong, or is another one than the workdir has begun with.
+    """
+    points = sweep.read(given)
+    cfgs = sweep.configs(given, overrides, points)
+    folder = pathlib.Path(workdir)
+    for held in results.read(folder):
+        if held.index < len(points):
+            point = points[held.index]
+            if held.overrides != json.loads(json.dumps(dict(point.overrides))):
+                old = sweep.Point(held.index, held.overrides)
+                raise ValueError(f"{old} of {folder} is {point} now: add points at the end, or take another workdir")
+    for point, cfg in zip(points, cfgs):
+        try:
+            setup.check_same(cfg, folder / point.folder)
+        except ValueError as error:
+            raise ValueError(f"{point}: {error}") from None
+    return Sweep(folder, points, tuple(cfgs))
+
+
+def run_all(todo: Sweep, argv: Sequence[str]) -> int:
+    """Runs all points that are not finished, in turn.
+
+    Args:
+      todo: the sweep.
+      argv: this process's command, which with `--sweep_index=i` runs a point.
+
+    Returns:
+      How many points have failed.
+    """
+    states = []
+    with Forwarding() as forwarding:
+        for point in todo.points:
+            result = todo.result(point.index)
+            if result.status != "finished":
+                log.info("%s of %d", point, len(todo.points))
+                start = time.monotonic()
+                status = forwarding.run([sys.executable, *argv, f"--sweep_index={point.index}"])
+                result = _after(todo, point, result, status, forwarding.signals, time.monotonic() - start)
+            states.append(result)
+            if forwarding.signals or result.status == "stopped":
+                log.info("stopped at point %d of %d; the same command goes on", point.index, len(todo.points))
+                return 0
+    results.update_table(todo.workdir)
+    failed = [result for result in states if result.status == "failed"]
+    log.info("%d of %d points finished: %s", len(states) - len(failed), len(states), todo.workdir / "results.tsv")
+    for result in failed:
+        log.info("point %d failed: %s", result.index, result.error)
+    return len(failed)
+
+
+def run_point(todo: Sweep, index: int, overrides: Mapping[str, Any], startup: Startup, *, main: bool) -> None:
+    """Trains one point in this process, unless it is finished.
+
+    Args:
+      todo: the sweep.
+      index: of the point.
+      overrides: what the command line sets in all points.
+      startup: as in `modes.train`.
+      main: whether this process is the one that writes.
+    """
+    result, point = todo.result(index), todo.points[index]
+    if result.status == "finished":
+        log.info("%s is finished already", point)
+        return
+    folder = todo.workdir / point.folder
+    with _recorded(todo.workdir, result, main):
+        modes.train(todo.cfgs[index], str(folder), {**overrides, **point.overrides}, startup, todo.hparams(index))
+
+
+@contextlib.contextmanager
+def _recorded(workdir: pathlib.Path, result: Result, main: bool) -> Iterator[None]:
+    """Writes a point's record at the beginning and at the end of what happens inside, however it ends."""
+
+    def write(status, error=""):
+        result.status, result.error = status, error
+        result.seconds = before + time.monotonic() - start
+        if main:
+            results.write(workdir, result)
+
+    before, start = result.seconds, time.monotonic()
+    write("running")
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the run minds its signals itself
+    try:
+        yield
+    except KeyboardInterrupt:
+        write("stopped")
+        log.info("stopped before the first step")
+    except BaseException as error:
+        write("failed", _first_line(error))
+        raise
+    else:
+        total = provenance.read_config(workdir / result.folder)["total_steps"]
+        result.step, _, _ = results.measured(workdir / result.folder)
+        write("finished" if result.step >= total else "stopped")
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong, of an exception or of the one that ended the process with one line."""
+    if isinstance(error, SystemExit) and error.__context__ is not None:
+        return command_line.one_line(error.__context__)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _after(todo: Sweep, point: sweep.Point, before: Result, status: int, signals: list, seconds: float) -> Result:
+    """The record of a point whose process has ended; written here if the process could not."""
+    result = todo.result(point.index)
+    if status in (0, 1, 2) and result.status not in ("", "running"):
+        return result
+    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+    result.status, result.error = ("stopped", "") if signals else ("failed", how)
+    result.seconds = before.seconds + seconds
+    results.write(todo.workdir, result)
+    return result
+
+
+class Forwarding:
+    """Context manager in which SIGTERM and SIGINT go to the process that `run` has started, and to all later ones.
+
+    The process is in a group of its own, so that a terminal's Ctrl-C reaches it once, from here.
+    """
+
+    def __init__(self):
+        self.signals: list[int] = []
+        self._process: subprocess.Popen | None = None
+
+    def __enter__(self):
+        self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def run(self, command: Sequence[str]) -> int:
+        """The exit status of a command, negative for a signal's number."""
+        self._process = subprocess.Popen(command, process_group=0)
+        for number in self.signals:  # between the last process and this one
+            self._process.send_signal(number)
+        return self._process.wait()
+
+    def _on_signal(self, number, frame):
+        del frame
+        self.signals.append(number)
+        if self._process is not None:
+            self._process.send_signal(number)
