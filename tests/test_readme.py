@@ -13,6 +13,7 @@ import pytest
 from arch import tree
 from arch.layers import block, stack, weight
 from arch.layers.contract import Context, positions_of
+from arch.layers.flops import Row
 from arch.models import decoder
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -58,6 +59,10 @@ def test_the_readmes_mixer_is_the_average_it_says(average):
     h3 = a * h2 + (1 - a) * x[0, 2]
     np.testing.assert_allclose(out[0], jnp.stack([h1, h2, h3]), rtol=1e-6)
     np.testing.assert_allclose(last[0], h3, rtol=1e-6)
+
+
+def test_the_readmes_mixer_says_its_flops(average):
+    assert average.Config().flops(Row(7, 5)).required == 2 * 2 * 7 * 5
 
 
 def test_every_file_and_folder_that_the_readme_names_exists():

@@ -1,4 +1,4 @@
-"""The FLOPs that each sublayer says are those that XLA counts in it, without a loop: of a loop XLA counts the body once.
+"""The FLOPs that each sublayer says are those that XLA counts in it, loops unrolled: of a loop it counts one round.
 
 Nothing is compiled or run: XLA counts what the traced program would do. So sizes can be such that matrix products are
 nearly all of it, and every scan is unrolled.
@@ -54,6 +54,11 @@ def unrolled(monkeypatch):
     return lengths
 
 
+def near(flops: Flops, row: Row, times: int = 1):
+    """What equals so many times the FLOPs executed, to 2 % or to what is left out anyway in a few gates and masks."""
+    return pytest.approx(times * ROWS * flops.executed, rel=0.02, abs=times * ROWS * 16 * row.length * row.embed_dim)
+
+
 def shape(*dims):
     return jax.ShapeDtypeStruct(dims, jnp.float32)
 
@@ -61,7 +66,7 @@ def shape(*dims):
 def xla(function, *arguments) -> float:
     """XLA's count."""
     lowered = jax.jit(function).lower(*arguments)
-    assert "while" not in lowered.as_text(), "XLA counts the body of a loop once"
+    assert "while" not in lowered.as_text(), "of a loop XLA counts one round"
     return lowered.cost_analysis().get("flops", 0.0)
 
 
@@ -114,16 +119,15 @@ SUBLAYERS += [pytest.param(wide(cfg), WIDE_ROW, id=name) for name, cfg in FFNS.i
 @pytest.mark.parametrize("cfg, row", SUBLAYERS)
 def test_a_sublayer_executes_the_flops_it_says(cfg, row, unrolled):
     function, arguments = sublayer(cfg, row)
-    assert xla(function, *arguments) == pytest.approx(ROWS * cfg.flops(row).executed, rel=0.02)
+    assert xla(function, *arguments) == near(cfg.flops(row), row)
 
 
 @pytest.mark.parametrize("cfg, row", SUBLAYERS)
 def test_forward_and_backward_are_three_times_the_forward(cfg, row, unrolled):
     function, arguments = sublayer(cfg, row)
     count = xla(backward(function), *arguments)
-    said = ROWS * TRAINING * cfg.flops(row).executed
-    assert count > 0.98 * said
-    assert count < 1.02 * said or unrolled  # a scan's backward pass may compute its states again
+    least = TRAINING * ROWS * cfg.flops(row).executed
+    assert count == near(cfg.flops(row), row, TRAINING) or unrolled and count > least  # scans compute states again
 
 
 @pytest.mark.parametrize("cfg", [pytest.param(cfg, id=name) for name, cfg in HEADS.items()])
