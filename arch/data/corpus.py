@@ -8,26 +8,13 @@ import hashlib
 import os
 import pathlib
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from arch import config
-from arch.data import hub, records
-
-NOT_EVERYWHERE = frozenset(
-    # Stripped or packaged apart by some distribution (Debian, macOS, slim images), or made by its build.
-    "test tests idlelib idle_test tkinter turtle turtledemo lib2to3 distutils ensurepip venv site-packages "
-    "dist-packages __pycache__ lib-dynload macholib _distutils_system_mod sitecustomize usercustomize "
-    # Came, went or turned into a folder between Python 3.11 and 3.13.
-    "_android_support _bootsubprocess _colorize _ios_support _opcode_metadata _pydatetime _pylong _pyrepl aifc "
-    "asynchat asyncore cgi cgitb chunk crypt imghdr imp mailcap nntplib pathlib pipes smtpd sndhdr sunau sysconfig "
-    "telnetlib uu xdrlib zipfile "
-    # Generated tables, not written text.
-    "__phello__ encodings pydoc_data".split()
-)
-"""Folders and modules of the standard library that are not read, so that every machine reads (almost) the same."""
+from arch.data import hub, labelled, records, standard_library
 
 
 class Document(NamedTuple):
@@ -42,13 +29,18 @@ class Config(config.Config):
     """Which text, and how it is cut into documents."""
 
     path: str = ""
-    """'' for the source of Python's standard library on this machine; a file of text, which is cut into pieces, or of
-    records (.jsonl, .jsonl.gz, .parquet, .arrow, .array_record), each a document; a folder of either, in which a file
-    of text is a document; a folder saved by the `datasets` library; or hf://OWNER/NAME."""
+    """'' for the source of Python's standard library on this machine, or the labelled documents that `standard_library`
+    makes of it; a file of text, which is cut into pieces, or of records (.jsonl, .jsonl.gz, .parquet, .arrow,
+    .array_record), each a document; a folder of either, in which a file of text is a document; a folder saved by the
+    `datasets` library; or hf://OWNER/NAME."""
     format: Literal["", "text", "jsonl", "parquet", "arrow", "array_record", "hub"] = ""
     """How the path is read; '' goes by its form: the file's ending, or what the folder holds."""
     field: str = "text"
-    """The field of a record that holds the text; '' for an ArrayRecord of bare texts."""
+    """The field of a record that holds the text, the words or the messages; '' for an ArrayRecord of bare texts."""
+    label_field: str = "label"
+    """The field of a record that holds its class, or the tags of its words."""
+    pair_field: str = ""
+    """The field of a record that holds the second of two texts to classify; '' for one text."""
     suffixes: tuple[str, ...] = ()
     """Endings of the files to read in a folder; () for all (of its record files, if it has some)."""
     max_bytes: config.NonNegativeInt = 0
@@ -57,17 +49,21 @@ class Config(config.Config):
     """Characters of the documents that a single file of text is cut into."""
 
 
-def read(cfg: Config) -> Iterator[Document]:
+def read(cfg: Config, kind: labelled.Kind = "text") -> Iterator[Document | labelled.Labelled]:
     """The documents of a corpus one by one, none of them empty.
 
     Texts come in the order of their names' hashes; records in their own order, file after file in the order of the
     files' names' hashes. Only the document at hand is in memory (of records, a few hundred).
 
+    Args:
+      cfg: which corpus.
+      kind: 'text', or of what records are read as labelled documents.
+
     Raises:
-      ValueError: a missing path, a file that is damaged or not UTF-8 text (named), or no text at all.
+      ValueError: a missing path, a file that is damaged or not UTF-8 text (named), labels that are none, or no text.
     """
     total, taken = 0, False
-    for document in filter(lambda document: document.text, _documents(cfg)):
+    for document in filter(lambda document: document.text, _documents(cfg, kind)):
         total += len(document.text.encode())
         if cfg.max_bytes and total > cfg.max_bytes:
             break
@@ -114,12 +110,12 @@ class Splitter:
       ValueError: one of the two splits would be empty.
     """
 
-    def __init__(self, documents: Iterable[Document], valid_fraction: float):
+    def __init__(self, documents: Iterable[Document | labelled.Labelled], valid_fraction: float):
         limit, lowest, total, valid, self.num_bytes = int(valid_fraction * 2**256), 2**256, 0, 0, 0
-        for name, text in documents:
-            value = _split_hash(name)
+        for document in documents:
+            value = _split_hash(document.name)
             lowest, total, valid = min(lowest, value), total + 1, valid + (value < limit)
-            self.num_bytes += len(text.encode())
+            self.num_bytes += len(document.text.encode())
         if max(valid, 1) >= total:
             raise ValueError(
                 f"data.valid_fraction={valid_fraction} must leave documents for training and for validation: "
@@ -145,39 +141,62 @@ def _split_hash(name: str) -> int:
     return _hash(f"split:{name}")  # a second hash: the order of a budget must not decide the split
 
 
-def _is_everywhere(name: str) -> bool:
-    parts = name.removesuffix(".py").split("/")
-    return NOT_EVERYWHERE.isdisjoint(parts) and not parts[0].startswith(("config-", "_sysconfigdata"))
-
-
-def _documents(cfg: Config) -> Iterator[Document]:
+def _documents(cfg: Config, kind: labelled.Kind) -> Iterator[Document | labelled.Labelled]:
     chosen = form(cfg)
-    if chosen == "hub":
-        return (Document(f"#{i}", text) for i, text in enumerate(hub.read(cfg.path, cfg.field)))
     if not cfg.path:
         root = pathlib.Path(sysconfig.get_path("stdlib"))
-        return _texts(root, _names(root, (".py",), _is_everywhere))
+        texts = _texts(root, _names(root, (".py",), standard_library.is_everywhere))
+        return texts if kind == "text" else standard_library.labelled_documents(kind, texts)
+    if chosen == "text":
+        return _of_text(cfg, kind)
+    fields = labelled.fields(kind, cfg)
+    found = _records(cfg, chosen, fields, lists=kind == "tags")
+    if kind != "text":
+        return (labelled.document(kind, name, dict(zip(fields, values))) for name, values in found)
+    return (Document(name, _text(values[0], name, cfg.field)) for name, values in found)
+
+
+def _of_text(cfg: Config, kind: labelled.Kind) -> Iterator[Document]:
+    """The documents of a file or folder of text."""
+    root = _existing(cfg)
+    if kind != "text":
+        raise ValueError(f"data.path={cfg.path!r} must hold records, and not text, for data.kind={kind!r}")
+    return _texts(root, _names(root, cfg.suffixes)) if root.is_dir() else _pieces(root, cfg.piece_chars)
+
+
+def _records(cfg: Config, chosen: str, fields: Mapping[str, str], *, lists: bool) -> Iterator[tuple[str, tuple]]:
+    """The names of a corpus's records, and the values of these fields."""
+    if chosen == "hub":
+        yield from ((f"#{i}", values) for i, values in enumerate(hub.read(cfg.path, fields)))
+        return
+    root = _existing(cfg)
+    if root.is_file():
+        root, names = root.parent, [root.name]
+    elif chosen == "arrow" and records.is_saved(root):
+        names = records.saved_files(root)
+    else:
+        names = _names(root, cfg.suffixes)
+        names = names if cfg.suffixes else [name for name in names if records.form(name) == chosen]
+    for name in names:
+        for number, values in enumerate(records.read(root / name, chosen, fields, lists=lists)):
+            yield f"{name}#{number}", values
+
+
+def _existing(cfg: Config) -> pathlib.Path:
     root = pathlib.Path(cfg.path)
     if not root.exists():
         raise ValueError(
             f"data.path={cfg.path!r} must be a text file or a folder of text files, or such of records: there is no "
             "such path"
         )
-    if chosen == "text":
-        return _texts(root, _names(root, cfg.suffixes)) if root.is_dir() else _pieces(root, cfg.piece_chars)
-    if root.is_file():
-        return _records(root.parent, [root.name], chosen, cfg.field)
-    if chosen == "arrow" and records.is_saved(root):
-        return _records(root, records.saved_files(root), chosen, cfg.field)
-    names = _names(root, cfg.suffixes)
-    names = names if cfg.suffixes else [name for name in names if records.form(name) == chosen]
-    return _records(root, names, chosen, cfg.field)
+    return root
 
 
-def _records(root: pathlib.Path, names: list[str], chosen: str, field: str) -> Iterator[Document]:
-    for name in names:
-        for number, text in enumerate(records.read(root / name, chosen, field)):
-            yield Document(f"{name}#{number}", text)
+def _text(value, name: str, field: str) -> str:
+    if not isinstance(value, str):
+        file, _, number = name.rpartition("#")
+        raise ValueError(f"{file!r}: data.field={field!r} must be text: record {number} has {value!r}")
+    return value
 
 
 def _names(root: pathlib.Path, suffixes: tuple[str, ...], wanted=lambda name: True) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from arch.data import chat, tokenizer
+from arch.data.enclosed import Enclosed
 
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 LIMIT = 64 * 2**20
@@ -106,11 +107,22 @@ class Foreign(tokenizer.Subwords):
             raise ValueError("the tokenizer has no chat template: it belongs to no chat model")
         names = {name: token for name, token in dataclasses.asdict(self.roles).items() if token}
         text = chat.render(names.pop("chat_template"), messages, **names)
-        self._tokenizer.encode_special_tokens = False  # here special tokens are meant
+        return self.spelled([text])[0].ids
+
+    def spelled(self, texts: Sequence[str]) -> list[Enclosed]:
+        """The tokens of texts in which special tokens are spelled out and meant, as a chat template writes them."""
+        self._tokenizer.encode_special_tokens = False
         try:
-            return self.encode(text)
+            return [Enclosed.of(found) for found in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
         finally:
             self._tokenizer.encode_special_tokens = True
+
+    def enclosed(self, documents: Sequence[tuple[str, ...]]) -> list[Enclosed]:
+        """Each document, of one text or two, between the special tokens that the model wants, or the separator."""
+        if not self._tokenizer.num_special_tokens_to_add(False):
+            return super().enclosed(documents)
+        texts = [parts if len(parts) > 1 else parts[0] for parts in documents]
+        return [Enclosed.of(found) for found in self._tokenizer.encode_batch(texts, add_special_tokens=True)]
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json, tokenizer_config.json and generation_config.json into a folder."""

@@ -6,18 +6,18 @@ shard; `max_bytes` says how much to read.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 PREFIX = "hf://"
 log = logging.getLogger("arch")
 
 
-def read(path: str, field: str) -> Iterator[str]:
-    """The texts of the split 'train' of a data set.
+def read(path: str, fields: Mapping[str, str]) -> Iterator[tuple]:
+    """The values of these fields in the split 'train' of a data set.
 
     Args:
       path: 'hf://OWNER/NAME', or 'hf://OWNER/NAME#SUBSET'; the prefix may be left out.
-      field: the column that holds the text.
+      fields: the columns by the leaf of the config that says them.
 
     Raises:
       ValueError: the `datasets` library is not installed, the data set cannot be reached, or it lacks the column.
@@ -30,10 +30,9 @@ def read(path: str, field: str) -> Iterator[str]:
     name, _, subset = path.removeprefix(PREFIX).partition("#")
     try:
         for row in datasets.load_dataset(name, subset or None, split="train", streaming=True):
-            if field not in row:
-                raise ValueError(f"data.field={field!r} must be one of its columns: {', '.join(row)}")
-            if not isinstance(row[field], str):
-                raise ValueError(f"data.field={field!r} must be text, and not {row[field]!r}")
-            yield row[field]
+            for leaf, field in fields.items():
+                if field not in row:
+                    raise ValueError(f"data.{leaf}={field!r} must be one of its columns: {', '.join(row)}")
+            yield tuple(row[field] for field in fields.values())
     except Exception as error:  # of the network, the hub and a dozen readers
         raise ValueError(f"data.path={path!r} cannot be read from the hub ({error})") from error

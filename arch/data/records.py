@@ -1,5 +1,8 @@
 """Files of records, a document each: JSON lines, Parquet, Arrow and ArrayRecord, read a few records at a time.
 
+A record of an ArrayRecord is a `tf.train.Example`, whose features are texts, integers or lists of them, or, when it
+holds more than that, an object of JSON; or it is a bare text.
+
 JSON lines need nothing but Python, ArrayRecord what Grain brings; Parquet and Arrow (what `save_to_disk` of the
 `datasets` library writes) need the library pyarrow, `pip install 'arch-jax[data]'`.
 """
@@ -10,7 +13,7 @@ import importlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from arch.data import tf_example
 
@@ -54,68 +57,72 @@ def saved_files(folder: str | os.PathLike) -> list[str]:
         raise ValueError(f"{str(folder / 'state.json')!r} must list the data set's files ({error!r})") from None
 
 
-def read(path: str | os.PathLike, form: str, field: str) -> Iterator[str]:
-    """The texts of a file's records, in the file's order.
+def read(
+    path: str | os.PathLike, form: str, fields: Mapping[str, str], *, lists: bool = False
+) -> Iterator[tuple]:
+    """The values of these fields in a file's records, in the file's order.
 
     Args:
       path: the file.
       form: 'jsonl', 'parquet', 'arrow' or 'array_record'.
-      field: name of the field that holds the text; '' for an ArrayRecord whose records are the texts themselves.
+      fields: the names of the fields by the leaf of the config that says them; a single '' for an ArrayRecord whose
+        records are the value themselves.
+      lists: the values are lists, which a feature of an ArrayRecord with a single value does not say.
 
     Raises:
-      ValueError: a file that is damaged or of another form, or a record without the field, named by its number; or
+      ValueError: a file that is damaged or of another form, or a record without a field, named by its number; or
         the form needs a library that is not installed.
     """
-    if form != "array_record" and not field:
-        raise ValueError(f"data.field='' must name the field that holds the text of {str(path)!r}")
-    reader = {"jsonl": _jsonl, "parquet": _parquet, "arrow": _arrow, "array_record": _array_record}[form]
-    for number, text in enumerate(reader(str(path), field)):
-        if not isinstance(text, str):
-            raise ValueError(f"{str(path)!r}: data.field={field!r} must be text: record {number} has {text!r}")
-        yield text
+    for leaf, field in fields.items():
+        if not field and (form != "array_record" or len(fields) > 1):
+            raise ValueError(f"data.{leaf}='' must name a field of the records of {str(path)!r}")
+    if form == "array_record":
+        return _array_record(str(path), fields, lists)
+    return {"jsonl": _jsonl, "parquet": _parquet, "arrow": _arrow}[form](str(path), fields)
 
 
-def _jsonl(path: str, field: str):
+def _jsonl(path: str, fields: Mapping[str, str]):
     number = 0
     try:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
             for number, line in enumerate(file):
                 if line.strip():
-                    yield _field(json.loads(line), field, path, number)
+                    yield _values(json.loads(line), fields, path, number)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path!r} must hold a JSON object a line: line {number + 1} is none ({error})") from None
     except (EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path!r} must be a whole gzip file ({error})") from None
 
 
-def _field(record, field: str, path: str, number: int):
-    if not isinstance(record, dict) or field not in record:
-        held = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-        raise ValueError(f"{path!r}: data.field={field!r} must be in each record: record {number} holds {held}")
-    return record[field]
+def _values(record, fields: Mapping[str, str], path: str, number: int) -> tuple:
+    for leaf, field in fields.items():
+        if not isinstance(record, dict) or field not in record:
+            held = ", ".join(record) if isinstance(record, dict) else type(record).__name__
+            raise ValueError(f"{path!r}: data.{leaf}={field!r} must be in each record: record {number} holds {held}")
+    return tuple(record[field] for field in fields.values())
 
 
-def _parquet(path: str, field: str):
+def _parquet(path: str, fields: Mapping[str, str]):
     parquet = _library("pyarrow.parquet")
     with _whole(path, "Parquet"), parquet.ParquetFile(path) as file:
-        _must_name(field, file.schema_arrow.names, path)
-        for batch in file.iter_batches(batch_size=AT_ONCE, columns=[field]):
-            yield from batch.column(0).to_pylist()
+        _must_name(fields, file.schema_arrow.names, path)
+        for batch in file.iter_batches(batch_size=AT_ONCE, columns=list(fields.values())):
+            yield from zip(*(batch.column(field).to_pylist() for field in fields.values()))
 
 
-def _arrow(path: str, field: str):
+def _arrow(path: str, fields: Mapping[str, str]):
     arrow = _library("pyarrow")
     with _whole(path, "Arrow"), arrow.memory_map(path) as file:
         random_access = file.read(6) == b"ARROW1"
         file.seek(0)
         reader = arrow.ipc.open_file(file) if random_access else arrow.ipc.open_stream(file)
-        _must_name(field, reader.schema.names, path)
+        _must_name(fields, reader.schema.names, path)
         batches = map(reader.get_batch, range(reader.num_record_batches)) if random_access else reader
         for batch in batches:
-            yield from batch.column(field).to_pylist()
+            yield from zip(*(batch.column(field).to_pylist() for field in fields.values()))
 
 
-def _array_record(path: str, field: str):
+def _array_record(path: str, fields: Mapping[str, str], lists: bool):
     module = _library("array_record.python.array_record_module")
     with _whole(path, "ArrayRecord"):
         reader = module.ArrayRecordReader(path)
@@ -124,8 +131,19 @@ def _array_record(path: str, field: str):
             raise ValueError("it has no index at its end")
         for first in range(0, count, AT_ONCE):
             for number, record in enumerate(reader.read(list(range(first, min(first + AT_ONCE, count)))), first):
-                value = _field(tf_example.parse(record), field, path, number) if field else record
-                yield value.decode() if isinstance(value, bytes) else value
+                bare = not any(fields.values())
+                yield (record.decode(),) if bare else _values(_features(record, lists), fields, path, number)
+
+
+def _features(record: bytes, lists: bool) -> dict:
+    """The fields of a JSON object or an Example; of one value a feature is that value, unless it shall be a list."""
+    if record.startswith(b"{"):  # no Example does
+        return json.loads(record)
+    found = {}
+    for name, values in tf_example.parse(record).items():
+        values = [value.decode() if isinstance(value, bytes) else value for value in values]
+        found[name] = values[0] if len(values) == 1 and not lists else values
+    return found
 
 
 @contextlib.contextmanager
@@ -139,9 +157,10 @@ def _whole(path: str, form: str):
         raise ValueError(f"{path!r} must be a whole {form} file ({error})") from None
 
 
-def _must_name(field: str, names: list[str], path: str) -> None:
-    if field not in names:
-        raise ValueError(f"data.field={field!r} must be a column of {path!r}, which holds {', '.join(names)}")
+def _must_name(fields: Mapping[str, str], names: list[str], path: str) -> None:
+    for leaf, field in fields.items():
+        if field not in names:
+            raise ValueError(f"data.{leaf}={field!r} must be a column of {path!r}, which holds {', '.join(names)}")
 
 
 def _library(name: str):

@@ -1,14 +1,15 @@
 """The fields of a serialised `tf.train.Example`, as ArrayRecord files often hold them, without TensorFlow.
 
 In protocol buffers' wire format, where `n = t` is field n of kind t: Example {1 = Features}, Features {1 = entry*},
-entry {1 = name, 2 = Feature}, Feature {1 = BytesList}, BytesList {1 = bytes*}. Features of numbers are left out.
+entry {1 = name, 2 = Feature}, Feature {1 = BytesList, 3 = Int64List}, BytesList {1 = bytes*}, Int64List {1 = packed
+varints}. Features of floats, and integers that are not packed, are left out.
 """
 
 from collections.abc import Iterator
 
 
-def parse(record: bytes) -> dict[str, bytes]:
-    """The features of bytes of one value each, by name.
+def parse(record: bytes) -> dict[str, list[bytes] | list[int]]:
+    """The values of the features of bytes or of integers, by name.
 
     Raises:
       ValueError: the record is no such message.
@@ -17,10 +18,12 @@ def parse(record: bytes) -> dict[str, bytes]:
     for features in _fields(record, 1):
         for entry in _fields(features, 1):
             (name,) = _fields(entry, 1)
-            lists = (each for feature in _fields(entry, 2) for each in _fields(feature, 1))
-            values = [value for each in lists for value in _fields(each, 1)]
-            if len(values) == 1:
-                found[name.decode()] = values[0]
+            feature = b"".join(_fields(entry, 2))
+            values = [value for each in _fields(feature, 1) for value in _fields(each, 1)]
+            packed = (run for each in _fields(feature, 3) for run in _fields(each, 1))
+            values = values or [number for run in packed for number in _varints(run)]
+            if values:
+                found[name.decode()] = values
     return found
 
 
@@ -43,6 +46,13 @@ def _fields(message: bytes, wanted: int) -> Iterator[bytes]:
             at += length
         else:
             raise ValueError("the record must be a tf.train.Example, or data.field='' if it is the text itself")
+
+
+def _varints(message: bytes) -> Iterator[int]:
+    at = 0
+    while at < len(message):
+        value, at = _varint(message, at)
+        yield value - 2**64 if value >= 2**63 else value
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:

@@ -50,20 +50,19 @@ class Writer:
     """The files of one split, written document by document; only the offsets are in memory."""
 
     def __init__(self, folder: pathlib.Path, name: str, maker, columns: Sequence[str] = ()):
-        self._token_bytes, self._offsets_path = maker.token_bytes, folder / f"{name}.offsets.npy"
+        self._offsets_path = folder / f"{name}.offsets.npy"
         self._offsets, self._num_bytes, self._sources = array.array("q", [0]), 0, []
         self._dtypes = {"tokens": dtype(maker)} | {column: COLUMNS[column] for column in columns}
         self._files = {column: open(folder / f"{name}.{column}.npy", "wb") for column in self._dtypes}
         for column, file in self._files.items():
             _header(file, self._dtypes[column], 0)
 
-    def append(self, tokens: np.ndarray, **columns: np.ndarray) -> None:
-        """Adds a document, its special tokens included, and each of the columns."""
+    def append(self, num_bytes: int, **columns: np.ndarray) -> None:
+        """Adds a document: the bytes of its text, its `tokens`, special ones included, and what goes with each."""
         for column, file in self._files.items():
-            values = (columns | {"tokens": tokens})[column]
-            file.write(np.ascontiguousarray(values, self._dtypes[column]).data)
-        self._offsets.append(self._offsets[-1] + len(tokens))
-        self._num_bytes += int(self._token_bytes[tokens].sum(dtype=np.int64))
+            file.write(np.ascontiguousarray(columns[column], self._dtypes[column]).data)
+        self._offsets.append(self._offsets[-1] + len(columns["tokens"]))
+        self._num_bytes += num_bytes
 
     def end_source(self) -> None:
         """Says that the documents since the last call came from one source."""

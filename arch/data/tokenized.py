@@ -2,31 +2,30 @@
 
     meta.json  tokenizer.json  train.tokens.npy  train.offsets.npy  valid.tokens.npy  valid.offsets.npy
 
+of labelled data also train.labels.npy ..., one number for each token (`document_tokens`), and train.token_types.npy
+... of two texts to classify. meta.json then names the labels in the order of their ids, those of the train split.
 A published tokenizer brings tokenizer_config.json and generation_config.json. A split's stream is each document as
 [separator] + tokens, one after another; document j is `tokens[offsets[j]:offsets[j + 1]]`. The separator opens its
-document, and is the target of the last token of the one before. The folder appears under its name only when it is
+document, and is the target of the last token of the one before. (Labelled documents have their own special tokens.) The
+folder appears under its name only when it is
 whole, and from then on the text is no longer needed.
 """
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from arch import config
-from arch.data import corpus, token_files
+from arch.data import corpus, labelled, token_files, tokenizing
 from arch.data import tokenizer as tokenizers
-
-FORMAT_VERSION = 2
-SPLITS = ("train", "valid")
+from arch.data.tokenizing import FORMAT_VERSION, SPLITS
 
 
 @config.frozen
@@ -41,6 +40,8 @@ class Part(corpus.Config):
 class Config(corpus.Config):
     """Which text, or mixture of texts, and how it is cut into documents, splits and tokens."""
 
+    kind: labelled.Kind = "text"
+    """What the documents are: text, conversations, texts of a class each, or words with a tag each (`labelled`)."""
     valid_fraction: Annotated[float, config.Range(0, 0.5, open=True)] = 0.05
     """Fraction of each source's documents, by the hash of their names, kept for validation."""
     tokenizer: tokenizers.Config = tokenizers.Config()
@@ -50,6 +51,10 @@ class Config(corpus.Config):
     """Several sources instead of the one that `path` names; () for that one."""
 
     def check(self):
+        for i, source in enumerate(self.sources()):
+            if source.pair_field and self.kind != "classes":
+                name = f"mixture[{i}].pair_field" if self.mixture else "pair_field"
+                raise ValueError(f"{name}={source.pair_field!r} must be '' with kind={self.kind!r}: it has no pairs")
         for field in dataclasses.fields(corpus.Config) if self.mixture else ():
             if (value := getattr(self, field.name)) != field.default:
                 raise ValueError(f"{field.name}={value!r} must be left out with a mixture: its sources have their own")
@@ -58,6 +63,11 @@ class Config(corpus.Config):
         """The corpora that are read."""
         names = [field.name for field in dataclasses.fields(corpus.Config)]
         return self.mixture or (corpus.Config(**{name: getattr(self, name) for name in names}),)
+
+    def columns(self) -> tuple[str, ...]:
+        """What goes with each token."""
+        pairs = any(source.pair_field for source in self.sources())
+        return () if self.kind == "text" else ("labels", "token_types") if pairs else ("labels",)
 
     def weights(self) -> tuple[float, ...]:
         """Of the sources."""
@@ -69,8 +79,9 @@ class Tokenized(NamedTuple):
 
     tokenizer: what made the tokens.
     splits: 'train' and 'valid' to their `token_files.Split`.
-    fingerprint: SHA-256 of the config, the tokenizer and all tokens, hexadecimal; put it into checkpoints.
-    meta: what meta.json holds: the config asked for, and documents, tokens and bytes of each split.
+    fingerprint: SHA-256 of the config, the tokenizer, all tokens and what goes with them, hexadecimal; put it into
+      checkpoints.
+    meta: what meta.json holds: the config asked for, the labels, and documents, tokens and bytes of each split.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -92,7 +103,7 @@ def prepare(cfg: Config, folder: str | os.PathLike) -> Tokenized:
         try:
             shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
             partial.mkdir(parents=True)
-            _write(cfg, partial)
+            tokenizing.write(cfg, partial)
             os.replace(partial, folder)
         except OSError as error:
             raise OSError(error.errno, error.strerror or str(error), error.filename or str(folder)) from error
@@ -132,84 +143,23 @@ def all_valid(cfg: Config) -> Tokenized:
     """All of the text as the split 'valid', a file a document, in memory: to measure a model trained elsewhere.
 
     Raises:
-      ValueError: the text cannot be read, or the tokenizer would have to be trained on it.
+      ValueError: the text cannot be read, the tokenizer would have to be trained on it, or its labels belong to a run.
     """
+    if cfg.kind in ("classes", "tags"):
+        raise ValueError(f"data.kind={cfg.kind!r} must be 'text' or 'chat' here: the ids of labels are a train split's")
     if cfg.tokenizer.kind == "bpe" and not cfg.tokenizer.path:
         raise ValueError("data.tokenizer.path='' must name the tokenizer of the model that is measured")
     maker = cfg.tokenizer.make(())
-    whole = (corpus.read(source.replace(piece_chars=sys.maxsize)) for source in cfg.sources())
-    pieces = [tokens for _, tokens in _encoded(maker, itertools.chain.from_iterable(whole))]
-    tokens, offsets = np.concatenate(pieces), np.cumsum([0, *map(len, pieces)], dtype=np.int64)
-    split = token_files.Split(tokens, offsets, int(maker.token_bytes[tokens].sum(dtype=np.int64)), (len(pieces),))
-    return Tokenized(maker, {"valid": split}, "", {"config": config.to_dict(cfg)})
-
-
-def _write(cfg: Config, folder: pathlib.Path) -> None:
-    sources = [_local(source, folder / f"hub-{i}.jsonl") for i, source in enumerate(cfg.sources())]
-    splitters = [corpus.Splitter(corpus.read(source), cfg.valid_fraction) for source in sources]
-    maker = cfg.tokenizer.make(_sample(cfg, sources, splitters))
-    maker.save(folder)
-    writers = {name: token_files.Writer(folder, name, maker) for name in SPLITS}
-    for source, splitter in zip(sources, splitters, strict=True):
-        for document, tokens in _encoded(maker, corpus.read(source)):
-            writers[splitter(document.name)].append(tokens)
-        for writer in writers.values():
-            writer.end_source()
-    asked = config.to_dict(cfg)
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + (folder / tokenizers.FILE).read_bytes())
-    meta = {"format_version": FORMAT_VERSION, "config": asked, "separator": cfg.tokenizer.separator}
-    meta["splits"] = {name: writer.close() for name, writer in writers.items()}
-    for name in SPLITS:
-        tokens, offsets, *_ = token_files.read(folder, name, meta["splits"][name])
-        digest.update(tokens.data)
-        digest.update(offsets.data)
-    meta["fingerprint"] = digest.hexdigest()
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
-    for file in folder.glob("hub-*.jsonl"):
-        file.unlink()
-
-
-def _local(source: corpus.Config, file: pathlib.Path) -> corpus.Config:
-    """The source, copied into a file if it is streamed from the hub: it is read more than once."""
-    if corpus.form(source) != "hub":
-        return source
-    with open(file, "w", encoding="utf-8") as out:
-        out.writelines(json.dumps({"text": document.text}) + "\n" for document in corpus.read(source))
-    return source.replace(path=str(file), format="jsonl", field="text")
-
-
-def _sample(cfg: Config, sources, splitters) -> Iterator[str]:
-    """Texts of the train split, at most `tokenizer_max_bytes`: all, or documents chosen by the hash of their names."""
-    for source, splitter, weight in zip(sources, splitters, cfg.weights(), strict=True):
-        left = budget = int(cfg.tokenizer_max_bytes * weight / sum(cfg.weights()))
-        for document in corpus.read(source):
-            if splitter(document.name) != "train":
-                continue
-            # The first is taken whatever its hash, so that there is one.
-            if left == budget or corpus.fraction(document.name, "tokenizer") * splitter.num_bytes < budget:
-                raw = document.text.encode()
-                yield document.text if len(raw) <= left else raw[:left].decode("utf-8", "ignore")
-                left -= len(raw)
-                if left <= 0:
-                    break
-
-
-def _encoded(maker, documents: Iterable[corpus.Document]) -> Iterator[tuple[corpus.Document, np.ndarray]]:
-    """Each document with its tokens, opened by the separator; a few documents are in memory together."""
-    dtype = token_files.dtype(maker)
-    some, chars = [], 0
-
-    def encoded():
-        for document, ids in zip(some, maker.encode_batch([document.text for document in some]), strict=True):
-            yield document, np.concatenate([[maker.separator], ids]).astype(dtype)
-
-    for document in documents:
-        some.append(document)
-        chars += len(document.text)
-        if len(some) == 256 or chars > 2**20:
-            yield from encoded()
-            some, chars = [], 0
-    yield from encoded()
+    whole = (corpus.read(source.replace(piece_chars=sys.maxsize), cfg.kind) for source in cfg.sources())
+    pieces, num_bytes = [], 0
+    for document, columns in tokenizing.encoded(cfg.kind, maker, itertools.chain.from_iterable(whole), {}):
+        pieces.append(columns)
+        num_bytes += len(document.text.encode())
+    joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in ("tokens", *cfg.columns())}
+    offsets = np.cumsum([0, *(len(piece["tokens"]) for piece in pieces)], dtype=np.int64)
+    tokens = joined.pop("tokens").astype(token_files.dtype(maker))
+    split = token_files.Split(tokens, offsets, num_bytes, (len(pieces),), joined)
+    return Tokenized(maker, {"valid": split}, "", {"config": config.to_dict(cfg), "labels": []})
 
 
 def _same(path: str, held, asked, folder: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ over bytes (Radford et al., "Language Models are Unsupervised Multitask Learners
 """
 
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from arch import config
+from arch.data.enclosed import Enclosed
 
 FILE, GENERATION = "tokenizer.json", "generation_config.json"
 _BYTE = {"type": "byte", "version": 1}
@@ -80,6 +82,15 @@ class Bytes:
         """The ids of each text, as int32 arrays."""
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
 
+    def enclosed(self, documents: Sequence[tuple[str, ...]]) -> list[Enclosed]:
+        """Each document, of one text or two, between separators."""
+        return [Enclosed.between(self.separator, list(map(self._bare, parts))) for parts in documents]
+
+    def _bare(self, text: str) -> Enclosed:
+        ids = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+        starts = np.cumsum(ids & 0xC0 != 0x80) - 1  # the first bytes of characters
+        return Enclosed(ids, np.zeros_like(ids), starts, starts + 1)
+
     def decode(self, ids: Iterable) -> str:
         """The text of the ids; separators are dropped, broken UTF-8 becomes U+FFFD."""
         return bytes(int(i) for i in ids if i < 256).decode("utf-8", "replace")
@@ -128,6 +139,12 @@ class Subwords:
         """The ids of each text, as int32 arrays."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def enclosed(self, documents: Sequence[tuple[str, ...]]) -> list[Enclosed]:
+        """Each document, of one text or two, between separators."""
+        encodings = iter(self._tokenizer.encode_batch(list(itertools.chain(*documents)), add_special_tokens=False))
+        parts = ([Enclosed.of(encoding) for encoding in itertools.islice(encodings, len(texts))] for texts in documents)
+        return [Enclosed.between(self.separator, part) for part in parts]
 
     def decode(self, ids: Iterable) -> str:
         """The text of the ids; special tokens are dropped, broken UTF-8 becomes U+FFFD."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 
-from arch.data import corpus, tf_example, tokenized
+from arch.data import corpus, tf_example, tokenized, tokenizing
 
 TEXTS = ["one", "naïve two", "three\nlines\nhere", "道 four"]
 
@@ -128,7 +128,7 @@ def test_bare_records_are_texts_without_a_field(tmp_path):
 
 
 def test_the_fields_of_an_example_are_found_by_name():
-    assert tf_example.parse(example("x" * 300, b"body")) == {"body": b"x" * 300}
+    assert tf_example.parse(example("x" * 300, b"body")) == {"body": [b"x" * 300], "id": [7]}
 
 
 def test_in_a_folder_files_come_whole_in_a_fixed_order_and_text_beside_them_is_left_out(tmp_path):
@@ -249,7 +249,7 @@ def test_a_tokenizer_sees_no_more_text_than_its_budget(tmp_path, budget, share):
     path = jsonl(tmp_path / "a.jsonl", [f"{i:010d}" for i in range(1_000)])
     cfg = tokenized.Config(path=str(path), tokenizer_max_bytes=budget)
     sources, splitters = cfg.sources(), [corpus.Splitter(corpus.read(cfg.sources()[0]), cfg.valid_fraction)]
-    taken = list(tokenized._sample(cfg, sources, splitters))
+    taken = list(tokenizing._sample(cfg, sources, splitters))
     assert 0.8 * share * 10_000 < sum(map(len, taken)) <= budget
     assert np.ptp([int(text) for text in taken if len(text) == 10]) > 900  # from all over the corpus
 

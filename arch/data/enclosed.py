@@ -1,0 +1,42 @@
+"""One or two texts between the special tokens that a model which reads them whole wants: [CLS] A [SEP] B [SEP].
+
+Devlin et al., BERT, 2018, arXiv 1810.04805, sec. 3. A published tokenizer has its own; one that is made here has a
+single special token, the separator, which stands for all three.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Enclosed(NamedTuple):
+    """The tokens of a document of one or two texts.
+
+    ids: the tokens.
+    types: of each, which part of the input it belongs to.
+    starts, ends: the characters of its own text that each stands for; both 0 for special tokens.
+    """
+
+    ids: Sequence[int]
+    types: Sequence[int]
+    starts: Sequence[int]
+    ends: Sequence[int]
+
+    @classmethod
+    def between(cls, separator: int, parts: Sequence["Enclosed"]) -> "Enclosed":
+        """[separator] A [separator] B [separator], each of the parts of a type of its own."""
+        ids, types, starts, ends = [separator], [0], [0], [0]
+        for number, part in enumerate(parts):
+            ids += [*part.ids, separator]
+            types += [number] * (len(part.ids) + 1)
+            starts += [*part.starts, 0]
+            ends += [*part.ends, 0]
+        return cls(ids, types, starts, ends)
+
+    @classmethod
+    def of(cls, encoding: Any) -> "Enclosed":
+        """What an encoding of the `tokenizers` library says."""
+        ordinary = 1 - np.array(encoding.special_tokens_mask)
+        spans = np.array(encoding.offsets, np.int64).reshape(-1, 2) * ordinary[:, None]
+        return cls(encoding.ids, encoding.type_ids, *spans.T)
