@@ -7,11 +7,7 @@ is the softmax over all, renormalised. The paper names no loss of the router's, 
 is read; to train one from scratch, compose it with a `balance_weight`.
 """
 
-import jax
-import jax.numpy as jnp
-
 from arch import config as configs
-from arch import tree
 from arch.families._hyperparameters import channels_a_head, confirm, sublayers
 from arch.families.llama import PREFIX, around, attention_rules, common, duplicates, ignored, read_common, write_common
 from arch.ffns import moe
@@ -23,7 +19,7 @@ from arch.ops.activation import Activation
 from arch.positions import rope
 from arch.published import Attributes, Rule
 
-__all__ = ["MODEL_TYPES", "PREFIX", "PRESETS", "active", "compose", "duplicates", "ignored", "read", "rules", "write"]
+__all__ = ["MODEL_TYPES", "PREFIX", "PRESETS", "compose", "duplicates", "ignored", "read", "rules", "write"]
 
 
 def compose(
@@ -81,15 +77,6 @@ PRESETS = {
     "mixtral_8x7b": compose(**_8X7B),
     "mixtral_8x22b": compose(**_8X22B),
 }
-
-
-def active(config: decoder.Config) -> int:
-    """How many weights a token meets: all but those of the experts that it does not use."""
-    shapes = jax.eval_shape(config.make().init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
-    ffns = (layer.sublayers[1] for layer in config.layers.blocks)
-    unused = sum((ffn.num_experts - ffn.top_k) * 3 * config.embed_dim * ffn.hidden_dim for ffn in ffns)
-    return tree.count(shapes["params"]) - unused
-
 
 MODEL_TYPES = ("mixtral",)
 
