@@ -48,6 +48,13 @@ def inputs(rows: int = ROWS, tokens: int = TOKENS, embed: int = EMBED, seed: int
     return random_like(jax.ShapeDtypeStruct((rows, tokens, embed), jnp.float32), seed, 1.0)
 
 
+def xla_flops(function, *arguments) -> float:
+    """XLA's count of the operations of a function of (abstract) arrays, which is traced, not compiled."""
+    lowered = jax.jit(function).lower(*arguments)
+    assert "while" not in lowered.as_text(), "of a loop XLA counts one round"
+    return lowered.cost_analysis().get("flops", 0.0)
+
+
 def memory(rows: int = ROWS) -> Memory:
     """Something to read, of another width and with ragged rows."""
     valid = np.arange(MEMORY_TOKENS)[None] < 2 + np.arange(rows)[:, None]

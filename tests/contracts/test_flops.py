@@ -16,7 +16,7 @@ from arch.layers.flops import TRAINING, Flops, Row, UnknownFlops, multiply_adds
 from arch.layers.weight import unbox
 from arch.mixers import attention
 from arch.ops.attention import attention_mask, visible_pairs
-from tests.contracts.sublayers import FFNS, MIXERS, examples, files
+from tests.contracts.sublayers import FFNS, MIXERS, examples, files, xla_flops
 
 ROWS, VOCAB = 30, 1009  # MoE's examples have 3 and 5 experts, which share the rows evenly
 ROW = Row(length=64, embed_dim=384, memory_length=80, memory_dim=320)  # pairs of tokens are a twelfth of attention
@@ -61,13 +61,6 @@ def near(flops: Flops, row: Row, times: int = 1):
 
 def shape(*dims):
     return jax.ShapeDtypeStruct(dims, jnp.float32)
-
-
-def xla(function, *arguments) -> float:
-    """XLA's count."""
-    lowered = jax.jit(function).lower(*arguments)
-    assert "while" not in lowered.as_text(), "of a loop XLA counts one round"
-    return lowered.cost_analysis().get("flops", 0.0)
 
 
 def backward(function):
@@ -119,13 +112,13 @@ SUBLAYERS += [pytest.param(wide(cfg), WIDE_ROW, id=name) for name, cfg in FFNS.i
 @pytest.mark.parametrize("cfg, row", SUBLAYERS)
 def test_a_sublayer_executes_the_flops_it_says(cfg, row, unrolled):
     function, arguments = sublayer(cfg, row)
-    assert xla(function, *arguments) == near(cfg.flops(row), row)
+    assert xla_flops(function, *arguments) == near(cfg.flops(row), row)
 
 
 @pytest.mark.parametrize("cfg, row", SUBLAYERS)
 def test_forward_and_backward_are_three_times_the_forward(cfg, row, unrolled):
     function, arguments = sublayer(cfg, row)
-    count = xla(backward(function), *arguments)
+    count = xla_flops(backward(function), *arguments)
     least = TRAINING * ROWS * cfg.flops(row).executed
     assert count == near(cfg.flops(row), row, TRAINING) or unrolled and count > least  # scans compute states again
 
@@ -134,7 +127,7 @@ def test_forward_and_backward_are_three_times_the_forward(cfg, row, unrolled):
 def test_a_head_executes_the_flops_it_says(cfg):
     function, arguments = head(cfg)
     said = cfg.flops(WIDE_ROW, multiply_adds(WIDE_ROW.length * WIDE_ROW.embed_dim * VOCAB))
-    assert xla(function, *arguments) == pytest.approx(ROWS * said.executed, rel=0.02)
+    assert xla_flops(function, *arguments) == pytest.approx(ROWS * said.executed, rel=0.02)
 
 
 @pytest.mark.parametrize("folder", ["mixers", "ffns", "heads"])
@@ -148,10 +141,10 @@ def test_a_position_scheme_has_no_products_to_count(position):
     if position.acts in ("heads", "logits"):
         cfg = attention.Config(num_heads=2, head_dim=512, position=position)
         function, arguments = sublayer(cfg, ROW)
-        assert xla(function, *arguments) == pytest.approx(ROWS * cfg.flops(ROW).executed, rel=0.02)
+        assert xla_flops(function, *arguments) == pytest.approx(ROWS * cfg.flops(ROW).executed, rel=0.02)
     else:
         own = lambda name, init, dtype=jnp.float32, **axes: jnp.ones(tuple(axes.values()), dtype)
-        count = xla(lambda places: position.embed(own, places, ROW.embed_dim), jnp.zeros((ROWS, ROW.length), int))
+        count = xla_flops(lambda places: position.embed(own, places, ROW.embed_dim), jnp.zeros((ROWS, ROW.length), int))
         assert count < 0.02 * ROWS * ROW.length * ROW.embed_dim**2
 
 
