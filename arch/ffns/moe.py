@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from arch import config
@@ -18,7 +19,7 @@ from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.ops.activation import ACTIVATIONS, Activation
 from arch.ops.grouped_matmul import grouped_matmul
-from arch.ops.routing import losses, top_k
+from arch.ops.routing import losses, statistics, top_k
 from arch.sharding.mesh import platform
 from arch.sharding.per_shard import per_shard
 from arch.typing import Array, Bool, Float, Int
@@ -101,9 +102,12 @@ class Moe(nn.Module):
             reduce="hidden",
         )
         load = losses.counts(routed.experts, routed.kept, num_experts=e)
-        balance = losses.f_dot_p(load, losses.importance(routed.probabilities, real))
-        own = {"balance": cfg.balance_weight * balance, "router_z": cfg.z_weight * losses.z_loss(logits, real)}
-        return Output(out, None, Aux(own, {"expert_load": jnp.mean(losses.share(load), axis=0)}))
+        raw = {
+            "balance": losses.f_dot_p(load, losses.importance(routed.probabilities, real)),
+            "router_z": losses.z_loss(logits, real),
+        }
+        weighted = {"balance": cfg.balance_weight * raw["balance"], "router_z": cfg.z_weight * raw["router_z"]}
+        return Output(out, None, Aux(weighted, statistics.sums(routed, real) | jax.lax.stop_gradient(raw)))
 
 
 def apply_experts(

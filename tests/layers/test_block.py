@@ -95,7 +95,7 @@ def test_dropout_is_off_when_deterministic():
 def test_statistics_stand_under_the_sublayer_s_label():
     cfg, params = _layer(sublayers=(MIXER, moe.Config(num_experts=3, top_k=1, hidden_dim=5)))
     aux = cfg.make().apply({"params": params}, inputs(), context(inputs())).aux
-    assert list(aux.stats) == ["moe/expert_load"] and set(aux.losses) == {"balance", "router_z"}
+    assert "moe/expert_load" in aux.stats and set(aux.losses) == {"balance", "router_z"}
 
 
 def test_paths_of_a_block():

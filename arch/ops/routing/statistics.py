@@ -1,0 +1,73 @@
+"""What routing looks like, for the log: loads of the experts, and how sure the router is.
+
+    load_i     = assignments to expert i / all assignments
+    cv         = standard deviation of the loads over the experts / their mean 1 / E
+    entropy    = mean over tokens of -sum_i p_i log p_i;     confidence = mean over tokens of max_i p_i
+    dropped    = tokens that reach no expert / tokens
+
+`sums` runs in the step. It gives sums over a row's real tokens, averaged over rows: such numbers stay exact when shards
+or micro-batches, of as many rows each, are averaged again. `summary` makes ratios and extremes of the whole batch's
+sums, on the host, where a step is logged: the mean of two maxima is no maximum.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arch.ops.routing.assignment import ExpertChoice, TokenChoice, pairs
+from arch.ops.routing.losses import counts
+from arch.typing import Array, Bool
+
+DEAD_BELOW = 0.01
+"""An expert is dead at a load under this part of the even one."""
+
+
+def sums(routing: TokenChoice | ExpertChoice, real: Bool[Array, "b t"]) -> dict[str, Array]:
+    """Sums over each row's real tokens, averaged over the rows; no gradient goes through them.
+
+    Args:
+      routing: what the router decided.
+      real: [b t] which tokens are no padding.
+
+    Returns:
+      `expert_load` [e] kept assignments to each expert; and scalars: `tokens`, `dropped` (tokens without an expert),
+      `entropy` in nats, `confidence` (the largest probabilities).
+    """
+    p, pair = jax.lax.stop_gradient(routing.probabilities), pairs(routing)
+    load = counts(pair.experts[..., None], pair.kept[..., None], num_experts=p.shape[-1])
+    row = jnp.arange(real.shape[0])[:, None]
+    reached = jnp.zeros(real.shape, bool).at[row, pair.tokens].max(pair.kept)
+    by_token = {
+        "tokens": jnp.ones_like(p[..., 0]),
+        "dropped": ~reached,
+        "entropy": jnp.sum(jax.scipy.special.entr(p), axis=-1),
+        "confidence": jnp.max(p, axis=-1),
+    }
+    means = {name: jnp.mean(jnp.sum(value * real, axis=1)) for name, value in by_token.items()}
+    return {"expert_load": jnp.mean(load, axis=0), **means}
+
+
+def summary(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Numbers for the log.
+
+    Args:
+      sums: what `sums` gave, averaged over the batch.
+
+    Returns:
+      `load/<expert>`, `load_max`, `load_min`: shares of the assignments; `load_cv`; `dead_experts`, a number of
+      experts; `dropped_fraction`; `router_entropy`; `top1_confidence`. All 0 for a batch of padding.
+    """
+    tokens, assigned = np.maximum(sums["tokens"], 1e-9), np.asarray(sums["expert_load"], np.float64)
+    load = assigned / max(assigned.sum(), 1e-9)
+    numbers = {
+        "load_max": load.max(),
+        "load_min": load.min(),
+        "load_cv": load.std() * load.size,
+        "dead_experts": np.sum(load < DEAD_BELOW / load.size) if assigned.any() else 0,
+        "dropped_fraction": sums["dropped"] / tokens,
+        "router_entropy": sums["entropy"] / tokens,
+        "top1_confidence": sums["confidence"] / tokens,
+    } | {f"load/{i}": share for i, share in enumerate(load)}
+    return {name: float(value) for name, value in numbers.items()}
