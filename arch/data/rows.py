@@ -1,0 +1,166 @@
+"""Documents kept whole: each in a row of its own, or conversations side by side, as pure functions of (seed, index).
+
+    epoch, j = divmod(index, R),   row = permutation(seed, epoch)(j)
+
+What a row holds is the same in every epoch: each conversation, in a row with others, sees itself alone, so that its
+neighbours do not matter, and R is the same in every epoch. They are put where they fit best, the longest first: into
+the row with the least room that is enough, or else into a new one. Ding, Wang, Paolini, Kumar, Deoras, Roth, Soatto,
+"Fewer Truncations Improve Language Modeling", 2024, arXiv:2404.10830, sec. 2. Windows of the packed stream
+(`packing`) would cut most long conversations, and an answer that is cut off from its question teaches to make it up.
+"""
+
+import bisect
+import collections
+
+import grain
+import numpy as np
+
+from arch.data.token_files import Split
+
+Sample = dict[str, np.ndarray]
+
+
+class Rows:
+    """Rows by index: endless and shuffled anew each epoch (training), or once in the corpus's order (validation).
+
+    Attributes:
+      endless: whether there is no last index.
+      samples_per_epoch: R.
+      truncated: documents that are longer than a row, of which the row holds a part.
+    """
+
+    def __init__(self, part: Split, count: int, *, seed: int, shuffled: bool, truncated: int):
+        self._part, self._seed, self.endless = part, seed, shuffled
+        self.samples_per_epoch, self.truncated = count, truncated
+
+    def __getitem__(self, index: int) -> Sample:
+        if not self.endless:
+            return self._row(index)
+        epoch, number = divmod(index, self.samples_per_epoch)
+        seed = int(np.random.SeedSequence((self._seed, epoch, 8)).generate_state(1)[0])
+        last = self.samples_per_epoch - 1
+        return self._row(grain.experimental.index_shuffle(number, max_index=last, seed=seed, rounds=4) if last else 0)
+
+    def _row(self, number: int) -> Sample:
+        raise NotImplementedError
+
+
+class Documents(Rows):
+    """A document a row, padded at its end. One that is longer loses tokens of its longer part, before the last of it.
+
+    The last token of each part stays, since it closes it: [CLS] A [SEP] B [SEP]. Each row is a dict of
+
+    tokens: int32[seq_len]. positions: int32[seq_len], from 0. valid: bool[seq_len], False for padding.
+    labels: int32[seq_len], -1 where there is none.
+    token_types: int32[seq_len], if the split has that column.
+
+    Args:
+      part: the documents, with the column `labels`.
+      seq_len: at least 4.
+      seed: of the order.
+      shuffled: training or validation.
+
+    Raises:
+      ValueError: rows too short for the special tokens.
+    """
+
+    def __init__(self, part: Split, *, seq_len: int, seed: int = 0, shuffled: bool):
+        if seq_len < 4:
+            raise ValueError(f"seq_len={seq_len} must be at least 4, for the tokens around one text or two")
+        lengths = np.diff(part.offsets)
+        long = int(np.count_nonzero(lengths > seq_len))
+        super().__init__(part, len(lengths), seed=seed, shuffled=shuffled, truncated=long)
+        self._seq_len = seq_len
+
+    def _row(self, number: int) -> Sample:
+        begin, end = self._part.offsets[number : number + 2]
+        columns = {"tokens": self._part.tokens} | dict(self._part.columns)
+        held = {name: np.asarray(column[begin:end], np.int32) for name, column in columns.items()}
+        types = held.get("token_types", np.zeros(end - begin, np.int32))
+        kept = _kept(np.bincount(types)[:2], self._seq_len)
+        empty = {"tokens": 0, "labels": -1, "token_types": 0}
+        row = {name: np.full(self._seq_len, empty[name], np.int32) for name in held}
+        for name, values in held.items():
+            row[name][: len(kept)] = values[kept]
+        places = np.arange(self._seq_len, dtype=np.int32)
+        return row | {"positions": places, "valid": places < len(kept)}
+
+
+def _kept(lengths: np.ndarray, seq_len: int) -> np.ndarray:
+    """Which tokens of a document, of one part or two of these lengths, a row holds."""
+    if sum(lengths) <= seq_len:
+        return np.arange(sum(lengths))
+    keeps = [seq_len]
+    if len(lengths) > 1:
+        shorter = min(*lengths, seq_len // 2)
+        keeps = [shorter, seq_len - shorter] if lengths[0] <= lengths[1] else [seq_len - shorter, shorter]
+    ends = np.cumsum(lengths)
+    begins = ends - lengths
+    return np.concatenate([[*range(begin, begin + keep - 1), end - 1] for begin, end, keep in zip(begins, ends, keeps)])
+
+
+class Conversations(Rows):
+    """Conversations side by side in rows of `seq_len` targets; a longer one has a row of its own, and loses its end.
+
+    Each row is a dict of
+
+    tokens: int32[seq_len], the inputs. targets: int32[seq_len], the same one place later within the conversation.
+    segment_ids: int32[seq_len], 1, 2, ... for the conversations; 0 for padding.
+    positions: int32[seq_len], counted from 0 within each.
+    weights: float32[seq_len], the `labels` of the targets: 1 where the target is part of an answer, else 0.
+
+    Args:
+      part: the conversations, with the column `labels`.
+      seq_len: targets of a row.
+      seed: of the order.
+      shuffled: training or validation.
+    """
+
+    def __init__(self, part: Split, *, seq_len: int, seed: int = 0, shuffled: bool):
+        targets = np.diff(part.offsets) - 1
+        long = int(np.count_nonzero(targets > seq_len))
+        rows = best_fit(np.minimum(targets, seq_len), seq_len)
+        self._documents = np.argsort(rows, kind="stable")
+        self._bounds = np.searchsorted(rows[self._documents], np.arange(rows.max() + 2))
+        super().__init__(part, len(self._bounds) - 1, seed=seed, shuffled=shuffled, truncated=long)
+        self._seq_len = seq_len
+
+    def _row(self, number: int) -> Sample:
+        row = {name: np.zeros(self._seq_len, np.int32) for name in ("tokens", "targets", "segment_ids", "positions")}
+        row["weights"] = np.zeros(self._seq_len, np.float32)
+        at, offsets = 0, self._part.offsets
+        for segment, i in enumerate(self._documents[slice(*self._bounds[number : number + 2])], 1):
+            places = slice(offsets[i], min(offsets[i + 1], offsets[i] + self._seq_len + 1))
+            tokens, labels = self._part.tokens[places], self._part.columns["labels"][places]
+            here = slice(at, at + len(tokens) - 1)
+            row["tokens"][here], row["targets"][here], row["weights"][here] = tokens[:-1], tokens[1:], labels[1:]
+            row["segment_ids"][here], row["positions"][here] = segment, np.arange(len(tokens) - 1)
+            at = here.stop
+        return row
+
+
+def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
+    """The row that each of these lengths goes to: ints[len(lengths)], rows counted by their first entry.
+
+    Args:
+      lengths: at most `capacity` each.
+      capacity: what the lengths in a row may sum to.
+    """
+    row_of, count = np.zeros(len(lengths), np.int64), 0
+    rows_with, rooms = collections.defaultdict(list), []  # the rows that have a room left, and the rooms that there are
+    for i in np.argsort(-lengths, kind="stable").tolist():
+        place = bisect.bisect_left(rooms, lengths[i])
+        if place == len(rooms):
+            row, room, count = count, capacity, count + 1
+        else:
+            room = rooms[place]
+            row = rows_with[room].pop()
+            if not rows_with[room]:
+                rooms.pop(place)
+        row_of[i], room = row, int(room - lengths[i])
+        if room and not rows_with[room]:
+            bisect.insort(rooms, room)
+        if room:
+            rows_with[room].append(row)
+    _, first, named = np.unique(row_of, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[named]
