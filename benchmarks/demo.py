@@ -31,7 +31,7 @@ def run(workdir: pathlib.Path, seed: int) -> dict:
     phases = {name.split("/")[1]: round(value, 1) for name, value in merged.items() if name.startswith("startup/")}
     return {
         "seed": seed,
-        "bits_per_byte": round(merged["eval/bits_per_byte"], 4),
+        "bits_per_byte": round(merged["eval/valid/bits_per_byte"], 4),
         "wall_seconds": round(seconds, 1),
         "steps": merged["step"],
         "tokens_per_second": round(float(np.median([x["speed/tokens_per_second"] for x in lines if "train/loss" in x]))),

@@ -19,7 +19,7 @@ RANKS = {
             "mixers ffns heads",
             "models data",
             "families",
-            "weights decode",
+            "weights decode tasks",
             "train",
             "adapt compress merge continual",
             "plan serving neurosymbolic",

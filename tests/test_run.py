@@ -73,7 +73,7 @@ def test_the_step_compiles_once(trained):
 
 def test_training_reports_its_progress(trained):
     assert re.findall(r"step (\d)/6  loss \d", trained.error) == ["2", "4", "6"]
-    assert re.findall(r"step (\d): eval/loss", trained.error) == ["3", "6"]
+    assert re.findall(r"step (\d): eval/valid/loss", trained.error) == ["3", "6"]
 
 
 def test_each_line_of_metrics_has_a_step(workdir):
@@ -90,7 +90,7 @@ def test_metrics_hold_the_loss_at_each_logged_step(workdir):
 SCALARS = [
     "train/loss", "train/bits_per_byte", "train/learning_rate", "train/gradient_norm", "train/parameter_norm",
     "speed/tokens_per_second", "speed/seconds_per_step", "compile/seconds", "memory/peak_bytes",
-    "eval/loss", "eval/bits_per_byte",
+    "eval/valid/loss", "eval/valid/bits_per_byte",
     *(f"stats/layers/{layer}/moe/expert_load/{expert}" for layer in (0, 2) for expert in range(3)),
 ]  # fmt: skip
 
@@ -160,7 +160,7 @@ def test_evaluation_prints_json_with_the_loss_of_training(command, command_line,
     done = command(command_line[0], command_line[2], "--mode=eval", "--jax_log_compiles=False")
     assert done.status == 0 and done.error == ""
     printed = json.loads(done.out)
-    last = metrics(workdir, "eval/loss")[-1]
+    last = metrics(workdir, "eval/valid/loss")[-1]
     assert printed == {name: pytest.approx(value, rel=1e-4) for name, value in last.items()}
 
 

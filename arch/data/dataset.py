@@ -4,10 +4,13 @@ Batch g holds the global samples g B, ..., g B + B - 1 for a batch size B; shard
 of each. So all shards side by side are the same stream for every n, and a run resumes from any step on any n.
 """
 
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
 import grain
 import numpy as np
 
-from arch.data import mixture, packing
+from arch.data import mixture, packing, token_files
 from arch.data.tokenized import Config, Tokenized, all_valid, load, prepare
 
 __all__ = ["Config", "Tokenized", "all_valid", "batches", "load", "make", "prepare"]
@@ -16,92 +19,111 @@ MAX_SAMPLES = 2**31 - 1
 """Samples in the endless training stream: what the int32 `ids` can count."""
 
 
+@runtime_checkable
+class Samples(Protocol):
+    """Samples by their global index, each a dict of arrays of the same names, types and shapes.
+
+    A sample is a function of its index (and of a seed) alone: so the stream is the same on any number of shards, and
+    from any step on.
+
+    Attributes:
+      endless: whether there is no last index; a split of training begins its epochs anew.
+      samples_per_epoch: how many there are, of an endless one in an epoch.
+    """
+
+    endless: bool
+    samples_per_epoch: int
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+
+
 class _Batches:
     """One shard's rows of each global batch, by step: the random-access source that Grain reads."""
 
-    def __init__(self, packed: packing.Packed | mixture.Mixture, *, num_samples: int, batch_size: int, rows: range):
-        self._packed, self._num_samples, self._batch_size, self._rows = packed, num_samples, batch_size, rows
+    def __init__(self, samples: Samples, *, num_samples: int, batch_size: int, rows: range):
+        self._samples, self._num_samples, self._batch_size, self._rows = samples, num_samples, batch_size, rows
 
     def __len__(self):
         return -(-self._num_samples // self._batch_size)
 
     def __getitem__(self, step):
         ids = [int(step) * self._batch_size + row for row in self._rows]
-        samples = [self._packed[i] for i in ids]
+        samples = [self._samples[i] if i < self._num_samples else self._padding() for i in ids]
         batch = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
         return batch | {"ids": np.array([i if i < self._num_samples else -1 for i in ids], np.int32)}
 
+    def _padding(self):
+        return {name: np.zeros_like(array) for name, array in self._samples[0].items()}
 
-def make(
-    tokenized: Tokenized,
-    split: str,
-    *,
-    batch_size: int,
-    seq_len: int,
-    seed: int = 0,
-    shard_index: int = 0,
-    shard_count: int = 1,
-) -> grain.MapDataset:
-    """One shard's batches of a split by global step.
+
+def make(samples: Samples, *, batch_size: int, shard_index: int = 0, shard_count: int = 1) -> grain.MapDataset:
+    """One shard's batches by global step.
 
     Args:
-      tokenized: the opened corpus.
-      split: 'train', shuffled anew each epoch and endless (2^31 - 1 samples); or 'valid', one pass in order.
+      samples: an endless one is read for 2^31 - 1 samples, another once.
       batch_size: samples in a global batch, over all shards.
-      seq_len: tokens in a sample.
-      seed: of the training order.
       shard_index: which rows, 0 to `shard_count` - 1.
       shard_count: shards that read side by side.
 
     Returns:
-      Step to a dict of `tokens`, `targets`, `segment_ids`, `positions` (int32) and `weights` (float32), all
-      [batch_size / shard_count, seq_len] as `packing.Packed` defines them, and the global sample `ids`, int32
-      [batch_size / shard_count]. Rows behind the last sample of 'valid' are padding, with id -1.
+      Step to a dict of the samples' arrays, each with a first axis of batch_size / shard_count rows, and the global
+      sample `ids`, int32 [batch_size / shard_count]. Rows behind the last sample are zeros, with id -1.
 
     Raises:
-      ValueError: a batch that the shards cannot share, or a split shorter than a sample.
+      ValueError: a batch that the shards cannot share.
     """
     if batch_size % shard_count:
         raise ValueError(f"batch_size={batch_size} must be a multiple of shard_count={shard_count}")
     if not 0 <= shard_index < shard_count:
         raise ValueError(f"shard_index={shard_index} must be at least 0 and below shard_count={shard_count}")
-    packed = _packed(tokenized, split, seq_len=seq_len, seed=seed)
-    num_samples = MAX_SAMPLES // batch_size * batch_size if split == "train" else packed.samples_per_epoch
+    num_samples = MAX_SAMPLES // batch_size * batch_size if samples.endless else samples.samples_per_epoch
     size = batch_size // shard_count
     rows = range(shard_index * size, (shard_index + 1) * size)
-    return grain.MapDataset.source(_Batches(packed, num_samples=num_samples, batch_size=batch_size, rows=rows))
+    return grain.MapDataset.source(_Batches(samples, num_samples=num_samples, batch_size=batch_size, rows=rows))
 
 
-def epoch_samples(tokenized: Tokenized, *, seq_len: int) -> int:
-    """Samples of an epoch of training (of validation where there is nothing to train on).
+def samples(tokenized: Tokenized, split: str, of_source: Callable[..., Samples], *, seed: int = 0) -> Samples:
+    """A split's samples by index: of training on several sources, those of each mixed by their weights.
+
+    Args:
+      tokenized: the opened corpus.
+      split: 'train', shuffled anew each epoch and endless; another is one pass in order.
+      of_source: `(part, *, seed, shuffled) -> Samples` of one source, `part` being its `token_files.Split`.
+      seed: of the training order.
 
     Raises:
-      ValueError: the split is shorter than a sample.
+      ValueError: of_source's, with the name of the source behind it, or a weight too small.
     """
-    split = "train" if "train" in tokenized.splits else "valid"
-    return _packed(tokenized, split, seq_len=seq_len, seed=0).samples_per_epoch
-
-
-def _packed(tokenized: Tokenized, split: str, *, seq_len: int, seed: int) -> packing.Packed | mixture.Mixture:
-    """A split's samples by index; for training on several sources, mixed by their weights."""
     whole = tokenized.splits[split]
-    tokens, offsets, counts = whole.tokens, whole.offsets, whole.sources
     if split != "train":
-        return _checked(tokens, offsets, split, seq_len=seq_len, shuffled=False)
-    if len(counts) == 1:
-        return _checked(tokens, offsets, split, seq_len=seq_len, seed=seed, shuffled=True)
-    sources, ends = [], np.cumsum(counts)
-    for i, (first, last) in enumerate(zip(ends - counts, ends)):
-        part = tokens[offsets[first] : offsets[last]], offsets[first : last + 1] - offsets[first]
-        source_seed = mixture.source_seed(seed, i)
-        sources.append(_checked(*part, f"{split}, mixture[{i}]", seq_len=seq_len, seed=source_seed, shuffled=True))
+        return _named(split, of_source, whole, seed=0, shuffled=False)
+    if len(whole.sources) == 1:
+        return _named(split, of_source, whole, seed=seed, shuffled=True)
+    made, ends = [], np.cumsum(whole.sources)
+    for i, (first, last) in enumerate(zip(ends - whole.sources, ends)):
+        how = dict(seed=mixture.source_seed(seed, i), shuffled=True)
+        made.append(_named(f"{split}, mixture[{i}]", of_source, whole.part(int(first), int(last)), **how))
     weights = [part["weight"] for part in tokenized.meta["config"]["mixture"]]
-    return mixture.Mixture(sources, weights, seed=seed)
+    return mixture.Mixture(made, weights, seed=seed)
 
 
-def _checked(tokens, offsets, name: str, **how) -> packing.Packed:
+def packed(tokenized: Tokenized, split: str, *, seq_len: int, seed: int = 0) -> Samples:
+    """A split's text in windows of `seq_len` tokens: the `samples` that `packing.Packed` defines.
+
+    Raises:
+      ValueError: the split, or a source of it, is shorter than a window.
+    """
+
+    def of_source(part: token_files.Split, *, seed: int, shuffled: bool) -> packing.Packed:
+        how = dict(seq_len=seq_len, seed=seed, shuffled=shuffled, columns=part.columns)
+        return packing.Packed(part.tokens, part.offsets, **how)
+
+    return samples(tokenized, split, of_source, seed=seed)
+
+
+def _named(name: str, of_source: Callable[..., Samples], part: token_files.Split, **how) -> Samples:
     try:
-        return packing.Packed(tokens, offsets, **how)
+        return of_source(part, **how)
     except ValueError as error:
         raise ValueError(f"{error} ({name})") from None
 

@@ -22,13 +22,15 @@ class Mixture:
     """Samples by index: `mixture[index]` is a sample of one of the sources.
 
     Args:
-      sources: shuffled `packing.Packed`, best of different seeds (`source_seed`).
+      sources: samples by index, endless, best of different seeds (`source_seed`).
       weights: of the sources, above 0.
       seed: of the order, at least 0.
 
     Raises:
       ValueError: a share too small to be met in a block.
     """
+
+    endless = True
 
     def __init__(self, sources: Sequence, weights: Sequence[float], *, seed: int):
         shares = np.array(weights) / np.sum(weights)

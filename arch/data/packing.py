@@ -11,6 +11,7 @@ over an offset table is that of Megatron-LM's GPTDataset (Shoeybi et al., 2019, 
 """
 
 import functools
+from collections.abc import Mapping
 
 import grain
 import numpy as np
@@ -23,6 +24,7 @@ class Packed:
     segment_ids: int32, 1, 2, ... for the documents in the window; 0 for padding.
     positions: int32, counted from 0 within each segment.
     weights: float32, 1 where the target counts, 0 for padding.
+    and each of `columns`, of the targets; 0 for padding.
 
     Shuffled (training): there is no last index; each epoch has its own order and drops the tail that does not fill a
     window. In order (validation): one pass, the last window is padded, and behind it all is padding.
@@ -33,14 +35,25 @@ class Packed:
       seq_len: T.
       seed: of the permutations, at least 0.
       shuffled: training or validation.
+      columns: what else goes with each token, by name: numbers[total].
 
     Raises:
       ValueError: the split is shorter than one window.
     """
 
-    def __init__(self, tokens: np.ndarray, offsets: np.ndarray, *, seq_len: int, seed: int = 0, shuffled: bool):
-        self._tokens, self._offsets = tokens, offsets
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        offsets: np.ndarray,
+        *,
+        seq_len: int,
+        seed: int = 0,
+        shuffled: bool,
+        columns: Mapping[str, np.ndarray] = {},
+    ):
+        self._tokens, self._offsets, self._columns = tokens, offsets, columns
         self._seq_len, self._seed, self._shuffled = seq_len, seed, shuffled
+        self.endless = shuffled
         targets = len(tokens) - 1
         self.samples_per_epoch = targets // seq_len if shuffled else -(-targets // seq_len)
         if self.samples_per_epoch < 1:
@@ -57,8 +70,10 @@ class Packed:
         first = sample * self._seq_len
         places = np.arange(first, min(first + self._seq_len + 1, len(self._tokens)))
         rank = np.searchsorted(starts, places, side="right") - 1  # of the document that each place lies in
-        window = self._tokens[self._offsets[order[rank]] + places - starts[rank]]
-        return {
+        held = self._offsets[order[rank]] + places - starts[rank]
+        window = self._tokens[held]
+        columns = {name: self._padded(column[held[1:]], column.dtype) for name, column in self._columns.items()}
+        return columns | {
             "tokens": self._padded(window[:-1], np.int32),
             "targets": self._padded(window[1:], np.int32),
             "segment_ids": self._padded(rank[:-1] - rank[:1] + 1, np.int32),

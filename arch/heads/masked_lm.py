@@ -5,7 +5,7 @@
 Devlin et al., BERT, 2018, arXiv 1810.04805, sec. 3.1, task 1; W, the norm and c are in its released code.
 """
 
-from collections.abc import Callable
+import dataclasses
 
 import flax.linen as nn
 
@@ -13,6 +13,7 @@ from arch import config
 from arch.layers import norm as norms
 from arch.layers.affine import affine
 from arch.layers.contract import Context, HeadConfig, Output
+from arch.layers.embedding import Unembedding
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, weight
 from arch.ops.activation import ACTIVATIONS, Activation
@@ -41,15 +42,16 @@ class Config(HeadConfig):
 
 
 class MaskedLm(nn.Module):
-    """x = logits [b t v]."""
+    """x = hidden states [b t d], of which `shared["unembed"]`, the table with the bias, makes logits [b t v]."""
 
     cfg: Config
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], context: Context, unembed: Callable) -> Output:
+    def __call__(self, x: Float[Array, "b t d"], context: Context, unembed: Unembedding) -> Output:
         hidden = ACTIVATIONS[self.cfg.activation](affine(self, "dense", x, hidden=x.shape[-1]))
-        logits = unembed(self.cfg.norm.make("norm")(hidden.astype(x.dtype)))
-        return Output(logits + weight(self, "output_bias", constant(0.0), vocab=logits.shape[-1]))
+        bias = weight(self, "output_bias", constant(0.0), vocab=len(unembed.table))
+        hidden = self.cfg.norm.make("norm")(hidden.astype(x.dtype))
+        return Output(hidden, shared={"unembed": dataclasses.replace(unembed, bias=bias)})
 
 
 EXAMPLES = (Config(), Config(activation="gelu_tanh", norm=norms.Config()))

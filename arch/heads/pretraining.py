@@ -3,14 +3,13 @@
 Devlin et al., BERT, 2018, arXiv 1810.04805, sec. 3.1.
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
 
 from arch import config
 from arch.heads import masked_lm, pooler
 from arch.layers.affine import affine
 from arch.layers.contract import Context, HeadConfig, Output
+from arch.layers.embedding import Unembedding
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.typing import Array, Float
 
@@ -35,16 +34,16 @@ class Config(HeadConfig):
 
 
 class Pretraining(nn.Module):
-    """x = logits [b t v], with `shared["next_sentence"]` beside them: logits [b 2], 0 for "it follows"."""
+    """x and `shared["unembed"]` of the masked-token head; `shared["next_sentence"]` [b 2], logits, 0 for "it follows"."""
 
     cfg: Config
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], context: Context, unembed: Callable) -> Output:
+    def __call__(self, x: Float[Array, "b t d"], context: Context, unembed: Unembedding) -> Output:
         pooled = pooler.Config().make("pooler")(x, context).shared["pooled"]
         next_sentence = affine(self, "next_sentence", pooled, labels=2)
         tokens = self.cfg.tokens.make("masked_lm")(x, context, unembed)
-        return Output(tokens.x, shared={"next_sentence": next_sentence})
+        return Output(tokens.x, shared=tokens.shared | {"next_sentence": next_sentence})
 
 
 EXAMPLES = (Config(),)

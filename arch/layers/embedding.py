@@ -3,15 +3,18 @@
 The shared table: Press, Wolf, Using the Output Embedding to Improve Language Models, 2016, arXiv 1608.05859.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.tree_util import register_dataclass
 
 from arch import config
 from arch.layers.contract import Context, Position
 from arch.layers.weight import normal, weight
+from arch.ops.chunked_cross_entropy import soft_capped
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float, Int
 
@@ -33,8 +36,30 @@ class Config(config.Config):
         return Embedding(self, vocab_size, embed_dim, tied, name=name)
 
 
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Unembedding:
+    """What makes logits of hidden states: cap tanh((table x + bias) / cap).
+
+    Attributes:
+      table: [v d] in the dtype in which the model computes.
+      bias: [v] float32; None for none.
+      soft_cap: bound of the logits; 0 for none.
+    """
+
+    table: Float[Array, "v d"]
+    bias: Float[Array, "v"] | None = None
+    soft_cap: float = dataclasses.field(default=0.0, metadata={"static": True})
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
+        """Logits in float32, from products in x's dtype."""
+        logits = jnp.einsum("btd,vd->btv", x, self.table, preferred_element_type=jnp.float32)
+        logits = logits if self.bias is None else logits + self.bias
+        return soft_capped(constrain(logits, "batch", None, "vocab"), self.soft_cap)
+
+
 class Embedding(nn.Module):
-    """`encode` turns ids into vectors, `decode` vectors into logits."""
+    """`encode` turns ids into vectors, `unembedding` is what turns vectors into logits."""
 
     cfg: Config
     vocab_size: int
@@ -52,19 +77,9 @@ class Embedding(nn.Module):
         x = constrain(self.table.astype(dtype)[tokens], "batch", None, None)
         return x * jnp.asarray(self.cfg.scale or self.embed_dim**0.5, dtype)
 
-    def decode(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
-        """Logits in float32, from products in x's dtype."""
-        table = self._output.astype(x.dtype)
-        logits = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
-        return constrain(logits, "batch", None, "vocab")
-
-    def unembedding(self, dtype: Any) -> Float[Array, "v d"]:
-        """The table behind `decode`, its rows whole on each shard of the vocabulary."""
-        return constrain(self._output.astype(dtype), "vocab", None)
-
-    @property
-    def _output(self):
-        return self.table if self.tied else self.output
+    def unembedding(self, dtype: Any, soft_cap: float = 0.0) -> Unembedding:
+        """The table that is tied to this one, or apart from it, in the dtype in which the model computes."""
+        return Unembedding((self.table if self.tied else self.output).astype(dtype), soft_cap=soft_cap)
 
 
 class AddPosition(nn.Module):

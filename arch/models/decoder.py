@@ -15,10 +15,9 @@ from arch.layers import norm as norms
 from arch.layers import stack
 from arch.layers.contract import Context, Output, positions_of
 from arch.layers.flops import Flops, Row, multiply_adds
-from arch.ops.chunked_cross_entropy import soft_capped
 from arch.ops.dropout import dropout
 from arch.positions import none
-from arch.typing import Array, Float, Int
+from arch.typing import Array, Int
 
 
 @config.frozen
@@ -91,7 +90,7 @@ class Config(config.Config):
 
 
 class Decoder(nn.Module):
-    """tokens -> logits; or in two parts: `hidden`, and the `unembedding` that turns hidden states into logits."""
+    """tokens -> logits; or in two parts: `hidden`, and the unembedding that comes with the hidden states."""
 
     cfg: Config
 
@@ -117,11 +116,10 @@ class Decoder(nn.Module):
           Output with x = logits [b t v] in float32.
         """
         out = self.hidden(tokens, context, cache)
-        logits = soft_capped(self.embedding.decode(out.x), self.cfg.logit_soft_cap)
-        return dataclasses.replace(out, x=logits)
+        return dataclasses.replace(out, x=out.shared["unembed"](out.x), shared={})
 
     def hidden(self, tokens: Int[Array, "b t"], context: Context | None = None, cache: Any = None) -> Output:
-        """As the call, but with x = the hidden states [b t d] of which the unembedding makes logits, scaled for it."""
+        """As the call, but with x = hidden states [b t d], and `shared["unembed"]`, which makes the logits of them."""
         cfg = self.cfg
         if context is None:
             cfg.position.must_know(tokens.shape[1])
@@ -135,8 +133,6 @@ class Decoder(nn.Module):
             x = dropout(x, context.fold(len(cfg.layers.blocks)).key, rate=cfg.dropout)
         out = self.layers(x, context, cache)
         x = self.norm(out.x) if cfg.final_norm else out.x
-        return Output(x * jnp.asarray(cfg.logit_scale, x.dtype), out.cache, out.aux.under("layers"))
-
-    def unembedding(self) -> Float[Array, "v d"]:
-        """The table whose products with hidden states are the logits, before the soft cap."""
-        return self.embedding.unembedding(jnp.dtype(self.cfg.dtype))
+        x = x * jnp.asarray(cfg.logit_scale, x.dtype)
+        unembed = self.embedding.unembedding(x.dtype, cfg.logit_soft_cap)
+        return Output(x, out.cache, out.aux.under("layers"), {"unembed": unembed})

@@ -3,6 +3,7 @@
 BERT, RoBERTa and their kin are this shell around post-norm blocks of attention without a causal mask.
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -76,11 +77,24 @@ class Config(config.Config):
 
 
 class Encoder(nn.Module):
-    """tokens -> what the head makes of their hidden states."""
+    """tokens -> what the head makes of their hidden states; of a head for text also in two parts, by `hidden`."""
 
     cfg: Config
 
-    @nn.compact
+    def setup(self):
+        cfg = self.cfg
+        self.embedding = cfg.embedding.make(cfg.vocab_size, cfg.embed_dim, True)
+        self.position = embeddings.AddPosition(cfg.position)
+        if cfg.token_types:
+            init = normal(cfg.embedding.stddev)
+            self.token_types = weight(self, "token_types", init, types=cfg.token_types, embed=cfg.embed_dim)
+        if cfg.embedding_norm:
+            self.embedding_norm = cfg.norm.make()
+        self.layers = cfg.layers.make()
+        if cfg.final_norm:
+            self.norm = cfg.norm.make()
+        self.head = cfg.head.make()
+
     def __call__(self, tokens: Int[Array, "b t"], context: Context | None = None, cache: Any = None) -> Output:
         """The head's output.
 
@@ -91,27 +105,34 @@ class Encoder(nn.Module):
           cache: None; the argument is there because all models are called alike.
 
         Returns:
-          Output with x as the head says, and in `shared` what the head gives beside it.
+          Output with x as the head says, of a head for text the logits, and in `shared` what it gives beside that.
 
         Raises:
           ValueError: a cache, or token types in a model that has none.
         """
+        out = self.hidden(tokens, context, cache)
+        beside = dict(out.shared)
+        unembed = beside.pop("unembed", None)
+        return out if unembed is None else dataclasses.replace(out, x=unembed(out.x), shared=beside)
+
+    def hidden(self, tokens: Int[Array, "b t"], context: Context | None = None, cache: Any = None) -> Output:
+        """As the call, but of a head for text x = hidden states [b t d], and `shared["unembed"]` makes its logits."""
         cfg = self.cfg
         if cache is not None:
             raise ValueError("cache must be None: an encoder sees the whole row at once")
         if context is None:
             cfg.position.must_know(tokens.shape[1])
             context = Context(positions=positions_of(tokens))
-        table = cfg.embedding.make(cfg.vocab_size, cfg.embed_dim, True, "embedding")
-        x = table.encode(tokens, jnp.dtype(cfg.dtype))
-        x = self._add_types(embeddings.AddPosition(cfg.position, name="position")(x, context), context)
+        x = self.embedding.encode(tokens, jnp.dtype(cfg.dtype))
+        x = self._add_types(self.position(x, context), context)
         if cfg.embedding_norm:
-            x = cfg.norm.make("embedding_norm")(x)
+            x = self.embedding_norm(x)
         if cfg.dropout and not context.deterministic:
             x = dropout(x, context.fold(len(cfg.layers.blocks)).key, rate=cfg.dropout)
-        out = cfg.layers.make("layers")(x, context)
-        x = cfg.norm.make("norm")(out.x) if cfg.final_norm else out.x
-        result = cfg.head.make("head")(x, context.fold(len(cfg.layers.blocks) + 1), table.decode)
+        out = self.layers(x, context)
+        x = self.norm(out.x) if cfg.final_norm else out.x
+        unembed = self.embedding.unembedding(x.dtype)
+        result = self.head(x, context.fold(len(cfg.layers.blocks) + 1), unembed)
         return Output(result.x, None, out.aux.under("layers") + result.aux, result.shared)
 
     def _add_types(self, x, context: Context):
@@ -120,8 +141,7 @@ class Encoder(nn.Module):
             if context.token_types is not None:
                 raise ValueError("token_types must be None: the model has no vectors for them (token_types=0)")
             return x
-        init = normal(self.cfg.embedding.stddev)
-        table = weight(self, "token_types", init, dtype=x.dtype, types=self.cfg.token_types, embed=x.shape[-1])
+        table = self.token_types.astype(x.dtype)
         if context.token_types is None:
             return x + table[0]
         return x + table.at[context.token_types].get(mode="fill", fill_value=jnp.nan)

@@ -131,6 +131,9 @@ class EncoderDecoder(nn.Module):
         Raises:
           ValueError: packed rows with a cache, or no memory.
         """
+        return _with_logits(self._hidden(tokens, context, cache))
+
+    def _hidden(self, tokens, context: Context | None = None, cache: Any = None) -> Output:
         context = self._context(tokens, context)
         if cache is not None and context.segment_ids is not None:
             raise ValueError("segment_ids must be None with a cache: a cache holds one document a row")
@@ -138,8 +141,9 @@ class EncoderDecoder(nn.Module):
             context = dataclasses.replace(context, memory=self._encode(tokens, context)[0])
         x = self.embedding.encode(tokens, jnp.dtype(self.cfg.dtype))
         out = self.decoder(x, context.fold(1), cache)
-        logits = self.embedding.decode(out.x * jnp.asarray(self.cfg.logit_scale, out.x.dtype))
-        return Output(logits, out.cache, out.aux.under("decoder/layers"))
+        x = out.x * jnp.asarray(self.cfg.logit_scale, out.x.dtype)
+        unembed = self.embedding.unembedding(x.dtype)
+        return Output(x, out.cache, out.aux.under("decoder/layers"), {"unembed": unembed})
 
     def pair(
         self,
@@ -158,9 +162,19 @@ class EncoderDecoder(nn.Module):
           source_context: of the source.
           context: of the target; its `memory` is the source's.
         """
+        return _with_logits(self.hidden(source, tokens, source_context, context))
+
+    def hidden(
+        self,
+        source: Int[Array, "b s"],
+        tokens: Int[Array, "b t"],
+        source_context: Context | None = None,
+        context: Context | None = None,
+    ) -> Output:
+        """As `pair`, but with x = hidden states [b t d], and `shared["unembed"]`, which makes the logits of them."""
         memory, aux = self._encode(source, self._context(source, source_context))
-        out = self(tokens, dataclasses.replace(self._context(tokens, context), memory=memory))
-        return Output(out.x, None, aux + out.aux)
+        out = self._hidden(tokens, dataclasses.replace(self._context(tokens, context), memory=memory))
+        return dataclasses.replace(out, aux=aux + out.aux)
 
     def _context(self, tokens, context: Context | None) -> Context:
         if context is None:
@@ -172,6 +186,10 @@ class EncoderDecoder(nn.Module):
         x = self.embedding.encode(source, jnp.dtype(self.cfg.dtype))
         out = self.encoder(x, context.fold(0))
         return Memory(out.x, context.valid, context.segment_ids), out.aux.under("encoder/layers")
+
+
+def _with_logits(hidden: Output) -> Output:
+    return dataclasses.replace(hidden, x=hidden.shared["unembed"](hidden.x), shared={})
 
 
 class Side(nn.Module):

@@ -40,7 +40,7 @@ class Config(config.Config):
     keep_latest: config.PositiveInt = 2
     keep_best: config.NonNegativeInt = 1
     keep_every_steps: config.NonNegativeInt = 0
-    best_metric: str = "eval/bits_per_byte"
+    best_metric: str = "eval/valid/loss"
 
 
 class Checkpoints:

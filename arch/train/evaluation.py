@@ -1,17 +1,18 @@
-"""What a run's model is worth at a step: the loss over the validation split, and a sample of its text."""
+"""What a run's model is worth at a step: its task's means over the validation split, and a sample of its text."""
 
-import math
+import operator
 
 import jax
 
 from arch.data import dataset
 from arch.decode.generate import generate
 from arch.sharding import mesh as meshes
+from arch.train.objective import summary
 from arch.train.setup import Setup
 
 
 def evaluate(setup: Setup, params, *, heed=lambda: None) -> dict[str, float]:
-    """Loss over the validation split.
+    """What the run's task makes of the validation split.
 
     Args:
       setup: the run.
@@ -19,18 +20,15 @@ def evaluate(setup: Setup, params, *, heed=lambda: None) -> dict[str, float]:
       heed: called between batches, to raise at a signal.
 
     Returns:
-      `eval/loss` in nats a token and `eval/bits_per_byte`.
+      `eval/valid/<name>`, the names being those of `objective.summary`.
     """
-    data, step = setup.dataset("valid"), setup.eval_step
-    sums = {"nats": 0.0, "tokens": 0.0, "bytes": 0.0}
+    data, step, sums = setup.dataset("valid"), setup.eval_step, None
     for index in range(min(len(data), setup.cfg.eval_batches or len(data))):
         heed()
         batch = meshes.global_batch(dataset.without_ids(data[index]), setup.mesh)
-        sums = {name: sums[name] + float(part) for name, part in step(params, batch).items()}
-    return {
-        "eval/loss": sums["nats"] / max(sums["tokens"], 1.0),
-        "eval/bits_per_byte": sums["nats"] / math.log(2.0) / max(sums["bytes"], 1.0),
-    }
+        part = jax.tree.map(float, step(params, batch))
+        sums = part if sums is None else jax.tree.map(operator.add, sums, part)
+    return {f"eval/valid/{name}": value for name, value in summary(setup.cfg.task, sums).items()}
 
 
 def sample_text(setup: Setup, params, prompt: str) -> str:

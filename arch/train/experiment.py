@@ -6,8 +6,10 @@ from typing import Any
 from arch import config
 from arch.data import dataset
 from arch.decode import generate
+from arch.layers import token_loss
 from arch.sharding import mesh as meshes
-from arch.train import checkpoint, duration, objective
+from arch.tasks import next_token
+from arch.train import checkpoint, duration
 from arch.train import ema as averages
 from arch.train import loss_scale as loss_scales
 from arch.train import optimizer as optimizers
@@ -23,6 +25,7 @@ class Config(config.Config):
 
     Attributes:
       model: the architecture.
+      task: what it learns.
       total_steps, total_tokens, total_examples, total_epochs: how long it trains.
       batch_size: rows of a step, over all devices.
       seq_len: tokens of a row.
@@ -38,6 +41,7 @@ class Config(config.Config):
     """
 
     model: config.choice("models")
+    task: config.choice("tasks") = next_token.Config()
     total_steps: config.NonNegativeInt = 0
     total_tokens: config.NonNegativeInt = 0
     total_examples: config.NonNegativeInt = 0
@@ -67,7 +71,7 @@ class Config(config.Config):
     resume: str = ""
     data: dataset.Config = dataset.Config()
     mesh: meshes.Config = meshes.Config()
-    loss: objective.Config = objective.Config()
+    loss: token_loss.Config = token_loss.Config()
     ema: averages.Config = averages.Config()
     loss_scale: loss_scales.Config = loss_scales.Config()
     optimizer: optimizers.Config = optimizers.Config()
@@ -106,7 +110,7 @@ class Config(config.Config):
         return cfg.replace(optimizer=duration.resolve(cfg.optimizer, "warmup", **sizes))
 
 
-FIXED = ("model", "data", "seed", "batch_size", "seq_len")
+FIXED = ("model", "task", "data", "seed", "batch_size", "seq_len")
 """Fields that a run keeps when it resumes: they decide what its parameters and its data order are."""
 
 FREE = ("dtype", "remat", "dropout")

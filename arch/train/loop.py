@@ -143,6 +143,7 @@ class _Run:
             setup.optimizer,
             setup.plan.trainable,
             setup.token_bytes,
+            task=self.cfg.task,
             micro_batches=self.cfg.micro_batches,
             loss=self.cfg.loss,
             ema_decay=self.cfg.ema.decay,

@@ -1,86 +1,104 @@
-"""What a training step descends: a weighted mean over the batch's target tokens, and the layers' own losses.
+"""What a training step descends, and what an evaluation adds up: the terms of the run's task (`arch.data.task`).
 
-    loss = sum_i w_i loss_i / sum_i w_i  +  sum of the layers' own losses
-
-loss_i is -log p(target_i), or that with label smoothing and the z-loss of `arch.ops.chunked_cross_entropy`. Evaluations
-and everything that is counted in nats or bits leave these two out.
+    loss = sum over terms of (sum_i w_i loss_i / sum_i w_i)  +  sum of the layers' own losses
 """
 
+import math
+from collections.abc import Mapping
+
 import jax.numpy as jnp
+import numpy as np
 
-from arch import config
+from arch.data.task import Batch, Task
+from arch.layers import token_loss
 from arch.layers.contract import Context
-from arch.ops.chunked_cross_entropy import chunked_cross_entropy, token_loss
-from arch.typing import Array, Key
+from arch.tasks import next_token
+from arch.typing import Array, Float, Key
 
-Batch = dict[str, Array]
-
-
-@config.frozen
-class Config(config.Config):
-    """The loss of a token.
-
-    Attributes:
-      label_smoothing: share of the target that all ids divide among them.
-      z_weight: factor of the squared log of the softmax's normaliser.
-      chunk_tokens: tokens whose logits exist at a time, to save memory at no change of value; 0 for a whole micro-batch.
-    """
-
-    label_smoothing: config.Fraction = 0.0
-    z_weight: config.NonNegativeFloat = 0.0
-    chunk_tokens: config.NonNegativeInt = 0
-
-    def must_suit(self, model) -> None:
-        """Raises ValueError when the Linen module cannot be trained with this loss."""
-        if self.chunk_tokens and not hasattr(model, "unembedding"):
-            raise ValueError(
-                f"loss.chunk_tokens={self.chunk_tokens} must be 0 with this model: {type(model).__name__} does not "
-                "give its hidden states apart from its logits"
-            )
-
-    def sums(self, module, batch: Batch, context: Context) -> tuple[Array, dict]:
-        """Weighted sum of the tokens' losses, and what to log: `nats` (the plain sum), `losses`, `stats`.
-
-        Args:
-          module: the bound Linen module.
-          batch: tokens, targets, weights: [b t] each.
-          context: what its layers may read.
-        """
-        targets, weights = batch["targets"], batch["weights"]
-        kind = dict(label_smoothing=self.label_smoothing, z_weight=self.z_weight)
-        if self.chunk_tokens:
-            out = module.hidden(batch["tokens"], context)
-            kind |= dict(chunk=self.chunk_tokens, soft_cap=module.cfg.logit_soft_cap)
-            loss, nats = chunked_cross_entropy(out.x, module.unembedding(), targets, weights, **kind)
-        else:
-            out = module(batch["tokens"], context)
-            loss, nats = (jnp.sum(value * weights) for value in token_loss(out.x, targets, **kind))
-        return loss, {"nats": nats, "losses": out.aux.losses, "stats": out.aux.stats}
+CONTEXT = ("positions", "segment_ids", "valid", "token_types")
+"""Fields of a batch that the layers may read."""
 
 
 def objective(
     model,
     params,
     batch: Batch,
-    total_weight,
+    totals: Mapping[str, Array | float],
     key: Key[Array, ""] | None,
     *,
-    loss: Config = Config(),
+    task: Task = next_token.Config(),
+    loss: token_loss.Config = token_loss.Config(),
     micro_batches: int = 1,
 ) -> tuple[Array, dict]:
     """The part of the loss that these rows add, and what to log of it.
 
     Args:
-      model: a Linen module whose call is `(tokens, context) -> Output`.
+      model: a Linen module.
       params: its parameters.
-      batch: tokens, targets, segment_ids, positions, weights: [b t] each.
-      total_weight: sum of `weights` over all rows of the optimizer step.
+      batch: the arrays of the task's samples, each with rows as its first axis.
+      totals: the weight of each term over all rows of the optimizer step.
       key: for dropout; None to be deterministic.
+      task: whose terms.
       loss: of a token.
       micro_batches: as many parts as this one make the whole batch.
+
+    Returns:
+      The value, and `terms` (each term's `token_loss.Sums`), `losses` (the layers' own) and `stats`.
     """
-    context = Context(
-        positions=batch["positions"], segment_ids=batch["segment_ids"], key=key, deterministic=key is None
-    )
-    total, log = model.apply({"params": params}, batch, context, method=lambda module, *args: loss.sums(module, *args))
-    return total / total_weight + sum(log["losses"].values()) / micro_batches, log
+    fields = {name: batch[name] for name in CONTEXT if name in batch}
+    context = Context(**fields, key=key, deterministic=key is None)
+    terms, aux = model.apply({"params": params}, batch, context, loss, method=task.terms)
+    value = sum(sums.loss / totals[name] for name, sums in terms.items()) + sum(aux.losses.values()) / micro_batches
+    return value, {"terms": terms, "losses": aux.losses, "stats": aux.stats}
+
+
+def totals(task: Task, batch: Batch) -> dict[str, Array]:
+    """The weight of each term over a batch, at least 1: what divides its sums."""
+    return {name: jnp.maximum(weight, 1.0) for name, weight in task.weights(batch).items()}
+
+
+def count_bytes(task: Task, batch: Batch, token_bytes) -> Float[Array, ""]:
+    """Bytes of text that the batch's targets stand for, as a float; 0 where they are no text."""
+    if not task.predicts_text:
+        return jnp.zeros(())
+    return jnp.sum(jnp.asarray(token_bytes, jnp.float32)[batch["targets"]] * batch["weights"])
+
+
+def means(task: Task, terms: Mapping[str, token_loss.Sums], totals: Mapping[str, Array], num_bytes) -> dict[str, Array]:
+    """What to log of the terms of a step.
+
+    Returns:
+      `accuracy` of the main term, where that is text also `nats_per_token` and `bits_per_byte`; of each other term
+      `<name>_nats` and `<name>_accuracy`.
+    """
+    per = {name: token_loss.Sums(*(value / totals[name] for value in sums)) for name, sums in terms.items()}
+    main = per.pop(task.main_term)
+    out = {"accuracy": main.correct}
+    if task.predicts_text:
+        bits = terms[task.main_term].nats / jnp.log(2.0)
+        out |= {"nats_per_token": main.nats, "bits_per_byte": bits / jnp.maximum(num_bytes, 1.0)}
+    return out | {f"{name}_{what}": value for name, one in per.items() for what, value in _named(one)}
+
+
+def _named(sums: token_loss.Sums):
+    return ("nats", sums.nats), ("accuracy", sums.correct)
+
+
+def summary(task: Task, sums: dict) -> dict[str, float]:
+    """The means that an evaluation's sums (of `step.eval_step`) are.
+
+    Returns:
+      `loss` in nats, that of all terms together, and `accuracy` of the main one; where that is text its `ppl`
+      (perplexity) and `bits_per_byte`; of each other term `<name>_loss` and `<name>_accuracy`.
+    """
+    terms, num_bytes = sums["terms"], max(sums["bytes"], 1.0)
+    loss = {name: term["nats"] / max(term["weight"], 1.0) for name, term in terms.items()}
+    accuracy = {name: term["correct"] / max(term["weight"], 1.0) for name, term in terms.items()}
+    main = task.main_term
+    out = {"loss": sum(loss.values()), "accuracy": accuracy[main]}
+    if task.predicts_text:
+        bits = terms[main]["nats"] / math.log(2.0)
+        out |= {"ppl": float(np.exp(loss[main])), "bits_per_byte": bits / num_bytes}
+    for name in terms.keys() - {main}:
+        out |= {f"{name}_loss": loss[name], f"{name}_accuracy": accuracy[name]}
+    return out

@@ -48,16 +48,10 @@ class Setup:
 
     def dataset(self, split: str):
         """This process's rows of each global batch of a split, by step."""
-        index, count = meshes.process_shard(self.mesh, self.cfg.batch_size)
-        return dataset.make(
-            self.data,
-            split,
-            batch_size=self.cfg.batch_size,
-            seq_len=self.cfg.seq_len,
-            seed=self.cfg.seed,
-            shard_index=index,
-            shard_count=count,
-        )
+        cfg = self.cfg
+        samples = cfg.task.samples(self.data, split, seq_len=cfg.seq_len, seed=cfg.seed)
+        index, count = meshes.process_shard(self.mesh, cfg.batch_size)
+        return dataset.make(samples, batch_size=cfg.batch_size, shard_index=index, shard_count=count)
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
@@ -68,7 +62,7 @@ class Setup:
     @functools.cached_property
     def eval_step(self):
         """The compiled evaluation step (params, batch) -> sums."""
-        return jax.jit(eval_step(self.model, self.token_bytes, loss=self.cfg.loss))
+        return jax.jit(eval_step(self.model, self.token_bytes, task=self.cfg.task, loss=self.cfg.loss))
 
 
 def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setup:
@@ -89,12 +83,13 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     _check_writable(workdir)
     check_same(cfg, workdir)
     data = functools.cache(lambda: dataset.all_valid(cfg.data) if all_valid else _data(cfg, workdir))
-    cfg = cfg.resolve(lambda: dataset.epoch_samples(data(), seq_len=cfg.seq_len))
+    cfg.task.must_suit(cfg.model, seq_len=cfg.seq_len)
+    if cfg.sample_prompt:
+        must_predict(cfg.model)
+    cfg = cfg.resolve(lambda: _epoch_samples(cfg, data()))
     _check_samples(cfg)
-    must_predict(cfg.model)
     model = cfg.model.make()
     optimizer = cfg.optimizer.make(cfg.total_steps, lambda: states.axes(model))
-    cfg.loss.must_suit(model)
     with jax.set_mesh(mesh):
         plan = states.plan(model, optimizer, mesh, states.Beside(bool(cfg.ema.decay), cfg.first_loss_scale))
     data = data()
@@ -104,7 +99,7 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
         )
     ready = Setup(cfg, workdir, mesh, data, model, optimizer, plan)
     for split in data.splits:
-        ready.dataset(split)  # refuses a seq_len that is longer than the split
+        ready.dataset(split)  # refuses a text or a tokenizer that the task cannot take, a seq_len that is too long
     return ready
 
 
@@ -113,6 +108,12 @@ def must_predict(model_cfg: Any) -> None:
     if not isinstance(model_cfg, decoder.Config):
         name = type(model_cfg).__module__.rsplit(".", 1)[-1]
         raise ValueError(f"model.name={name!r} must be 'decoder' here: this mode is about the next token")
+
+
+def _epoch_samples(cfg: experiment.Config, data: dataset.Tokenized) -> int:
+    """Samples of an epoch of training (of validation where there is nothing to train on)."""
+    split = "train" if "train" in data.splits else "valid"
+    return cfg.task.samples(data, split, seq_len=cfg.seq_len).samples_per_epoch
 
 
 def check_same(cfg: experiment.Config, workdir) -> None:
@@ -125,6 +126,7 @@ def check_same(cfg: experiment.Config, workdir) -> None:
     old = provenance.read_config(workdir)
     if old is None or not started(workdir):
         return
+    old = {"task": {"name": "next_token"}} | old  # before there were tasks
     new = config.to_dict(cfg)
     changed = provenance.diff({key: old.get(key) for key in experiment.FIXED}, {k: new[k] for k in experiment.FIXED})
     changed = [line for line in changed if line.split(":")[0].rsplit(".", 1)[-1] not in experiment.FREE]

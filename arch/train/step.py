@@ -1,7 +1,7 @@
 """One optimizer step, and one evaluation batch: pure functions of values, compiled once.
 
-Micro-batches add up exactly: the sum over tokens is divided by the whole batch's weight, and the layers' losses are
-means over rows, of which every micro-batch has as many.
+Micro-batches add up exactly: the sums of a task's terms are divided by the whole batch's weights, and the layers'
+losses are means over rows, of which every micro-batch has as many.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from arch import tree
+from arch.data.task import Batch, Task
+from arch.layers import token_loss
+from arch.tasks import next_token
 from arch.train import ema, loss_scale
-from arch.train import objective as objectives
-from arch.train.objective import Batch, objective
+from arch.train.objective import count_bytes, means, objective, totals
 from arch.train.state import TrainState
 from arch.typing import Array, Key
 
@@ -25,8 +27,9 @@ def train_step(
     trainable,
     token_bytes,
     *,
+    task: Task = next_token.Config(),
     micro_batches: int = 1,
-    loss: objectives.Config = objectives.Config(),
+    loss: token_loss.Config = token_loss.Config(),
     ema_decay: float = 0.0,
     growth_steps: int = loss_scale.Config().growth_steps,
 ):
@@ -38,27 +41,29 @@ def train_step(
       optimizer: over the trained parameters.
       trainable: tree of booleans over the parameters.
       token_bytes: [v] bytes of text that each id stands for.
+      task: what is learned.
       micro_batches: how many parts of the batch follow each other, to save memory; a divisor of its rows.
       loss: of a token.
       ema_decay: of the moving average, where the state keeps one.
       growth_steps: after which a loss scale grows, where the state has one.
 
     Returns:
-      The step. Its metrics: `loss` (the objective), `nats_per_token`, `bits_per_byte`, `gradient_norm`,
-      `parameter_norm`, `loss/<name>` for the layers' own losses, and `stats`, the layers' statistics by path. With loss
-      scaling also `loss_scale`, that of this step, and `skipped_steps` so far; a skipped step's gradient norm is 0.
+      The step. Its metrics: `loss` (the objective), those of `objective.means`, `gradient_norm`, `parameter_norm`, the
+      layers' own losses by name, and `stats`, the layers' statistics by path. With loss scaling also `loss_scale`, that
+      of this step, and `skipped_steps` so far; a skipped step's gradient norm is 0.
     """
 
     def step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(key, state.step)
         trained, buffers = tree.partition(state.params, trainable)
-        total = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
+        weights = totals(task, batch)
         scaling = state.loss_scale
 
         def loss_of(trained, part, index):
             part_key = jax.random.fold_in(key, index)
             whole = tree.merge(trained, buffers)
-            value, log = objective(model, whole, part, total, part_key, loss=loss, micro_batches=micro_batches)
+            how = dict(task=task, loss=loss, micro_batches=micro_batches)
+            value, log = objective(model, whole, part, weights, part_key, **how)
             return value * scaling.scale if scaling else value, log | {"loss": value}
 
         (_, log), gradients = _accumulated(jax.value_and_grad(loss_of, has_aux=True), trained, batch, micro_batches)
@@ -73,12 +78,11 @@ def train_step(
             params, opt_state = loss_scale.kept(jnp.isfinite(norm), new, old)
         metrics = {
             "loss": log["loss"],
-            "nats_per_token": log["nats"] / total,
-            "bits_per_byte": bits_per_byte(log["nats"], count_bytes(batch, token_bytes)),
+            **means(task, log["terms"], weights, count_bytes(task, batch, token_bytes)),
             "gradient_norm": norm,
             "parameter_norm": optax.tree.norm(tree.partition(params, trainable)[0]),
             "stats": log["stats"],
-        } | {f"loss/{name}": value for name, value in log["losses"].items()}
+        } | log["losses"]
         if scaling:
             scaling, more = loss_scale.after(scaling, norm, growth_steps)
             metrics |= more
@@ -88,24 +92,21 @@ def train_step(
     return step
 
 
-def eval_step(model, token_bytes, *, loss: objectives.Config = objectives.Config()) -> Callable:
-    """The function (params, batch) -> sums over the batch: nats, weight and bytes of its target tokens."""
+def eval_step(
+    model, token_bytes, *, task: Task = next_token.Config(), loss: token_loss.Config = token_loss.Config()
+) -> Callable:
+    """The function (params, batch) -> sums over the batch: `nats`, `correct`, `weight` of each of `terms`; `bytes`."""
 
-    def step(params, batch: Batch) -> dict[str, Array]:
-        _, log = objective(model, params, batch, 1.0, None, loss=loss)
-        return {"nats": log["nats"], "tokens": jnp.sum(batch["weights"]), "bytes": count_bytes(batch, token_bytes)}
+    def step(params, batch: Batch) -> dict:
+        weights = task.weights(batch)
+        _, log = objective(model, params, batch, dict.fromkeys(weights, 1.0), None, task=task, loss=loss)
+        terms = {
+            name: {"nats": sums.nats, "correct": sums.correct, "weight": weights[name]}
+            for name, sums in log["terms"].items()
+        }
+        return {"terms": terms, "bytes": count_bytes(task, batch, token_bytes)}
 
     return step
-
-
-def count_bytes(batch: Batch, token_bytes) -> Array:
-    """Bytes of text that the batch's target tokens stand for, as a float."""
-    return jnp.sum(jnp.asarray(token_bytes, jnp.float32)[batch["targets"]] * batch["weights"])
-
-
-def bits_per_byte(nats: Array, num_bytes: Array) -> Array:
-    """Nats in bits, spread over the bytes of the text."""
-    return nats / jnp.log(2.0) / jnp.maximum(num_bytes, 1.0)
 
 
 def _accumulated(value_and_grad: Callable, trained, batch: Batch, micro_batches: int):

@@ -24,9 +24,9 @@ def data(text, tmp_path_factory):
 
 def stream(data, steps, shards, split="train", batch_size=8):
     """The global batches of these steps, put together from the shards' rows."""
+    packed = dataset.packed(data, split, seq_len=13, seed=3)
     parts = [
-        dataset.make(data, split, batch_size=batch_size, seq_len=13, seed=3, shard_index=i, shard_count=shards)
-        for i in range(shards)
+        dataset.make(packed, batch_size=batch_size, shard_index=i, shard_count=shards) for i in range(shards)
     ]
     return [{k: np.concatenate([part[step][k] for part in parts]) for k in parts[0][0]} for step in steps]
 
@@ -43,10 +43,9 @@ def test_shards_side_by_side_are_the_one_stream(data, shards, split):
 
 
 def test_a_run_resumed_on_other_shards_goes_on_in_the_one_stream(data):
+    packed = dataset.packed(data, "train", seq_len=13, seed=3)
     parts = [
-        dataset.batches(
-            dataset.make(data, "train", batch_size=8, seq_len=13, seed=3, shard_index=i, shard_count=4), start_step=41
-        )
+        dataset.batches(dataset.make(packed, batch_size=8, shard_index=i, shard_count=4), start_step=41)
         for i in range(4)
     ]
     resumed = []
@@ -63,14 +62,14 @@ def test_ids_count_the_samples(data):
 
 
 def test_training_does_not_end_within_the_ids(data):
-    endless = dataset.make(data, "train", batch_size=8, seq_len=13)
+    endless = dataset.make(dataset.packed(data, "train", seq_len=13), batch_size=8)
     assert len(endless) * 8 == 2**31 - 8
     assert endless[len(endless) - 1]["ids"][-1] == 2**31 - 9
 
 
 def test_validation_has_every_target_once_and_marks_rows_of_padding(data):
     tokens = data.splits["valid"].tokens
-    read = list(dataset.batches(dataset.make(data, "valid", batch_size=8, seq_len=13)))
+    read = list(dataset.batches(dataset.make(dataset.packed(data, "valid", seq_len=13), batch_size=8)))
     weights = np.concatenate([batch["weights"] for batch in read])
     targets = np.concatenate([batch["targets"] for batch in read])
     ids = np.concatenate([batch["ids"] for batch in read])
@@ -79,17 +78,17 @@ def test_validation_has_every_target_once_and_marks_rows_of_padding(data):
 
 
 def test_shapes_are_those_of_the_shard(data):
-    batch = dataset.make(data, "train", batch_size=6, seq_len=13, shard_count=2)[0]
+    batch = dataset.make(dataset.packed(data, "train", seq_len=13), batch_size=6, shard_count=2)[0]
     assert {name: x.shape for name, x in batch.items()} == dict.fromkeys(batch, (3, 13)) | {"ids": (3,)}
 
 
 def test_bad_sizes_are_refused(data):
     with pytest.raises(ValueError, match="batch_size=6 must be a multiple of shard_count=4"):
-        dataset.make(data, "train", batch_size=6, seq_len=13, shard_count=4)
+        dataset.make(dataset.packed(data, "train", seq_len=13), batch_size=6, shard_count=4)
     with pytest.raises(ValueError, match=r"seq_len=100000 must be below the split's \d+ tokens \(train\)"):
-        dataset.make(data, "train", batch_size=6, seq_len=100_000)
+        dataset.make(dataset.packed(data, "train", seq_len=100_000), batch_size=6)
     with pytest.raises(ValueError, match="shard_index=2 must be at least 0 and below shard_count=2"):
-        dataset.make(data, "train", batch_size=6, seq_len=13, shard_index=2, shard_count=2)
+        dataset.make(dataset.packed(data, "train", seq_len=13), batch_size=6, shard_index=2, shard_count=2)
 
 
 @pytest.mark.parametrize("kind", [{}, dict(kind="bpe", vocab_size=271)])

@@ -90,8 +90,8 @@ def data(folder, tmp_path_factory):
 
 
 def made(data, shards, **changes):
-    how = dict(split="train", batch_size=8, seq_len=13, seed=3) | changes
-    return [dataset.make(data, shard_index=i, shard_count=shards, **how) for i in range(shards)]
+    packed = dataset.packed(data, "train", **dict(seq_len=13, seed=3) | changes)
+    return [dataset.make(packed, batch_size=8, shard_index=i, shard_count=shards) for i in range(shards)]
 
 
 def joined(rows):
@@ -131,7 +131,7 @@ def test_tokens_come_from_the_sources_in_their_shares(data):
 
 def test_an_epoch_of_a_source_has_each_of_its_targets_once(data):
     """Whatever the weights of the others: the second source's first epoch, found in the mixed stream."""
-    packed = dataset._packed(data, "train", seq_len=13, seed=3)
+    packed = dataset.packed(data, "train", seq_len=13, seed=3)
     source = packed._sources[1]
     indices = [i for i in range(9000) if packed.locate(i)[0] == 1][: source.samples_per_epoch]
     got = np.concatenate([packed[i]["targets"] for i in indices])

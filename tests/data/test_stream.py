@@ -24,7 +24,7 @@ def written(folder):
 
 def digest(data, split, steps):
     """SHA-256 of the tokens, targets, segments and positions of these steps."""
-    batches = dataset.make(data, split, batch_size=8, seq_len=128, seed=0)
+    batches = dataset.make(dataset.packed(data, split, seq_len=128, seed=0), batch_size=8)
     names = ("tokens", "targets", "segment_ids", "positions", "ids")
     return hashlib.sha256(b"".join(batches[i][name].tobytes() for i in steps for name in names)).hexdigest()[:16]
 

@@ -1,5 +1,6 @@
 """Every head, found by listing the folder, and what is particular to each."""
 
+import dataclasses
 import importlib
 import pathlib
 
@@ -11,6 +12,7 @@ import pytest
 import arch
 from arch import tree
 from arch.heads import classification, masked_lm, pooler, pretraining, span, tagging
+from arch.layers import embedding
 from arch.layers.weight import axes, unbox
 from arch.ops.norm import layer_norm
 from arch.sharding.mesh import RULES
@@ -27,7 +29,8 @@ TABLE = random_like(jax.ShapeDtypeStruct((VOCAB, EMBED), jnp.float32), seed=3)
 
 
 def unembed(x):
-    return jnp.einsum("btd,vd->btv", x, TABLE.astype(x.dtype), preferred_element_type=jnp.float32)
+    """Logits of hidden states."""
+    return embedding.Unembedding(TABLE.astype(x.dtype))(x)
 
 
 class Run:
@@ -35,14 +38,18 @@ class Run:
 
     def __init__(self, cfg):
         self.head, self.x = cfg.make(), inputs(tokens=5)
-        init = lambda key: self.head.init(key, self.x, context(self.x), unembed)
+        init = lambda key: self.head.init(key, self.x, context(self.x), embedding.Unembedding(TABLE))
         self.boxes = jax.eval_shape(init, jax.random.key(0)).get("params", {})
         self.params = random_like(unbox(self.boxes))
 
     def __call__(self, params=None, x=None, **fields):
         x = self.x if x is None else x
         params = self.params if params is None else params
-        return self.head.apply({"params": params}, x, context(x, **fields), unembed)
+        table = embedding.Unembedding(TABLE.astype(x.dtype))
+        out = self.head.apply({"params": params}, x, context(x, **fields), table)
+        beside = dict(out.shared)
+        unembed = beside.pop("unembed", lambda x: x)
+        return dataclasses.replace(out, x=unembed(out.x), shared=beside)
 
 
 @pytest.fixture(scope="module", params=HEADS)

@@ -15,7 +15,7 @@ from arch.mixers import attention
 from arch.models import encoder
 from arch.positions import learned, none
 from arch.sharding.mesh import RULES
-from arch.train.step import objective
+from arch.train.objective import objective
 from tests.contracts.sublayers import holds, jit, random_like
 
 ROWS, TOKENS, VOCAB, EMBED = 2, 7, 11, 6
@@ -153,7 +153,8 @@ def test_the_trainer_s_objective_takes_a_masked_token_encoder():
     ones = jnp.ones((ROWS, TOKENS), jnp.int32)
     batch = {"tokens": TOKENS_IN, "targets": TOKENS_IN, "segment_ids": ones, "weights": ones.astype(jnp.float32)}
     batch["positions"] = positions_of(TOKENS_IN)
-    loss = jit(lambda params: objective(run.model, params, batch, float(ROWS * TOKENS), None)[0])(run.params)
+    totals = {"tokens": float(ROWS * TOKENS)}
+    loss = jit(lambda params: objective(run.model, params, batch, totals, None)[0])(run.params)
     assert 0 < loss < 2 * VOCAB
 
 

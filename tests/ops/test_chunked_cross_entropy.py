@@ -19,10 +19,21 @@ WEIGHTS = jnp.asarray(RNG.choice([0.0, 0.5, 1.0], size=(ROWS, LENGTH)), jnp.floa
 ALL = dict(soft_cap=2.0, label_smoothing=0.1, z_weight=0.03)
 
 
-def whole(x, table, targets, weights, *, soft_cap=0.0, **rest):
+def whole(x, table, targets, weights, bias=None, *, soft_cap=0.0, **rest):
     """The weighted sums from all logits at once."""
-    loss, nats = token_loss(soft_capped(jnp.einsum("...d,vd->...v", x, table), soft_cap), targets, **rest)
-    return jnp.sum(loss * weights), jnp.sum(nats * weights)
+    logits = jnp.einsum("...d,vd->...v", x, table)
+    logits = soft_capped(logits if bias is None else logits + bias, soft_cap)
+    return tuple(jnp.sum(value * weights) for value in token_loss(logits, targets, **rest))
+
+
+def with_aux(loss):
+    """Loss, and what is for the log."""
+
+    def pair(*arrays):
+        value, *logged = loss(*arrays)
+        return value, logged
+
+    return pair
 
 
 def log_softmax(logits):
@@ -40,20 +51,20 @@ LOGITS = X @ TABLE.T
 
 
 def test_without_smoothing_and_z_loss_the_loss_is_nats():
-    loss, nats = token_loss(LOGITS, TARGETS)
+    loss, nats, _ = token_loss(LOGITS, TARGETS)
     np.testing.assert_array_equal(loss, nats)
 
 
 def test_smoothing_is_cross_entropy_against_targets_mixed_with_the_uniform_distribution():
     mixed = 0.7 * np.eye(VOCAB)[np.asarray(TARGETS)] + 0.3 / VOCAB
-    loss, nats = token_loss(LOGITS, TARGETS, label_smoothing=0.3)
+    loss, nats, _ = token_loss(LOGITS, TARGETS, label_smoothing=0.3)
     np.testing.assert_allclose(loss, -(mixed * log_softmax(LOGITS)).sum(-1), rtol=2e-6)
     np.testing.assert_allclose(nats, -picked(log_softmax(LOGITS)), rtol=2e-6, atol=1e-6)
 
 
 def test_the_z_loss_is_the_squared_log_of_the_normaliser():
     log_z = np.log(np.exp(np.asarray(LOGITS, np.float64)).sum(-1))
-    loss, nats = token_loss(LOGITS, TARGETS, z_weight=0.25)
+    loss, nats, _ = token_loss(LOGITS, TARGETS, z_weight=0.25)
     np.testing.assert_allclose(loss - nats, 0.25 * log_z**2, rtol=1e-5)
 
 
@@ -84,6 +95,27 @@ def test_the_gradient_of_a_tied_and_scaled_table_is_that_of_all_logits():
     np.testing.assert_allclose(actual, jax.grad(partial(loss, whole))(TABLE), rtol=2e-5, atol=2e-5)
 
 
+def test_a_bias_moves_the_logits_and_has_the_gradient_of_all_logits():
+    bias = jnp.asarray(RNG.standard_normal(VOCAB), jnp.float32)
+    values, gradients = [], []
+    for function in (whole, partial(chunked_cross_entropy, chunk=5)):
+        loss = lambda x, table, bias: with_aux(partial(function, **ALL))(x, table, TARGETS, WEIGHTS, bias)
+        value, gradient = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(X, TABLE, bias)
+        values.append(jax.tree.leaves(value))
+        gradients.append(gradient)
+    np.testing.assert_allclose(*values, rtol=2e-6)
+    assert np.all(gradients[0][2] != 0)
+    for expected, actual in zip(*gradients, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_a_target_counts_as_right_where_no_id_is_likelier():
+    right = np.argmax(LOGITS, -1) == np.asarray(TARGETS)
+    np.testing.assert_array_equal(token_loss(LOGITS, TARGETS)[2], right)
+    chunked = chunked_cross_entropy(X, TABLE, TARGETS, WEIGHTS, chunk=4)[2]
+    assert float(chunked) == pytest.approx((right * np.asarray(WEIGHTS)).sum()) and right.any()
+
+
 def test_nats_carry_no_gradient():
     gradient = jax.grad(lambda x: chunked_cross_entropy(x, TABLE, TARGETS, WEIGHTS, chunk=4)[1])(X)
     np.testing.assert_array_equal(gradient, 0.0)
@@ -91,7 +123,7 @@ def test_nats_carry_no_gradient():
 
 def test_half_precision_hidden_states_are_summed_in_float32():
     half = X.astype(jnp.bfloat16), TABLE.astype(jnp.bfloat16)
-    loss, _ = chunked_cross_entropy(*half, TARGETS, WEIGHTS, chunk=4)
+    loss, *_ = chunked_cross_entropy(*half, TARGETS, WEIGHTS, chunk=4)
     assert loss.dtype == jnp.float32
     exact = whole(*(array.astype(jnp.float32) for array in half), TARGETS, WEIGHTS)[0]
     assert float(loss) == pytest.approx(float(exact), rel=1e-6)
@@ -123,7 +155,7 @@ LARGE = (
 
 def compiled(loss):
     """Value and gradients, compiled for shapes whose logits outweigh all else."""
-    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).lower(*LARGE).compile()
+    return jax.jit(jax.value_and_grad(with_aux(loss), argnums=(0, 1), has_aux=True)).lower(*LARGE).compile()
 
 
 def test_the_compiled_program_has_an_eighth_of_the_temporaries_of_all_logits():
@@ -150,7 +182,7 @@ def test_a_split_batch_and_vocabulary_change_neither_value_nor_gradients():
     targets = jnp.asarray(rng.integers(vocab, size=(rows, length)), jnp.int32)
     axes = ("batch", None, None), ("vocab", "embed"), ("batch", None), ("batch", None)
     arrays = x, table, targets, weights
-    loss = jax.value_and_grad(partial(chunked_cross_entropy, chunk=8), argnums=(0, 1), has_aux=True)
+    loss = jax.value_and_grad(with_aux(partial(chunked_cross_entropy, chunk=8)), argnums=(0, 1), has_aux=True)
     expected = loss(*arrays)
     with jax.set_mesh(mesh):
         split = [jax.device_put(a, meshes.sharding(names, a.shape, mesh)) for a, names in zip(arrays, axes)]

@@ -63,7 +63,7 @@ def saved(tmp_path):
     """A folder with the states of steps 10, 20 and 30."""
     with checkpoint.Checkpoints(tmp_path / "checkpoints", checkpoint.Config(keep_latest=3)) as checkpoints:
         for step in (10, 20, 30):
-            checkpoints.save(step, state_of(step), extra={"position": step}, metrics={"eval/bits_per_byte": 1 / step})
+            checkpoints.save(step, state_of(step), extra={"position": step}, metrics={"eval/valid/loss": 1 / step})
     return tmp_path / "checkpoints"
 
 
@@ -126,7 +126,7 @@ def test_retention_remembers_the_best_across_a_restart(tmp_path):
     for part in ((1, 2, 3), (4, 5, 6)):
         with checkpoint.Checkpoints(tmp_path) as checkpoints:
             for step in part:
-                metrics = {"eval/bits_per_byte": values[step]}
+                metrics = {"eval/valid/loss": values[step]}
                 checkpoints.save(step, state_of(step), extra={}, metrics=metrics)
     assert steps_in(tmp_path) == [2, 5, 6]
 
@@ -339,7 +339,7 @@ SAVE_FOREVER = """
         jax.tree.map(np.testing.assert_array_equal, restored, state(step))
     print(step, flush=True)
     for step in itertools.count(step + 1):
-        checkpoints.save(step, state(step), extra={"step": step}, metrics={"eval/bits_per_byte": step % 5})
+        checkpoints.save(step, state(step), extra={"step": step}, metrics={"eval/valid/loss": step % 5})
         print(step, flush=True)
 """
 

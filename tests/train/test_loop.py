@@ -64,7 +64,7 @@ def test_every_step_is_logged_once(workdir):
 
 
 def test_evaluations_are_at_their_steps_and_at_the_end(workdir):
-    assert [step for step, name, _ in tiny.curve(workdir) if name == "eval/bits_per_byte"] == [4, 8, 10]
+    assert [step for step, name, _ in tiny.curve(workdir) if name == "eval/valid/bits_per_byte"] == [4, 8, 10]
 
 
 def test_the_logged_learning_rate_is_the_one_of_the_step(workdir):

@@ -106,7 +106,7 @@ def test_an_evaluation_takes_the_average_if_the_config_uses_it(workdir, cfg, tmp
     plain = cfg.replace(ema=cfg.ema.replace(use=False))
     tiny.train(plain, tmp_path)
     assert values(tmp_path, "train/loss") == values(workdir, "train/loss")
-    assert values(tmp_path, "eval/loss") != values(workdir, "eval/loss")
+    assert values(tmp_path, "eval/valid/loss") != values(workdir, "eval/valid/loss")
     loaded, raw = tree.paths(arch.load(tmp_path)[1]), saved(tmp_path, restore.PARAMS)
     np.testing.assert_array_equal(loaded["embedding/table"], raw["embedding/table"])
 

@@ -78,7 +78,8 @@ def test_on_another_mesh_the_resumed_losses_agree(quick, copy, cfg, whole):
 
 def test_an_evaluation_that_a_signal_cut_short_is_made_at_the_resume(quick, cfg, whole, tmp_path):
     train_until("step 8/10", cfg, tmp_path)
-    assert tiny.steps_in(tmp_path)[-1] == 8 and (8, "eval/loss") not in {point[:2] for point in tiny.curve(tmp_path)}
+    seen = {point[:2] for point in tiny.curve(tmp_path)}
+    assert tiny.steps_in(tmp_path)[-1] == 8 and (8, "eval/valid/loss") not in seen
     tiny.train(cfg, tmp_path)
     assert tiny.curve(tmp_path) == whole
 

@@ -86,13 +86,14 @@ def test_histograms_are_read_back_by_tensorboard(tmp_path):
 
 def test_hyperparameters_are_read_back_by_their_path(tmp_path):
     with writer.Writer(tmp_path) as w:
-        w.write_hparams({"seed": 3, "mesh": {"data": 2}, "name": "demo", "dims": (1, 2), "tied": True}, ("eval/loss",))
+        hparams = {"seed": 3, "mesh": {"data": 2}, "name": "demo", "dims": (1, 2), "tied": True}
+        w.write_hparams(hparams, ("eval/valid/loss",))
     tags = events(tmp_path).summary_metadata
     start = metadata.parse_session_start_info_plugin_data(tags[metadata.SESSION_START_INFO_TAG].plugin_data.content)
     found = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
     assert found == {"seed": 3.0, "mesh.data": 2.0, "name": "demo", "dims": "(1, 2)", "tied": True}
     experiment = metadata.parse_experiment_plugin_data(tags[metadata.EXPERIMENT_TAG].plugin_data.content)
-    assert [info.name.tag for info in experiment.metric_infos] == ["eval/loss"]
+    assert [info.name.tag for info in experiment.metric_infos] == ["eval/valid/loss"]
 
 
 def killed(workdir, steps):

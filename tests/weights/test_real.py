@@ -130,8 +130,8 @@ def expected():
 def test_smollm2_has_the_loss_that_its_config_promises(command, expected):
     loss, bits = re.search(r"loss (\S+) nats per token, (\S+) bits per byte", expected).groups()
     measured = json.loads(command("--mode=eval", "--config.data.path=LICENSE"))
-    assert measured["eval/loss"] == pytest.approx(float(loss), abs=1e-3)
-    assert measured["eval/bits_per_byte"] == pytest.approx(float(bits), abs=1e-3)
+    assert measured["eval/valid/loss"] == pytest.approx(float(loss), abs=1e-3)
+    assert measured["eval/valid/bits_per_byte"] == pytest.approx(float(bits), abs=1e-3)
 
 
 @pytest.mark.slow

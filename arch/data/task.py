@@ -1,0 +1,75 @@
+"""A task: what a run learns of its text. Its samples, what of them is predicted, and with what loss.
+
+    objective = sum over terms of (sum_i w_i loss_i / sum_i w_i)  +  the layers' own losses
+
+A task has one term, or several that are each a mean of their own (BERT's masked tokens and next sentences). The
+weights of a batch are known before the model is called, so that micro-batches and shards add up exactly: what divides
+is the sum over the whole batch.
+"""
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from arch import config
+from arch.data import dataset
+from arch.layers import token_loss
+from arch.layers.contract import Aux, Context
+from arch.typing import Array
+
+Batch = dict[str, Array]
+
+
+class Task(config.Config):
+    """Base of the configs of tasks. The fields of a batch that are called as those of a `Context` become its context.
+
+    Attributes:
+      predicts_text: whether `batch["targets"]`, under `batch["weights"]`, are ids of text, of which bits per byte can
+        be told.
+      main_term: the term whose accuracy is the run's, and of text the one of these targets.
+    """
+
+    predicts_text: ClassVar[bool] = True
+    main_term: ClassVar[str] = "tokens"
+
+    def must_suit(self, model_cfg: Any, *, seq_len: int) -> None:
+        """Raises ValueError, before anything is read or compiled, when this model cannot learn this."""
+        raise NotImplementedError
+
+    def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:
+        """The samples of a split by their global index; by default its text in windows of `seq_len` tokens.
+
+        Raises:
+          ValueError: the split is too short, or the tokenizer or the text lack what the task needs.
+        """
+        return dataset.packed(tokenized, split, seq_len=seq_len, seed=seed)
+
+    def weights(self, batch: Batch) -> dict[str, Array]:
+        """The total weight of each term in a batch; by default the sum of its `weights`."""
+        return {self.main_term: jnp.sum(batch["weights"])}
+
+    def terms(
+        self, module: Any, batch: Batch, context: Context, loss: token_loss.Config
+    ) -> tuple[dict[str, token_loss.Sums], Aux]:
+        """The sums of each term over a batch, and the layers' losses and statistics.
+
+        Args:
+          module: the bound Linen module.
+          batch: the samples' arrays, each with rows as its first axis.
+          context: what the layers may read.
+          loss: of a token.
+        """
+        raise NotImplementedError
+
+
+def must_be(model_cfg: Any, *names: str, task: str) -> None:
+    """Raises ValueError unless the model is one of these files of arch/models."""
+    name = type(model_cfg).__module__.rsplit(".", 1)[-1]
+    if name not in names:
+        raise ValueError(f"model.name={name!r} must be {' or '.join(map(repr, names))} with task.name={task!r}")
+
+
+def must_reach(model_cfg: Any, length: int) -> None:
+    """Raises ValueError when rows of so many tokens have positions that the model does not know."""
+    if 0 < model_cfg.position.max_length < length:
+        raise ValueError(f"seq_len={length} must be at most {model_cfg.position.max_length}, the model's positions")
