@@ -2,11 +2,14 @@
 
 import logging
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from arch import config, tree
+from arch.models import encoder
 from arch.train import experiment, provenance, restore
-from arch.weights import pretrained
+from arch.typing import Array
+from arch.weights import pretrained, transfer
 
 log = logging.getLogger("arch")
 
@@ -40,13 +43,19 @@ def family(path: str) -> str:
     return pretrained.open(path).family.__name__.rsplit(".", 1)[-1]
 
 
-def params(path: str, model_cfg: Any, abstract: Any) -> tree.Tree:
-    """The parameters of a run or a published checkpoint.
+def params(
+    path: str,
+    model_cfg: Any,
+    abstract: Any,
+    fresh: Callable[[Sequence[str]], dict[str, Array]] | None = None,
+) -> tree.Tree:
+    """The parameters of a run or a published checkpoint, which may be of an encoder with another head.
 
     Args:
       path: of either.
       model_cfg: of the model that is to have them.
       abstract: its parameters as `jax.ShapeDtypeStruct`s, placed.
+      fresh: gives the values of a head's parameters, by path, that the checkpoint lacks; None if it must have all.
 
     Raises:
       ValueError: they cannot be read, or are another model's.
@@ -54,7 +63,13 @@ def params(path: str, model_cfg: Any, abstract: Any) -> tree.Tree:
     if not is_published(path):
         return restore.restore_params(path, abstract)[0]
     found = pretrained.open(path)
+    if isinstance(found.config, encoder.Config) and isinstance(model_cfg, encoder.Config):
+        found = transfer.with_head(found, model_cfg.head)
+    if found.fresh and fresh is None:
+        raise ValueError(f"it must hold {', '.join(found.fresh)}: that head is not trained")
     values = pretrained.read(found, abstract)
+    if found.fresh:
+        values = tree.from_paths(tree.paths(values) | fresh(found.fresh))
     changed = provenance.diff(config.to_dict(found.config), config.to_dict(model_cfg), "model")
     changed = [line for line in changed if line.split(":")[0].rsplit(".", 1)[-1] not in experiment.FREE]
     if changed:

@@ -1,6 +1,7 @@
 """The state that a run begins with: its own checkpoint, another run's state, another's parameters, or a fresh one."""
 
 import dataclasses
+import functools
 import itertools
 import logging
 
@@ -40,7 +41,8 @@ def start(setup: Setup, checkpoints: Checkpoints) -> tuple[states.TrainState, di
             state, extra = _restored(lambda abstract: restore.restore_step(folder, abstract), plan)
             log.info("started from step %d of %s", int(state.step), cfg.resume)
         elif cfg.init_from:
-            params = initial.params(cfg.init_from, cfg.model, plan.abstract.params)
+            fresh = functools.partial(states.init_leaves, setup.model, plan, jax.random.key(cfg.seed))
+            params = initial.params(cfg.init_from, cfg.model, plan.abstract.params, fresh)
             log.info("started from the parameters of %s", cfg.init_from)
             return states.around(params, setup.optimizer, plan), {}
         else:

@@ -1,6 +1,7 @@
 """The train state, sharded from its first moment: no array is ever whole on one device unless its rule says so."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -118,6 +119,17 @@ def init(model, optimizer: optax.GradientTransformation, plan: Plan, key: Key[Ar
         return create(weight.unbox(_init_boxed(model, key)), plan.trainable, optimizer, plan.beside)
 
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.abstract))(key)
+
+
+def init_leaves(model, plan: Plan, key: Key[Array, ""], paths: Sequence[str]) -> dict[str, Array]:
+    """The fresh values of these parameters alone, by path, where the plan places them."""
+    places = tree.paths(plan.abstract.params)
+
+    def make(key):
+        leaves = tree.paths(weight.unbox(_init_boxed(model, key)))
+        return {path: leaves[path] for path in paths}
+
+    return jax.jit(make, out_shardings={path: places[path].sharding for path in paths})(key)
 
 
 def around(params: tree.Tree, optimizer: optax.GradientTransformation, plan: Plan) -> TrainState:

@@ -40,6 +40,7 @@ class Published:
       source: its tensors.
       rules: what is what.
       names: the rules' names of tensors -> the source's, which may lack the family's prefix.
+      fresh: canonical paths of the model's parameters that it does not hold, under another head (`transfer`).
     """
 
     family: ModuleType
@@ -47,6 +48,7 @@ class Published:
     source: Source
     rules: tuple[Rule, ...]
     names: dict[str, str]
+    fresh: tuple[str, ...] = ()
 
 
 def open(path) -> Published:
@@ -74,7 +76,7 @@ def published(source: Source) -> Published:
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{source.path} holds no model that is known here: {kind}{error}") from error
-    found = Published(family, config, source, rules, _names(rules, source, family, config))
+    found = Published(family, config, source, rules, names_of(rules, source, family, config))
     if lines := _differences(found):
         raise ValueError(f"{source.path} does not fit its config: {_shown(lines)}")
     return found
@@ -110,7 +112,7 @@ def load(
 
 
 def read(found: Published, abstract: Mapping) -> tree.Tree:
-    """The parameters of an opened checkpoint where `abstract` wants them (see `load`)."""
+    """The parameters of an opened checkpoint, without the fresh ones, where `abstract` wants them (see `load`)."""
     leaves, places = tree.paths(abstract), slots(abstract)
     _same_parameters(found, places)
     twice = duplicates.pairs(duplicates.named(found.family, found.config), found.names)
@@ -129,7 +131,7 @@ def read(found: Published, abstract: Mapping) -> tree.Tree:
             left[path] -= 1
             if not left[path]:
                 arrays[path] = buffers.pop(path).array()
-    return tree.from_paths({path: arrays[path] for path in leaves})
+    return tree.from_paths({path: arrays[path] for path in leaves if path not in found.fresh})
 
 
 def _config(family: ModuleType, source: Source) -> Any:
@@ -143,7 +145,7 @@ def _config(family: ModuleType, source: Source) -> Any:
     return config
 
 
-def _names(rules: tuple[Rule, ...], source: Source, family: ModuleType, config: Any) -> dict[str, str]:
+def names_of(rules: tuple[Rule, ...], source: Source, family: ModuleType, config: Any) -> dict[str, str]:
     """The rules' (or the family's duplicates') name of each of the source's tensors.
 
     The model may have been saved without its head, so without the prefix, or when a tensor had another name.
