@@ -11,6 +11,7 @@ sums, on the host, where a step is logged: the mean of two maxima is no maximum.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def sums(routing: TokenChoice | ExpertChoice, real: Bool[Array, "b t"]) -> dict[
     return {"expert_load": jnp.mean(load, axis=0), **means}
 
 
-def summary(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+def summary(sums: Mapping[str, Any]) -> dict[str, float]:
     """Numbers for the log.
 
     Args:

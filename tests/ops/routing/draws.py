@@ -1,4 +1,4 @@
-"""What routers are held to: logits that hypothesis draws, with ties, skew, empty experts and padding; and the comparison."""
+"""What routers are held to: drawn logits with ties, skew, empty experts and padding, and the comparison with loops."""
 
 import dataclasses
 import functools

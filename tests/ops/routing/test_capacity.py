@@ -160,7 +160,9 @@ def test_no_expert_takes_more_than_its_capacity(case, factor, k):
         assert load.max() <= _limit(n, k, case.p.shape[-1], factor)
 
 
-@pytest.mark.parametrize(("factor", "tokens", "experts", "expected"), [(1.1, 10, 11, 1), (1.0, 8, 3, 3), (9.0, 8, 3, 8)])
+@pytest.mark.parametrize(
+    ("factor", "tokens", "experts", "expected"), [(1.1, 10, 11, 1), (1.0, 8, 3, 3), (9.0, 8, 3, 8)]
+)
 def test_capacity_is_rounded_up_and_no_more_than_the_tokens(factor, tokens, experts, expected):
     assert capacity.limit(tokens, k=1, num_experts=experts, capacity_factor=factor) == expected
 
