@@ -108,7 +108,8 @@ def zipit(sweeps: Iterable[Iterable[Mapping] | Endless], length: int = 0) -> lis
     sweeps = [each if isinstance(each, Endless) else list(each) for each in sweeps]
     lengths = {len(each) for each in sweeps if not isinstance(each, Endless)} | ({length} if length else set())
     if len(lengths) != 1:
-        raise ValueError(f"zipit takes sweeps of one length: these have {', '.join(map(str, sorted(lengths))) or 'none'}")
+        have = ", ".join(map(str, sorted(lengths))) or "none"
+        raise ValueError(f"zipit takes sweeps of one length: these have {have}")
     (length,) = lengths
     columns = [[each.point(i) for i in range(length)] if isinstance(each, Endless) else each for each in sweeps]
     return [_merged(points) for points in zip(*columns, strict=True)]

@@ -11,7 +11,7 @@ Expected:  1.819 validation bits per byte (spread 0.028 over 2 seeds); benchmark
 Options, as in `configs/demo.py:mixer=mamba,ffn=moe`: mixer is hybrid, attention or mamba; ffn is hybrid, gated_mlp or moe.
 """
 
-from arch import config
+from arch import config, hyper
 from arch.train import experiment
 
 EMBED_DIM = 128
@@ -49,6 +49,12 @@ def get_config(arg=""):
         checkpoint_every_steps=260,
         sample_prompt="def ",
     )
+
+
+def sweep():
+    """For `--mode=sweep`: three learning rates, two seeds each."""
+    rates = hyper.sweep("optimizer.learning_rate", [4e-3, 8e-3, 1.6e-2])
+    return hyper.product([rates, hyper.sweep("seed", range(2))])
 
 
 def _pair(known, name, option, *, first):

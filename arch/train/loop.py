@@ -68,7 +68,7 @@ def train(
 class _Run:
     """One process's side of a training run, between its start and its end or a signal."""
 
-    def __init__(self, setup: Setup, overrides: Mapping, interrupt: Interrupt, startup: Startup, hparams: Mapping | None):
+    def __init__(self, setup: Setup, overrides: Mapping, interrupt: Interrupt, startup: Startup, hparams: Any):
         self.hparams = config.to_dict(setup.cfg) if hparams is None else hparams
         self.setup, self.cfg, self.interrupt, self.startup = setup, setup.cfg, interrupt, startup
         self.main = jax.process_index() == 0

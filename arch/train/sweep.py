@@ -38,7 +38,7 @@ class Point:
 
     @property
     def folder(self) -> str:
-        """`3-learning_rate=0.01,seed=1`, of this point's overrides alone: safe as a file's name, unique by its number."""
+        """`3-learning_rate=0.01,seed=1`, of these overrides alone: safe as a file's name, unique by its number."""
         leaves = list(self.overrides)
         parts = (f"{_short(leaf, leaves)}={_plain(value)[:_VALUE_LENGTH]}" for leaf, value in self.overrides.items())
         text = re.sub(r"[^\w.=,+-]+", "_", ",".join(parts) or "as-it-is", flags=re.ASCII)
@@ -129,7 +129,7 @@ def _differ(some: Mapping, other: Mapping, leaf: str) -> bool:
 
 def _overrides(point: Any, index: int, file: str) -> dict[str, Any]:
     if not isinstance(point, Mapping) or not all(isinstance(leaf, str) for leaf in point):
-        raise config.ConfigError(f"{file}: point {index} is {point!r}, and must be a mapping of leaves' paths to values")
+        raise config.ConfigError(f"{file}: point {index} is {point!r}, and must be a mapping of paths to values")
     overrides = {leaf.removeprefix("config."): _value(value) for leaf, value in point.items()}
     if not isinstance(overrides.get("arg", ""), str):
         raise config.ConfigError(f"{file}: point {index}: arg={overrides['arg']!r} must be of type str")
@@ -150,7 +150,7 @@ def _check_apart(leaves: Mapping, overrides: Mapping) -> None:
         for path in overrides:
             short, long = sorted((leaf, path), key=len)
             if long == short or long.startswith((f"{short}.", f"{short}[")):
-                raise config.ConfigError(f"{leaf} is set by the sweep, and --config.{path} by the command line: drop one")
+                raise config.ConfigError(f"{leaf} is set by the sweep, --config.{path} by the command line: drop one")
 
 
 def _short(leaf: str, leaves: Sequence[str]) -> str:

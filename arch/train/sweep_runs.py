@@ -2,8 +2,8 @@
 
     WORKDIR/<index>-<overrides>/     a run as any other, and its record (arch/train/results.py)
 
-Finished points are skipped, stopped and failed ones go on where they were. SIGTERM and Ctrl-C end the point that runs in
-a checkpoint, and the sweep with it.
+Finished points are skipped, stopped and failed ones go on where they were. SIGTERM and Ctrl-C end the point that runs
+in a checkpoint, and the sweep with it.
 """
 
 import contextlib
