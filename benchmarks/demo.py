@@ -28,13 +28,14 @@ def run(workdir: pathlib.Path, seed: int) -> dict:
     seconds = time.perf_counter() - start
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     merged = {name: value for line in lines for name, value in line.items()}
-    phases = {name.split("/")[1]: round(value, 1) for name, value in merged.items() if name.startswith("startup/")}
+    startup = "perf/startup_"
+    phases = {name.removeprefix(startup): round(s, 1) for name, s in merged.items() if name.startswith(startup)}
     return {
         "seed": seed,
         "bits_per_byte": round(merged["eval/valid/bits_per_byte"], 4),
         "wall_seconds": round(seconds, 1),
         "steps": merged["step"],
-        "tokens_per_second": round(float(np.median([x["speed/tokens_per_second"] for x in lines if "train/loss" in x]))),
+        "tokens_per_second": round(float(np.median([x["perf/tokens_per_second"] for x in lines if "train/loss" in x]))),
     } | {f"startup_{name}": value for name, value in phases.items()}
 
 

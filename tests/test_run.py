@@ -89,9 +89,9 @@ def test_metrics_hold_the_loss_at_each_logged_step(workdir):
 
 SCALARS = [
     "train/loss", "train/bits_per_byte", "train/learning_rate", "train/gradient_norm", "train/parameter_norm",
-    "speed/tokens_per_second", "speed/seconds_per_step", "compile/seconds", "memory/peak_bytes",
+    "perf/tokens_per_second", "perf/seconds_per_step", "perf/compile_seconds", "mem/peak_bytes",
     "eval/valid/loss", "eval/valid/bits_per_byte",
-    *(f"stats/layers/{layer}/moe/expert_load/{expert}" for layer in (0, 2) for expert in range(3)),
+    *(f"moe/layers/{layer}/load/{expert}" for layer in (0, 2) for expert in range(3)),
 ]  # fmt: skip
 
 

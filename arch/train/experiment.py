@@ -9,7 +9,7 @@ from arch.decode import generate
 from arch.layers import token_loss
 from arch.sharding import mesh as meshes
 from arch.tasks import next_token
-from arch.train import checkpoint, duration
+from arch.train import checkpoint, duration, profiling
 from arch.train import ema as averages
 from arch.train import loss_scale as loss_scales
 from arch.train import optimizer as optimizers
@@ -35,6 +35,7 @@ class Config(config.Config):
       eval_every_...: between evaluations; one at the end when none is set.
       eval_batches: batches of an evaluation; 0 for all of the validation split.
       checkpoint_every_...: between checkpoints; one at the end when none is set.
+      histogram_every_steps: between histograms of parameters and updates; 0 for none.
       sample_prompt: text that the sample at each evaluation continues; '' for no samples.
       init_from: workdir or checkpoint whose parameters a fresh run starts from.
       resume: workdir or checkpoint whose whole state a fresh run starts from.
@@ -66,6 +67,7 @@ class Config(config.Config):
     checkpoint_every_examples: config.NonNegativeInt = 0
     checkpoint_every_epochs: config.NonNegativeFloat = 0.0
     checkpoint_every_percent: config.Percent = 0.0
+    histogram_every_steps: config.NonNegativeInt = 0
     sample_prompt: str = ""
     init_from: str = ""
     resume: str = ""
@@ -76,6 +78,7 @@ class Config(config.Config):
     loss_scale: loss_scales.Config = loss_scales.Config()
     optimizer: optimizers.Config = optimizers.Config()
     checkpoints: checkpoint.Config = checkpoint.Config()
+    profile: profiling.Config = profiling.Config()
     sample: generate.Config = generate.Config()
 
     def check(self):

@@ -3,9 +3,9 @@
 import contextlib
 import logging
 import math
-import sys
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,14 +18,14 @@ from arch.data import dataset
 from arch.sharding import mesh as meshes
 from arch.train import evaluation, provenance
 from arch.train.checkpoint import Checkpoints
+from arch.train.histograms import Histograms
 from arch.train.interrupt import Interrupt
-from arch.train.progress import Progress
-from arch.train.report import Timer, parameter_table, peak_bytes
+from arch.train.logger import Logger
+from arch.train.profiling import Tracer
 from arch.train.setup import Setup
 from arch.train.start import start
 from arch.train.startup import Startup
 from arch.train.step import train_step
-from arch.train.writer import Writer
 
 log = logging.getLogger("arch")
 
@@ -79,9 +79,9 @@ class _Run:
         self.unchecked = ()
         if self.main:
             provenance.write(setup.workdir, config.to_dict(self.cfg), overrides)
-        self.writer = Writer(setup.workdir, enabled=self.main, resume_step=self.step or -1)
-        self.writer.write_hparams(self.hparams)
-        self.writer.write_texts(self.step, {"parameters": parameter_table(setup.plan)})
+        self.logger = Logger(setup, self.step, startup, self.hparams)
+        self.histograms = Histograms(self.cfg.histogram_every_steps)
+        self.tracer = Tracer(self.cfg.profile, setup.workdir, enabled=self.main)
         self.saved = self.step if self.checkpoints.latest_step() == self.step else -1
         self.data = setup.dataset("train")
 
@@ -98,35 +98,43 @@ class _Run:
         self.startup.mark("state")
         step = self._compiled(self.data[self.step], key)
         self.startup.mark("compile")
-        batches = dataset.batches(self.data, self.step)
-        timer = Timer(self.step)
-        tokens = cfg.batch_size * cfg.seq_len
-        with contextlib.closing(batches), Progress(cfg.total_steps, tokens, start_step=self.step) as progress:
-            for rows in batches:
+        with contextlib.closing(dataset.batches(self.data, self.step)) as batches:
+            while self.step < cfg.total_steps:
+                with self.logger.waiting():
+                    rows = next(batches)
                 self._heed()
-                batch = meshes.global_batch(dataset.without_ids(rows), self.setup.mesh)
-                self.state, metrics = step(self.state, batch, key)
-                self.step += 1
-                if "step" not in self.startup.seconds:
-                    self._log_startup(metrics)
+                metrics = self._take(step, rows, key)
                 self._check_finite()  # the step before: the device is busy with this one meanwhile
                 self.unchecked = (self.step, metrics, rows["ids"])
-                due = {name: self._due(name) for name in ("log", "eval", "checkpoint")}
-                if any(due.values()):
+                self.logger.step(self.step, metrics, self.state.opt_state, due=self._due("log"))
+                if self._due("eval") or self._due("checkpoint"):
                     self._check_finite()
-                progress.update(self.step, metrics["loss"] if due["log"] else None)
-                if due["log"]:
-                    self._log(metrics, timer, tokens)
-                if due["eval"] or due["checkpoint"]:
-                    with timer.paused(), progress.paused():
-                        if due["eval"]:
-                            self.evaluate()
-                        if due["checkpoint"]:
-                            self.save()
-                if self.step >= cfg.total_steps:
-                    break
-        self.save(wait=True)
+                    self.logger.write_held()
+                    if self._due("eval"):
+                        self.evaluate(metrics["stats"])
+                    if self._due("checkpoint"):
+                        self.save(wait=self.step >= cfg.total_steps)
         return self.evaluated[1]
+
+    def _take(self, step, rows: dict, key) -> dict:
+        """One step; with what is looked at around it, at chosen steps."""
+        number, batch = self.step + 1, meshes.global_batch(dataset.without_ids(rows), self.setup.mesh)
+        self.histograms.before(number, self.state.params)
+        if self.tracer.begins(number):
+            with self.logger.paused():
+                self.tracer.begin(self.state)
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            self.state, metrics = step(self.state, batch, key)
+        self.step = number
+        if "step" not in self.startup.seconds:
+            jax.block_until_ready(metrics)
+            self.startup.mark("step")
+            self.logger.first_step(number)
+        if self.tracer.ends(number):
+            with self.logger.paused():
+                self.tracer.end(self.state)
+        self.logger.histograms(number, self.histograms.after(self.state.params))
+        return metrics
 
     def _due(self, what: str) -> bool:
         """Whether the step just taken is one to log, evaluate or save at; the last one is all of them."""
@@ -156,21 +164,9 @@ class _Run:
         step = jax.jit(function, donate_argnums=0, out_shardings=(where, whole))
         compiled = step.lower(self.state, batch, key).compile()
         seconds = time.perf_counter() - start
-        sizes = compiled.memory_analysis()
-        scalars = {"compile/seconds": seconds}
-        if sizes is not None:
-            scalars["compile/temporary_bytes"] = sizes.temp_size_in_bytes
-            scalars["compile/argument_bytes"] = sizes.argument_size_in_bytes
-        self.writer.write_scalars(self.step, scalars)
         log.info("compiled the step in %.1f s; %d parameters", seconds, tree.count(setup.plan.abstract.params))
+        self.logger.compiled(self.step, seconds, compiled, batch)
         return compiled
-
-    def _log_startup(self, metrics: dict) -> None:
-        jax.block_until_ready(metrics)
-        self.startup.mark("step")
-        log.info("first step after %s", self.startup.line())
-        seconds = {f"startup/{phase}_seconds": seconds for phase, seconds in self.startup.seconds.items()}
-        self.writer.write_scalars(self.step, seconds | {"startup/total_seconds": self.startup.total})
 
     def _check_finite(self) -> None:
         """Looks at the numbers of the last step that was not looked at."""
@@ -185,50 +181,28 @@ class _Run:
                     f"newest checkpoint is of step {self.checkpoints.latest_step()}"
                 )
 
-    def _log(self, metrics: dict, timer: "Timer", tokens: int) -> None:
-        stats = metrics.pop("stats")
-        scalars = {f"train/{name}": float(value) for name, value in metrics.items()}
-        seconds = timer.lap(self.step)
-        scalars |= {
-            "train/learning_rate": self.cfg.optimizer.last_rate(self.cfg.total_steps, self.state.opt_state),
-            "speed/seconds_per_step": seconds,
-            "speed/tokens_per_second": tokens / seconds,
-            "memory/peak_bytes": peak_bytes(),
-        }
-        for name, value in stats.items():
-            value = np.asarray(value)
-            if value.ndim == 0:
-                scalars[f"stats/{name}"] = float(value)
-            else:
-                scalars |= {f"stats/{name}/{i}": float(entry) for i, entry in enumerate(value.ravel())}
-        self.writer.write_scalars(self.step, scalars)
-        if not sys.stderr.isatty():
-            log.info(
-                "step %d/%d  loss %.4f  %.0f tokens/s",
-                self.step, self.cfg.total_steps, scalars["train/loss"], scalars["speed/tokens_per_second"],
-            )
-
-    def evaluate(self) -> dict[str, float]:
-        """The validation split's loss, and a sample of text."""
+    def evaluate(self, stats: Mapping[str, Any] = MappingProxyType({})) -> dict[str, float]:
+        """The validation split's loss, and a sample of text; `stats` are the layers' of the step before."""
         if self.evaluated[0] == self.step:
             return self.evaluated[1]
-        params = self.state.average if self.cfg.ema.in_use else self.state.params
-        metrics = evaluation.evaluate(self.setup, params, heed=self._heed)
-        if not self.evaluated[1]:
-            self.writer.write_hparams(self.hparams, tuple(metrics))
-        self.evaluated = (self.step, metrics)
-        self.writer.write_scalars(self.step, metrics)
-        log.info("step %d: %s", self.step, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-        if self.cfg.sample_prompt:
-            text = evaluation.sample_text(self.setup, params, self.cfg.sample_prompt)
-            self.writer.write_texts(self.step, {"sample": f"```\n{text}\n```"})
+        with self.logger.evaluating(self.step):
+            params = self.state.average if self.cfg.ema.in_use else self.state.params
+            metrics = evaluation.evaluate(self.setup, params, heed=self._heed)
+            if not self.evaluated[1]:
+                self.logger.hparams(self.hparams, metrics)
+            self.evaluated = (self.step, metrics)
+            self.logger.evaluation(self.step, metrics, stats)
+            if self.cfg.sample_prompt:
+                self.logger.sample(self.step, evaluation.sample_text(self.setup, params, self.cfg.sample_prompt))
         return metrics
 
     def save(self, *, wait: bool = False) -> None:
         """A checkpoint of the present step, if there is none yet and the state is finite."""
         self._check_finite()
-        if self.saved != self.step:
-            self.writer.flush()
+        self.logger.write_held()
+        if self.saved == self.step:
+            return
+        with self.logger.saving(self.step):
             metrics = self.evaluated[1] if self.evaluated[0] == self.step else {}
             extra = {
                 "config": config.to_dict(self.cfg),
@@ -239,8 +213,8 @@ class _Run:
             }
             self.checkpoints.save(self.step, self.state, extra=extra, metrics=metrics)
             self.saved = self.step
-        if wait:
-            self.checkpoints.wait()
+            if wait:
+                self.checkpoints.wait()
 
     def stop(self, signal: str) -> dict:
         """Ends the run at a signal: what was done is kept."""
@@ -250,7 +224,8 @@ class _Run:
         return {}
 
     def close(self) -> None:
-        self.writer.close()
+        self.tracer.close()
+        self.logger.close()
         self.checkpoints.close()
 
     def _heed(self) -> None:

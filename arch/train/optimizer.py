@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from arch import config, tree
 from arch.train import duration, methods
 from arch.train import schedule as schedules
+from arch.typing import Array
 
 
 @config.frozen
@@ -102,11 +104,11 @@ class Config(config.Config):
             decay_share=self.decay_share,
         )
 
-    def last_rate(self, total_steps: int, opt_state: Any) -> float:
-        """The learning rate of the last step that changed weights: skipped ones do not count."""
+    def last_rate(self, total_steps: int, opt_state: Any) -> Array:
+        """[] the learning rate of the last step that changed weights: skipped ones do not count."""
         found = jax.tree.leaves(opt_state, is_leaf=_is_schedule)
-        (taken,) = (int(leaf.count) for leaf in found if _is_schedule(leaf))
-        return float(self.schedule(total_steps)(max(taken - 1, 0)))
+        (taken,) = (leaf.count for leaf in found if _is_schedule(leaf))
+        return jnp.asarray(self.schedule(total_steps)(jnp.maximum(taken - 1, 0)))
 
     def decayed(self, params: dict) -> dict[str, Any]:
         """A tree of booleans: which weights decay."""

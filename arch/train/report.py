@@ -1,14 +1,18 @@
-"""What a run tells of itself beside its losses: parameters, memory, and time a step."""
+"""What a run tells of itself beside its losses: parameters, memory, and what its layers do."""
 
-import contextlib
 import resource
 import sys
-import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
+import numpy as np
 
 from arch import tree
+from arch.ops.routing import statistics
 from arch.train import state as states
+
+_PIXELS = 16
 
 
 def parameter_table(plan: states.Plan) -> str:
@@ -19,30 +23,80 @@ def parameter_table(plan: states.Plan) -> str:
     return "\n".join([*lines, f"| sum | | | | {tree.count(plan.abstract.params)} |"])
 
 
-def peak_bytes() -> int:
-    """The most memory used so far: of the first local device where it tells, else of this process."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return int(stats["peak_bytes_in_use"])
+def memory() -> dict[str, int]:
+    """`mem/...` in bytes, as `arch.train.names` says: of the local devices, where they tell, and of this process."""
+    told = {device.id: device.memory_stats() for device in jax.local_devices()}
+    host = {"bytes": _resident_bytes(), "peak_bytes": _peak_resident_bytes()}
+    sizes = {f"mem/host_{name}": value for name, value in host.items()}
+    devices = {"peak": [], "live": []}
+    for device, stats in told.items():
+        for name, key in (("peak", "peak_bytes_in_use"), ("live", "bytes_in_use")):
+            if stats and key in stats:
+                sizes[f"mem/device_{device}/{name}_bytes"] = int(stats[key])
+                devices[name].append(int(stats[key]))
+    of_host = {"peak": host["peak_bytes"], "live": host["bytes"]}
+    return sizes | {f"mem/{name}_bytes": max(values, default=of_host[name]) for name, values in devices.items()}
+
+
+def _peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-class Timer:
-    """Seconds a step since the last lap, without pauses."""
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return _peak_resident_bytes()
 
-    def __init__(self, step: int):
-        self._step, self._start = step, time.perf_counter()
 
-    def lap(self, step: int) -> float:
-        """Seconds a step since the lap before, at this step."""
-        now = time.perf_counter()
-        seconds = (now - self._start) / max(step - self._step, 1)
-        self._step, self._start = step, now
-        return seconds
+def layer_scalars(stats: Mapping[str, Any]) -> dict[str, float]:
+    """The layers' statistics as `arch.train.names` says: of routers `moe/<layer>/...`, of others `<sublayer>/...`.
 
-    @contextlib.contextmanager
-    def paused(self):
-        """What happens inside does not count."""
-        begin = time.perf_counter()
-        yield
-        self._start += time.perf_counter() - begin
+    Args:
+      stats: NumPy arrays by path, as a training step gives them: `layers/3/moe/expert_load`.
+    """
+    scalars = {}
+    for sublayer, values in _by_sublayer(stats).items():
+        if "expert_load" in values:
+            routed = statistics.summary(values)
+            routed |= {f"{name}_loss": float(values[key]) for name, key in (("balance", "balance"), ("z", "router_z"))}
+            scalars |= {f"moe/{_layer(sublayer)}/{name}": value for name, value in routed.items()}
+        else:
+            for name, value in values.items():
+                entries = {name: value} if np.ndim(value) == 0 else {f"{name}/{i}": x for i, x in enumerate(value.flat)}
+                scalars |= {f"{sublayer}/{entry}": float(x) for entry, x in entries.items()}
+    return scalars
+
+
+def load_image(stats: Mapping[str, Any]) -> np.ndarray | None:
+    """[h w 3] uint8, a row a mixture of experts and a column an expert; None where there are none.
+
+    White is the even load; blue is none, red twice the even load or more.
+    """
+    loads = [np.asarray(v["expert_load"], float) for v in _by_sublayer(stats).values() if "expert_load" in v]
+    if not loads:
+        return None
+    pixels = np.full((len(loads), max(load.size for load in loads), 3), 0.5)
+    for row, load in zip(pixels, loads):
+        over = np.clip(load / max(load.mean(), 1e-9) - 1, -1, 1)
+        row[: load.size] = np.stack([1 - np.clip(-over, 0, 1), 1 - np.abs(over), 1 - np.clip(over, 0, 1)], axis=-1)
+    return np.round(255 * pixels).astype(np.uint8).repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)
+
+
+def _by_sublayer(stats: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{path of a sublayer: {name: value}}, layer 10 behind layer 9."""
+    found: dict[str, dict[str, Any]] = {}
+    for path, value in stats.items():
+        sublayer, name = path.rsplit("/", 1)
+        found.setdefault(sublayer, {})[name] = value
+    return {key: found[key] for key in sorted(found, key=_natural)}
+
+
+def _natural(path: str) -> list:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in path.split("/")]
+
+
+def _layer(sublayer: str) -> str:
+    """The layer's path; a block's second mixture of experts keeps its own."""
+    return sublayer.removesuffix("/moe")

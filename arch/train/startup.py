@@ -13,7 +13,7 @@ class Startup:
     """
 
     def __init__(self):
-        self._start = self._last = time.perf_counter()
+        self.began = self._last = time.perf_counter()
         self.seconds: dict[str, float] = {}
 
     def mark(self, phase: str) -> None:
@@ -25,7 +25,7 @@ class Startup:
     @property
     def total(self) -> float:
         """Seconds from the start to the last mark."""
-        return self._last - self._start
+        return self._last - self.began
 
     def line(self) -> str:
         """`14.2 s: imports 1.9, setup 5.2, ...`."""

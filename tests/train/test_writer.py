@@ -1,15 +1,18 @@
 """Metrics are readable by scripts and by TensorBoard, also after a kill and a resume."""
 
+import io
 import json
 import os
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
 from arch.train import writer
+from arch.train.histograms import histogram
 
 
 def lines(workdir, name="metrics.jsonl"):
@@ -79,9 +82,22 @@ def test_texts_are_written_to_both(tmp_path):
 
 def test_histograms_are_read_back_by_tensorboard(tmp_path):
     with writer.Writer(tmp_path) as w:
-        w.write_histograms(2, {"weights": jnp.arange(11.0)})
+        w.write_histograms(2, {"weights": histogram(jnp.arange(11.0))})
     (event,) = events(tmp_path).Histograms("weights")
     assert (event.step, event.histogram_value.num, event.histogram_value.sum) == (2, 11, 55)
+    assert (event.histogram_value.min, event.histogram_value.max) == (0, 10)
+    limits, counts = event.histogram_value.bucket_limit, event.histogram_value.bucket
+    assert sum(counts) == 11 and counts[0] == 0 and limits[0] < 0
+    assert [count for limit, count in zip(limits, counts, strict=True) if limit == 10] == [5]  # 6 to 10
+
+
+def test_images_are_read_back_by_tensorboard(tmp_path):
+    pixels = np.random.default_rng(0).integers(256, size=(3, 5, 3)).astype(np.uint8)
+    with writer.Writer(tmp_path) as w:
+        w.write_images(2, {"picture": pixels})
+    (event,) = events(tmp_path).Images("picture")
+    assert (event.step, event.height, event.width) == (2, 3, 5)
+    np.testing.assert_array_equal(Image.open(io.BytesIO(event.encoded_image_string)), pixels)
 
 
 def test_hyperparameters_are_read_back_by_their_path(tmp_path):
@@ -136,7 +152,8 @@ def test_a_process_that_is_not_the_first_writes_nothing(tmp_path):
     with writer.Writer(tmp_path / "run", enabled=False) as w:
         w.write_scalars(1, {"x": 1.0})
         w.write_texts(1, {"t": "t"})
-        w.write_histograms(1, {"h": np.ones(3)})
+        w.write_histograms(1, {"h": histogram(jnp.ones(3))})
+        w.write_images(1, {"i": np.zeros((2, 2, 3), np.uint8)})
         w.write_hparams({"seed": 1})
         w.flush()
     assert not (tmp_path / "run").exists()

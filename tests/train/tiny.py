@@ -96,7 +96,7 @@ def metrics(workdir) -> list[dict]:
 def curve(workdir) -> list[tuple[int, str, float]]:
     """What a run computed, in the order in which it is written: (step, name, value), without times and sizes."""
     lines = [(line["step"], name, value) for line in metrics(workdir) for name, value in line.items()]
-    return [point for point in lines if point[1].split("/")[0] in ("train", "stats", "eval")]
+    return [point for point in lines if point[1].split("/")[0] in ("train", "moe", "eval")]
 
 
 def losses(workdir) -> list[float]:
