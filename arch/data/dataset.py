@@ -56,6 +56,22 @@ class _Batches:
         return {name: np.zeros_like(array) for name, array in self._samples[0].items()}
 
 
+class Mapped:
+    """Samples that are made of other samples, one of one.
+
+    Args:
+      samples: the others.
+      function: of a sample and its index.
+    """
+
+    def __init__(self, samples: Samples, function: Callable[[dict, int], dict]):
+        self._samples, self._function = samples, function
+        self.endless, self.samples_per_epoch = samples.endless, samples.samples_per_epoch
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self._function(self._samples[index], index)
+
+
 def make(samples: Samples, *, batch_size: int, shard_index: int = 0, shard_count: int = 1) -> grain.MapDataset:
     """One shard's batches by global step.
 

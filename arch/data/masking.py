@@ -49,18 +49,24 @@ class Config(config.Config):
         return np.setdiff1d(np.arange(self.vocab_size), (*self.special_ids, self.mask_id))
 
     def transform(self, sample: dict[str, np.ndarray], *, seed: int, index: int) -> dict[str, np.ndarray]:
-        """A packed sample as a masked one.
+        """A sample as a masked one.
 
         Args:
-          sample: of `packing.Packed`: `tokens` and `segment_ids`, int32[seq_len], and more.
+          sample: `tokens`, int32[seq_len]; `valid`, bool[seq_len], or `segment_ids`, 0 for padding; and more.
           seed: of the choice.
           index: the sample's global index.
 
         Returns:
           The sample with `tokens` masked, `targets` the tokens as they were, and `weights` float32 1 at the chosen.
         """
-        tokens, chosen = mask(sample["tokens"], sample["segment_ids"] > 0, seed=seed, index=index, cfg=self)
+        valid = sample["valid"] if "valid" in sample else sample["segment_ids"] > 0
+        tokens, chosen = mask(sample["tokens"], valid, seed=seed, index=index, cfg=self)
         return sample | {"tokens": tokens, "targets": sample["tokens"], "weights": chosen.astype(np.float32)}
+
+
+def most(length: int, rate: float) -> int:
+    """How many of so many tokens are chosen at most."""
+    return min(max(1, round(rate * length)), length) if rate else 0
 
 
 def mask(tokens: np.ndarray, valid: np.ndarray, *, seed: int, index: int, cfg: Config) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +85,7 @@ def mask(tokens: np.ndarray, valid: np.ndarray, *, seed: int, index: int, cfg: C
     length = len(tokens)
     bits = np.random.Philox(np.random.SeedSequence((seed, index, 7))).random_raw((3, length))
     candidates = np.flatnonzero(valid & np.isin(tokens, cfg.ordinary))
-    count = min(max(1, round(cfg.rate * len(candidates))), len(candidates)) if cfg.rate else 0
+    count = most(len(candidates), cfg.rate)
     places = candidates[np.argsort(bits[0, candidates], kind="stable")[:count]]
     chosen = np.zeros(length, bool)
     chosen[places] = True

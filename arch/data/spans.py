@@ -18,27 +18,24 @@ import numpy as np
 
 from arch import config
 
+Density = Annotated[float, config.Range(0, 1, open=True)]
+MeanSpan = Annotated[float, config.Range(1)]
+
 
 @config.frozen
 class Config(config.Config):
     """How spans are cut out."""
 
-    first_sentinel: config.NonNegativeInt
-    """The sentinel of the first span; those of the next are the ids below it, one after another, as T5 has them."""
+    sentinels: tuple[int, ...]
+    """The tokens that stand for the first span, the second, ..."""
     end_id: config.NonNegativeInt
     """The token that ends input and target."""
-    num_sentinels: config.PositiveInt = 100
-    density: Annotated[float, config.Range(0, 1, open=True)] = 0.15
+    density: Density = 0.15
     """Share of the tokens that are noise."""
-    mean_span: Annotated[float, config.Range(1)] = 3.0
+    mean_span: MeanSpan = 3.0
     """Mean length of a span."""
 
     def check(self):
-        if self.num_sentinels > self.first_sentinel + 1:
-            raise ValueError(
-                f"num_sentinels={self.num_sentinels} must be at most {self.first_sentinel + 1}: "
-                f"they count down from first_sentinel={self.first_sentinel}"
-            )
         if self.density == 1:
             raise ValueError(f"density={self.density} must be below 1")
 
@@ -53,8 +50,8 @@ def counts(length: int, cfg: Config) -> tuple[int, int]:
         raise ValueError(f"length={length} must be at least 2: a token that is kept and one that is cut out")
     noise = min(max(round(length * cfg.density), 1), length - 1)
     spans = min(max(round(noise / cfg.mean_span), 1), noise, length - noise)
-    if spans > cfg.num_sentinels:
-        raise ValueError(f"num_sentinels={cfg.num_sentinels} must be at least {spans}, the spans of {length} tokens")
+    if spans > len(cfg.sentinels):
+        raise ValueError(f"num_sentinels={len(cfg.sentinels)} must be at least {spans}, the spans of {length} tokens")
     return noise, spans
 
 
@@ -95,7 +92,7 @@ def corrupt(tokens: np.ndarray, *, seed: int, index: int, cfg: Config) -> tuple[
     cut, kept = _parts(noise, spans, random), _parts(len(tokens) - noise, spans, random)
     ends = np.cumsum(np.stack([kept, cut], axis=1).reshape(-1))  # text, noise, text, noise, ...
     pieces = np.split(tokens, ends[:-1])
-    sentinels = cfg.first_sentinel - np.arange(spans, dtype=tokens.dtype)[:, None]
+    sentinels = np.array(cfg.sentinels[:spans], tokens.dtype)[:, None]
     end = np.array([cfg.end_id], tokens.dtype)
     inputs = [part for pair in zip(pieces[::2], sentinels) for part in pair]
     targets = [part for pair in zip(sentinels, pieces[1::2]) for part in pair]

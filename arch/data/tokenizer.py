@@ -31,12 +31,15 @@ class Config(config.Config):
 
     kind: Literal["byte", "bpe", "pretrained"] = "byte"
     vocab_size: Annotated[int, config.Range(0)] = 0
-    """Ids of a trained BPE, separator and 256 bytes included (fewer if the text has no more pairs to merge)."""
+    """Ids of a trained BPE, special tokens and 256 bytes included (fewer if the text has no more pairs to merge)."""
     path: str = ""
     """A byte-level tokenizer.json, or a folder with one, to be used instead of training; with kind='pretrained' that of
     a published model, of any kind, or a GGUF file."""
     separator: str = "<|endoftext|>"
     """The special token that opens each document; with kind='pretrained' '' is the model's own."""
+    specials: tuple[str, ...] = ()
+    """More special tokens, which stand for no text: what a task marks its samples with ('[MASK]', '<extra_id_0>' ...).
+    A published model's tokenizer has its own."""
 
     def check(self):
         if self.kind == "byte" and (self.vocab_size or self.path):
@@ -44,31 +47,53 @@ class Config(config.Config):
             raise ValueError(f"{field} must be left out with kind='byte', which always has {Bytes.size} ids")
         if self.kind == "pretrained" and self.vocab_size:
             raise ValueError(f"vocab_size={self.vocab_size} must be left out with kind='pretrained', which has its own")
+        if self.kind == "pretrained" and self.specials:
+            raise ValueError(f"specials={self.specials} must be left out with kind='pretrained', which has its own")
+        if "" in self.specials or len({*self.specials, self.separator}) != len(self.specials) + 1:
+            raise ValueError(f"specials={self.specials} must be different texts, none of them '' or the separator")
         if self.kind == "bpe" and bool(self.path) == bool(self.vocab_size):
             raise ValueError(f"kind='bpe' takes either vocab_size={self.vocab_size} or path={self.path!r}")
-        if self.kind == "bpe" and not self.path and self.vocab_size < Bytes.size:
-            raise ValueError(f"vocab_size={self.vocab_size} must be at least {Bytes.size}: all bytes and a separator")
+        least = Bytes.size + len(self.specials)
+        if self.kind == "bpe" and not self.path and self.vocab_size < least:
+            raise ValueError(f"vocab_size={self.vocab_size} must be at least {least}: all bytes and special tokens")
 
     def make(self, texts: Iterable[str]) -> "Tokenizer":
         """The tokenizer; `texts` (the train split) is read only when one has to be trained."""
         if self.kind == "byte":
-            return Bytes()
+            return Bytes(self.specials)
         if self.kind == "pretrained":
             return read_pretrained(self.path, self.separator)
-        return read(self.path, self.separator) if self.path else train(texts, self.vocab_size, self.separator)
+        if self.path:
+            return read(self.path, self.separator, self.specials)
+        return train(texts, self.vocab_size, self.separator, self.specials)
 
 
 class Bytes:
-    """One id a byte, 0 to 255, and 256 for the separator."""
+    """One id a byte, 0 to 255, 256 for the separator, and behind it those of more special tokens."""
 
     size = 257
     separator = 256
     stop = (separator,)
 
+    def __init__(self, specials: Iterable[str] = ()):
+        self._specials = tuple(specials)
+        self.size = Bytes.size + len(self._specials)
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """The ids that stand for no text."""
+        return tuple(range(256, self.size))
+
+    def special(self, text: str) -> int:
+        """The id of a special token. Raises ValueError when there is none of this text."""
+        if text not in self._specials:
+            raise _lacking(text, self._specials)
+        return Bytes.size + self._specials.index(text)
+
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
         """int32[size]: how many bytes of text each id stands for; 0 for the separator."""
-        return np.array([1] * 256 + [0], np.int32)
+        return np.array([1] * 256 + [0] * len(self.special_ids), np.int32)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, no separator added."""
@@ -97,7 +122,8 @@ class Bytes:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json into a folder."""
-        (pathlib.Path(folder) / FILE).write_text(json.dumps(_BYTE), encoding="utf-8")
+        held = _BYTE | {"specials": self._specials}
+        (pathlib.Path(folder) / FILE).write_text(json.dumps(held), encoding="utf-8")
 
 
 class Subwords:
@@ -126,6 +152,21 @@ class Subwords:
         for i, token in self._tokenizer.get_added_tokens_decoder().items():
             lengths[i] = 0 if token.special else len(token.content.encode())
         return lengths
+
+    @functools.cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """The ids that stand for no text, ascending."""
+        return tuple(sorted(self._special_tokens().values()))
+
+    def special(self, text: str) -> int:
+        """The id of a special token. Raises ValueError when there is none of this text."""
+        known = self._special_tokens()
+        if text not in known:
+            raise _lacking(text, known)
+        return known[text]
+
+    def _special_tokens(self) -> dict[str, int]:
+        return {token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, no separator added."""
@@ -177,20 +218,33 @@ class BPE(Subwords):
 Tokenizer = Bytes | Subwords
 
 
-def train(texts: Iterable[str], vocab_size: int, separator: str = Config.separator) -> BPE:
-    """A byte-pair encoding of `vocab_size` ids at most: the separator, the 256 bytes, then merges by frequency."""
+def _lacking(text: str, known: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"{text!r} must be a special token of the tokenizer; there are {', '.join(map(repr, known)) or 'none'}: "
+        "data.tokenizer.specials adds some to one that is made here"
+    )
+
+
+def train(
+    texts: Iterable[str], vocab_size: int, separator: str = Config.separator, specials: Sequence[str] = ()
+) -> BPE:
+    """A byte-pair encoding of `vocab_size` ids at most.
+
+    They are the separator, the 256 bytes, merges by frequency, and behind them the other special tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - len(specials),
         special_tokens=[separator],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(list(specials))
     return BPE(tokenizer, separator)
 
 
@@ -214,8 +268,13 @@ def read_pretrained(path: str | os.PathLike, separator: str = "") -> Subwords:
     return foreign_tokenizer.read(path, separator)
 
 
-def read(path: str | os.PathLike, separator: str = Config.separator) -> Tokenizer:
+def read(path: str | os.PathLike, separator: str = Config.separator, specials: Sequence[str] = ()) -> Tokenizer:
     """The tokenizer of a tokenizer.json, or of the folder that holds one: what `save` wrote, or any byte-level one.
+
+    Args:
+      path: the file or folder.
+      separator: the token that opens a document.
+      specials: tokens that are added if they are not there.
 
     Raises:
       ValueError: there is no such file, it is no tokenizer, it is not byte-level, or it lacks the separator.
@@ -226,11 +285,13 @@ def read(path: str | os.PathLike, separator: str = Config.separator) -> Tokenize
         raise ValueError(f"tokenizer.path={str(path)!r} must be a {FILE} or a folder with one: there is none")
     text = file.read_text(encoding="utf-8")
     try:
-        if json.loads(text) == _BYTE:
-            return Bytes()
+        held = json.loads(text)
+        if held.items() >= _BYTE.items():
+            return Bytes(dict.fromkeys([*held.get("specials", ()), *specials]))
         import tokenizers
 
         tokenizer = tokenizers.Tokenizer.from_str(text)
+        tokenizer.add_special_tokens(list(specials))
     except Exception as error:  # the library raises plain Exception
         raise ValueError(f"{str(file)!r} must be a {FILE} of the tokenizers library: {error}") from None
     return BPE(tokenizer, separator)

@@ -34,7 +34,7 @@ class Config(HeadConfig):
 
 
 class Pretraining(nn.Module):
-    """x and `shared["unembed"]` of the masked-token head; `shared["next_sentence"]` [b 2], logits, 0 for "it follows"."""
+    """x and `shared["unembed"]` of the masked-token head; `shared["next_sentence"]`, logits [b 2], 0 "it follows"."""
 
     cfg: Config
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from arch import config
-from arch.layers.contract import Output
+from arch.layers.embedding import Unembedding
 from arch.ops.chunked_cross_entropy import chunked_cross_entropy, token_loss
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float, Int
@@ -43,9 +43,14 @@ class Config(config.Config):
     z_weight: config.NonNegativeFloat = 0.0
     chunk_tokens: config.NonNegativeInt = 0
 
-    def tokens(self, hidden: Output, targets: Int[Array, "b t"], weights: Float[Array, "b t"]) -> Sums:
-        """Of tokens, from what a model's `hidden` returned, as many at a time as `chunk_tokens` allows."""
-        x, unembed = hidden.x, hidden.shared["unembed"]
+    def tokens(
+        self,
+        x: Float[Array, "b t d"],
+        unembed: Unembedding,
+        targets: Int[Array, "b t"],
+        weights: Float[Array, "b t"],
+    ) -> Sums:
+        """Of tokens, from hidden states and what makes their logits, as many at a time as `chunk_tokens` allows."""
         if not self.chunk_tokens:
             return self.classes(unembed(x), targets, weights)
         table = constrain(unembed.table, "vocab", None)  # its rows whole on each shard of the vocabulary

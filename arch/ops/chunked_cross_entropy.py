@@ -5,8 +5,9 @@
 
 Label smoothing eps: Szegedy et al., 2015, arXiv 1512.00567, sec. 7. The z-loss zeta that keeps Z near 1: Chowdhery et
 al., PaLM, 2022, arXiv 2204.02311, sec. 5. Chunks: the loss is a sum over tokens, so its gradients by a chunk's `x`,
-the table and the bias are known as soon as the chunk's logits are; the forward pass computes them and the backward pass scales
-them, and no logit is computed twice or kept. The idea is that of Hsu et al., Liger Kernel, 2024, arXiv 2410.10989.
+the table and the bias are known as soon as the chunk's logits are; the forward pass computes them and the backward pass
+scales them, and no logit is computed twice or kept. The idea is that of Hsu et al., Liger Kernel, 2024, arXiv
+2410.10989.
 """
 
 from functools import partial

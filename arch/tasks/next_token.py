@@ -25,4 +25,5 @@ class Config(task.Task):
     ) -> tuple[dict[str, token_loss.Sums], Aux]:
         """One term, `tokens`."""
         out = module.hidden(batch["tokens"], context)
-        return {"tokens": loss.tokens(out, batch["targets"], batch["weights"])}, out.aux
+        sums = loss.tokens(out.x, out.shared["unembed"], batch["targets"], batch["weights"])
+        return {"tokens": sums}, out.aux

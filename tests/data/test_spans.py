@@ -5,13 +5,13 @@ import pytest
 
 from arch.data import spans
 
-CFG = spans.Config(first_sentinel=32099, end_id=1)
+CFG = spans.Config(sentinels=tuple(range(32099, 31999, -1)), end_id=1)
 TEXT = np.arange(100, 668, dtype=np.int32)  # as long as T5's: no two tokens are the same, no sentinel among them
 
 
 def restored(inputs, targets, cfg=CFG):
     """The text that input and target together hold."""
-    sentinels = set(range(cfg.first_sentinel - cfg.num_sentinels + 1, cfg.first_sentinel + 1))
+    sentinels = set(cfg.sentinels)
     held, current = {}, None
     for token in targets[:-1].tolist():
         if token in sentinels:
@@ -29,7 +29,7 @@ def test_lengths_are_those_of_t5():
 @pytest.mark.parametrize("length", [2, 3, 7, 29, 101, 568])
 @pytest.mark.parametrize("density", [0.15, 0.5, 0.9])
 def test_the_text_is_restored_from_input_and_target(length, density):
-    cfg = CFG.replace(density=density, num_sentinels=1000)
+    cfg = CFG.replace(density=density, sentinels=tuple(range(32099, 31099, -1)))
     for index in range(20):
         inputs, targets = spans.corrupt(TEXT[:length], seed=0, index=index, cfg=cfg)
         assert restored(inputs, targets, cfg) == TEXT[:length].tolist()
@@ -37,7 +37,7 @@ def test_the_text_is_restored_from_input_and_target(length, density):
         assert inputs[-1] == targets[-1] == cfg.end_id and inputs.dtype == targets.dtype == np.int32
 
 
-def test_sentinels_count_down_and_are_the_same_in_input_and_target():
+def test_sentinels_come_in_order_and_are_the_same_in_input_and_target():
     inputs, targets = spans.corrupt(TEXT, seed=0, index=0, cfg=CFG)
     expected = list(range(32099, 32099 - 28, -1))
     assert [t for t in inputs if t > 10_000] == expected == [t for t in targets if t > 10_000]
@@ -76,8 +76,7 @@ def test_spans_depend_on_seed_and_index_alone():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(num_sentinels=27), "num_sentinels=27 must be at least 28, the spans of 568 tokens"),
-        (dict(first_sentinel=98), "num_sentinels=100 must be at most 99"),
+        (dict(sentinels=CFG.sentinels[:27]), "num_sentinels=27 must be at least 28, the spans of 568 tokens"),
         (dict(density=1.0), "density=1.0 must be below 1"),
     ],
 )
