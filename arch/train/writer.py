@@ -2,7 +2,7 @@
 
     WORKDIR/metrics.jsonl     {"step": 20, "train/loss": 2.31, ...}     numbers, one object a line
     WORKDIR/texts.jsonl       {"step": 20, "sample": "..."}             texts, likewise
-    WORKDIR/tensorboard/      the same as event files, and hyperparameters and histograms
+    WORKDIR/tensorboard/      the same as event files; hyperparameters, images and histograms too
 
 The names of the methods are those of clu's metric writers. A line goes to the operating system as soon as it is
 written, so a killed process loses at most the line it was writing. JSON knows no NaN: a non-finite number is null.
@@ -14,6 +14,7 @@ import os
 import pathlib
 import struct
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,9 @@ import numpy as np
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from arch.train.histograms import EDGES, Histogram
 
 _FLUSH_SECONDS = 5.0
 
@@ -79,12 +83,35 @@ class Writer:
             self._event(step, summary=summary.text(name, text))
         self._flush_now_and_then()
 
-    def write_histograms(self, step: int, arrays: Mapping[str, Any]) -> None:
-        """Writes the distribution of arrays' values by name, for TensorBoard only."""
+    def write_histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:
+        """Writes distributions of values by name, for TensorBoard only."""
         if not self._enabled:
             return
-        for name, array in arrays.items():
-            self._event(step, summary=summary.histogram(name, np.asarray(array), bins="auto"))
+        for name, counted in histograms.items():
+            (used,) = np.nonzero(counted.counts)
+            first, last = used[0], used[-1] + 1  # an empty bin in front tells the lower limit of the first
+            limits = np.append(EDGES, np.finfo(np.float64).max)
+            part = summary.histogram_raw(
+                name,
+                min=float(counted.smallest),
+                max=float(counted.largest),
+                num=int(np.sum(counted.counts)),
+                sum=float(counted.total),
+                sum_squares=float(counted.squares),
+                bucket_limits=[limits[first - 1] if first else -limits[-1], *limits[first:last]],
+                bucket_counts=[0, *counted.counts[first:last].tolist()],
+            )
+            self._event(step, summary=part)
+        self._flush_now_and_then()
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes images by name, for TensorBoard only: [h w 3] uint8 each."""
+        if not self._enabled:
+            return
+        for name, pixels in images.items():
+            height, width, channels = pixels.shape
+            image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png(pixels))
+            self._event(step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
         self._flush_now_and_then()
 
     def write_hparams(self, hparams: Mapping[str, Any], metrics: Iterable[str] = ()) -> None:
@@ -138,6 +165,19 @@ class Writer:
     def _flush_now_and_then(self):
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG file (ISO/IEC 15948) of [h w 3] uint8 pixels."""
+    height, width, _ = pixels.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)  # filter 0: none
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits a channel, three channels
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows.tobytes())), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def drop_later_lines(file: pathlib.Path, step: int) -> None:
