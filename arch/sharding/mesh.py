@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from arch import config
 
@@ -77,6 +77,15 @@ def make(cfg: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
+def abstract(cfg: Config, num_devices: int) -> AbstractMesh:
+    """The mesh on so many devices, none of which needs to be here: enough to know where arrays would lie.
+
+    Raises:
+      ValueError: the axes' product is not the number of devices.
+    """
+    return AbstractMesh(shape(cfg, num_devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
 def spec(axes: Sequence[str | None], dims: Sequence[int], mesh) -> PartitionSpec:
     """Where the rules place an array: a dimension that its mesh axes do not divide stays whole.
 
@@ -100,12 +109,12 @@ def spec(axes: Sequence[str | None], dims: Sequence[int], mesh) -> PartitionSpec
     return PartitionSpec(*parts)
 
 
-def sharding(axes: Sequence[str | None], dims: Sequence[int], mesh: Mesh) -> NamedSharding:
+def sharding(axes: Sequence[str | None], dims: Sequence[int], mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The rules' `NamedSharding` for an array with these logical axes and sizes."""
     return NamedSharding(mesh, spec(axes, dims, mesh))
 
 
-def batch_shards(mesh: Mesh) -> int:
+def batch_shards(mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts the batch is split."""
     return math.prod(mesh.shape[name] for name in RULES["batch"])
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import register_dataclass
 
 from arch import tree
@@ -87,7 +87,9 @@ def _axes(boxed: tree.Tree) -> dict[str, tuple[str, ...]]:
     return {path: leaf.names for path, leaf in named.items()}
 
 
-def plan(model, optimizer: optax.GradientTransformation, mesh: Mesh, beside: Beside = Beside()) -> Plan:
+def plan(
+    model, optimizer: optax.GradientTransformation, mesh: Mesh | AbstractMesh, beside: Beside = Beside()
+) -> Plan:
     """Traces the initialisation: shapes, shardings, what trains. Bad shapes raise here, before anything is compiled."""
     boxed = _traced(model)
     trainable, axes = weight.trainable(boxed), _axes(boxed)
@@ -141,7 +143,7 @@ def around(params: tree.Tree, optimizer: optax.GradientTransformation, plan: Pla
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.abstract))(params)
 
 
-def _with_shardings(abstract: TrainState, axes: dict, mesh: Mesh) -> TrainState:
+def _with_shardings(abstract: TrainState, axes: dict, mesh: Mesh | AbstractMesh) -> TrainState:
     """Optimizer leaves that mirror a parameter (same path at the end, same shape) lie where it lies."""
 
     def place(path, leaf):

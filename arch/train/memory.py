@@ -1,0 +1,118 @@
+"""What a step of training needs of a device's memory, told before anything is compiled or allocated.
+
+    parameters + optimizer + average     what the state holds, as its rules place it: exact
+    gradients                            of each trained parameter one float32; two where micro-batches add them up
+    activations                          what the traced forward pass of a micro-batch keeps for the backward pass, and
+                                         the more of: the logits and their gradient; what a layer computes again
+
+Activations are an estimate: the compiler fuses and reuses, and a mesh may split more of them than the rows, which alone
+are taken as split here. Tests hold gradients and activations to the temporary memory of compiled programs of tiny
+models, within a factor of 1.5.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from arch import tree
+from arch.layers.contract import Context, positions_of
+from arch.models import encoder_decoder
+from arch.train import experiment
+from arch.train import state as states
+
+PROBE = 1_000_003
+"""Rows of the traced batch: a prime, so that an array that is split with the rows is known by its size."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device."""
+
+    parameters: int
+    optimizer: int
+    average: int
+    gradients: int
+    activations: int
+
+    @property
+    def temporary(self) -> int:
+        """What only a step needs."""
+        return self.gradients + self.activations
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.parameters + self.optimizer + self.average + self.temporary
+
+
+def estimate(cfg: experiment.Config, plan: states.Plan, *, batch_shards: int, weight_shards: int) -> Memory:
+    """The memory of a run's training step.
+
+    Args:
+      cfg: of the run.
+      plan: of its state, on a mesh or an abstract one.
+      batch_shards: into how many parts the mesh splits the rows.
+      weight_shards: into how many the weights.
+    """
+    state = plan.abstract
+    trained, _ = tree.partition(state.params, plan.trainable)
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.params)
+    rows = -(-cfg.batch_size // cfg.micro_batches // batch_shards)
+
+    def kept(model_cfg):
+        per_row, of_weights = _kept(model_cfg, params, cfg.seq_len)
+        return rows * per_row + of_weights // weight_shards
+
+    layers, plain = _without_remat(cfg.model)
+    a_layer = 0 if plain == cfg.model else kept(plain) // layers
+    tokens = min(rows * cfg.seq_len, cfg.loss.chunk_tokens or math.inf)
+    logits = 2 * 4 * tokens * cfg.model.vocab_size if cfg.task.predicts_text else 0
+    return Memory(
+        parameters=_bytes(state.params),
+        optimizer=_bytes(state.opt_state),
+        average=_bytes(state.average),
+        gradients=_bytes(trained) * (2 if cfg.micro_batches > 1 else 1),
+        activations=kept(cfg.model) + max(a_layer, logits),
+    )
+
+
+def _bytes(state: Any) -> int:
+    """Bytes of one device's part of arrays with shardings."""
+    leaves = jax.tree.leaves(state)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _kept(model_cfg: Any, params: tree.Tree, length: int) -> tuple[int, int]:
+    """Bytes that the forward pass keeps for the backward pass: of each row, and of the weights (in another dtype)."""
+    model = model_cfg.make()
+    tokens = jax.ShapeDtypeStruct((PROBE, length), jnp.int32)
+
+    def forward(params, tokens, key):
+        valid = jnp.ones(tokens.shape, bool)
+        context = Context(positions=positions_of(tokens), valid=valid, key=key, deterministic=False)
+        arguments = (tokens, tokens, context, context) if _is_pair(model_cfg) else (tokens, context)
+        return model.apply({"params": params}, *arguments, method="hidden").x
+
+    def residuals(params, tokens, key):
+        return jax.vjp(lambda params: forward(params, tokens, key), params)[1]
+
+    traced = jax.make_jaxpr(residuals)(params, tokens, jax.eval_shape(lambda: jax.random.key(0))).jaxpr
+    given = set(map(id, traced.invars))
+    kept = {id(var): var.aval for var in traced.outvars if not hasattr(var, "val") and id(var) not in given}
+    sizes = [aval.size * aval.dtype.itemsize for aval in kept.values()]
+    return sum(size // PROBE for size in sizes if size % PROBE == 0), sum(size for size in sizes if size % PROBE)
+
+
+def _is_pair(model_cfg: Any) -> bool:
+    return isinstance(model_cfg, encoder_decoder.Config)
+
+
+def _without_remat(model_cfg: Any) -> tuple[int, Any]:
+    """The number of layers, and the model that computes nothing again."""
+    names = ("encoder", "decoder") if _is_pair(model_cfg) else ("layers",)
+    stacks = {name: getattr(model_cfg, name) for name in names}
+    plain = {name: stack.replace(remat="none") for name, stack in stacks.items()}
+    return sum(len(stack.blocks) for stack in stacks.values()), model_cfg.replace(**plain)
