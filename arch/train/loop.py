@@ -200,21 +200,25 @@ class _Run:
         """A checkpoint of the present step, if there is none yet and the state is finite."""
         self._check_finite()
         self.logger.write_held()
-        if self.saved == self.step:
-            return
-        with self.logger.saving(self.step):
-            metrics = self.evaluated[1] if self.evaluated[0] == self.step else {}
-            extra = {
-                "config": config.to_dict(self.cfg),
-                "config_format_version": config.FORMAT_VERSION,
-                "position": {"step": self.step, "samples": self.step * self.cfg.batch_size},
-                "data_fingerprint": self.setup.data.fingerprint,
-                "evaluation": metrics,
-            }
-            self.checkpoints.save(self.step, self.state, extra=extra, metrics=metrics)
-            self.saved = self.step
-            if wait:
-                self.checkpoints.wait()
+        if self.saved != self.step:
+            with self.logger.saving(self.step):
+                self._write_checkpoint()
+                self.saved = self.step
+                if wait:
+                    self.checkpoints.wait()
+        elif wait:
+            self.checkpoints.wait()
+
+    def _write_checkpoint(self) -> None:
+        metrics = self.evaluated[1] if self.evaluated[0] == self.step else {}
+        extra = {
+            "config": config.to_dict(self.cfg),
+            "config_format_version": config.FORMAT_VERSION,
+            "position": {"step": self.step, "samples": self.step * self.cfg.batch_size},
+            "data_fingerprint": self.setup.data.fingerprint,
+            "evaluation": metrics,
+        }
+        self.checkpoints.save(self.step, self.state, extra=extra, metrics=metrics)
 
     def stop(self, signal: str) -> dict:
         """Ends the run at a signal: what was done is kept."""
