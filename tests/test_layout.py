@@ -15,7 +15,7 @@ RANKS = {
             "typing config hyper tree published _install",
             "ops",
             "kernels sharding",
-            "layers positions",
+            "layers positions routers",
             "mixers ffns heads",
             "models data",
             "families",
@@ -27,9 +27,10 @@ RANKS = {
     )
     for name in names.split()
 }
-# Within one rank: positions are named in the contract that layers define; sharding may call kernels.
-SAME_RANK = {("positions", "layers"), ("layers", "positions"), ("sharding", "kernels")}
-REGISTRIES = ("layers", "positions", "mixers", "ffns", "models", "data")
+# Within one rank: positions are named in the contract that layers define, routers declare weights; sharding may call
+# kernels.
+SAME_RANK = {("positions", "layers"), ("layers", "positions"), ("sharding", "kernels"), ("routers", "layers")}
+REGISTRIES = ("layers", "positions", "routers", "mixers", "ffns", "models", "data")
 
 
 def source_files(root):

@@ -1,11 +1,13 @@
-"""Mixture of experts: a router sends each token to its top k gated perceptrons; no token is dropped.
+"""Mixture of experts: a router sends each token to k gated perceptrons; what it keeps is computed, whatever the load.
 
-    y = sum_{i in top k} w_i  W_down,i (act(W_gate,i x) * W_up,i x)
+    y = sum_{i chosen} w_i  W_down,i (act(W_gate,i x) * W_up,i x)  (+ the shared expert of x)
 
 Shazeer et al., 2017, arXiv 1701.06538; Jiang et al., Mixtral of Experts, 2024, arXiv 2401.04088, sec. 2.1; without
-capacity, as in Gale et al., MegaBlocks, 2022, arXiv 2211.15841. Losses, loss-free balancing: `arch.ops.routing.losses`.
+capacity, as in Gale et al., MegaBlocks, 2022, arXiv 2211.15841; shared expert: Dai et al., DeepSeekMoE, 2024, arXiv
+2401.06066, eq. 9-11. Routers: `arch/routers`; losses and loss-free balancing: `arch.ops.routing.losses`.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 
@@ -14,12 +16,16 @@ import jax
 import jax.numpy as jnp
 
 from arch import config
+from arch.ffns import gated_mlp
 from arch.layers.contract import Aux, Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.ops.activation import ACTIVATIONS, Activation
+from arch.ops.dropout import dropout
 from arch.ops.grouped_matmul import grouped_matmul
-from arch.ops.routing import losses, statistics, top_k
+from arch.ops.routing import losses, statistics
+from arch.routers import sigmoid, switch, top_k
+from arch.routers._router import Demand
 from arch.sharding.mesh import platform
 from arch.sharding.per_shard import per_shard
 from arch.typing import Array, Bool, Float, Int
@@ -27,40 +33,71 @@ from arch.typing import Array, Bool, Float, Int
 
 @config.frozen
 class Config(SublayerConfig):
-    """Dropless top-k mixture of experts.
+    """Mixture of experts.
 
     Attributes:
       num_experts: experts.
       top_k: experts a token.
+      router: which ones.
       hidden_dim: hidden channels of each expert.
+      shared_dim: hidden channels of an expert that every token has besides; 0 for none.
       activation: of the experts' gates.
       renormalize: the weights of a token's experts sum to one.
       balance_weight: factor of the balance loss.
       z_weight: factor of the router's z-loss.
       bias_rate: step of the loss-free balancing bias; 0 for none.
+      expert_dropout: probability of zeroing an entry of an expert's hidden layer (Switch, in fine-tuning: 0.4).
     """
 
     num_experts: config.PositiveInt
     top_k: config.PositiveInt
     hidden_dim: config.PositiveInt
+    router: config.choice("routers") = top_k.Config()
+    shared_dim: config.NonNegativeInt = 0
     activation: Activation = "silu"
     renormalize: bool = True
     balance_weight: config.NonNegativeFloat = 0.01
     z_weight: config.NonNegativeFloat = 0.001
     bias_rate: config.NonNegativeFloat = 0.0
+    expert_dropout: config.Fraction = 0.0
 
     def check(self):
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k={self.top_k} must be at most num_experts={self.num_experts}")
+        name = type(self.router).__module__.rsplit(".", 1)[-1]
+        if self.bias_rate and not self.router.biased:
+            raise ValueError(f"bias_rate={self.bias_rate} must be 0 with router={name!r}, which heeds no bias")
+        if not self.renormalize and not self.router.unnormalized:
+            raise ValueError(f"renormalize=False must be True with router={name!r}, whose weights sum to one")
+        if not self.router.matrices and (self.balance_weight or self.z_weight):
+            found = f"balance_weight={self.balance_weight} and z_weight={self.z_weight}"
+            raise ValueError(f"{found} must be 0 with router={name!r}, which they could not reach")
+        self.router.must_suit(self.demand)
+
+    @property
+    def demand(self) -> Demand:
+        """What the layer says to its router, without the bias."""
+        return Demand(self.num_experts, self.top_k, self.renormalize)
+
+    @property
+    def shared(self) -> gated_mlp.Config:
+        """The shared expert, where there is one."""
+        return gated_mlp.Config(hidden_dim=self.shared_dim, activation=self.activation)
+
+    def lacks(self) -> tuple[str, ...]:
+        """What the router lacks."""
+        return self.router.lacks(self.demand)
 
     def make(self, name: str | None = None) -> "Moe":
         """The Linen module."""
         return Moe(self, name=name)
 
     def flops(self, row: Row) -> Flops:
-        """The router, the top k experts of each token and their weighted sum; not the experts left aside."""
+        """The router, the top k experts of each token, their weighted sum, the shared expert; none left aside."""
         an_expert = 3 * row.embed_dim * self.hidden_dim + row.embed_dim
-        return multiply_adds(row.length * (row.embed_dim * self.num_experts + self.top_k * an_expert))
+        router = self.router.matrices * row.embed_dim * self.num_experts
+        chosen = multiply_adds(row.length * (router + self.top_k * an_expert))
+        return chosen + self.shared.flops(row) if self.shared_dim else chosen
 
     def idle_parameters(self, embed_dim: int) -> int:
         """Those of all experts but k."""
@@ -83,30 +120,35 @@ class Moe(nn.Module):
         own = partial(weight, self, dtype=x.dtype)
         real = context.real()
 
-        router = weight(self, "router", normal(d**-0.5), embed=d, experts=e)
-        logits = jnp.einsum("btd,de->bte", x.astype(router.dtype), router)
-        bias = None
+        key, demand = None if context.deterministic else context.key, cfg.demand
+        logits = cfg.router.logits(partial(weight, self), x, key, demand)
         if cfg.bias_rate:
             bias = weight(self, "router_bias", constant(0.0), trainable=False, experts=e)
-        routed = top_k.route(logits, real, k=cfg.top_k, renormalize=cfg.renormalize, bias=bias)
+            demand = dataclasses.replace(demand, bias=bias)
+        routed = cfg.router.route(partial(weight, self), logits, x, context, key, demand)
 
         gate = own("gate", normal(d**-0.5), experts=e, embed=d, hidden=cfg.hidden_dim)
         up = own("up", normal(d**-0.5), experts=e, embed=d, hidden=cfg.hidden_dim)
         down = own("down", normal(cfg.hidden_dim**-0.5), experts=e, hidden=cfg.hidden_dim, embed=d)
-        rows = ("batch", None, None)
-        out = per_shard(
-            partial(apply_experts, activation=cfg.activation, platform=platform()),
-            (x, routed.experts, routed.weights, routed.kept, gate, up, down),
-            (rows, rows, rows, rows, (None, None, "hidden"), (None, None, "hidden"), (None, "hidden", None)),
-            rows,
-            reduce="hidden",
-        )
-        load = losses.counts(routed.experts, routed.kept, num_experts=e)
+        arrays = [x, routed.experts, routed.weights, routed.kept, gate, up, down]
+        rows, inner = ("batch", None, None), (None, None, "hidden")
+        axes = [rows, rows, rows, rows, inner, inner, (None, "hidden", None)]
+        if cfg.expert_dropout and key is not None:
+            ones = jnp.ones((*routed.experts.shape, cfg.hidden_dim), x.dtype)
+            arrays.append(dropout(ones, jax.random.fold_in(key, 3), rate=cfg.expert_dropout))
+            axes.append(("batch", None, None, "hidden"))
+        experts = partial(apply_experts, activation=cfg.activation, platform=platform())
+        out = per_shard(experts, arrays, axes, rows, reduce="hidden")
+        if cfg.shared_dim:
+            out += cfg.shared.make("shared")(x, context).x
+
+        load = cfg.router.load(routed, real)
         raw = {
             "balance": losses.f_dot_p(load, losses.importance(routed.probabilities, real)),
             "router_z": losses.z_loss(logits, real),
-        }
-        weighted = {"balance": cfg.balance_weight * raw["balance"], "router_z": cfg.z_weight * raw["router_z"]}
+        } | routed.losses
+        factors = {"balance": cfg.balance_weight, "router_z": cfg.z_weight} | cfg.router.loss_weights
+        weighted = {name: factors[name] * loss for name, loss in raw.items()}
         return Output(out, None, Aux(weighted, statistics.sums(routed, real) | jax.lax.stop_gradient(raw)))
 
 
@@ -118,6 +160,7 @@ def apply_experts(
     gate: Float[Array, "e d f"],
     up: Float[Array, "e d f"],
     down: Float[Array, "e f d"],
+    factors: Float[Array, "b t c f"] | None = None,
     *,
     activation: str,
     platform: str,
@@ -130,6 +173,7 @@ def apply_experts(
       weights: [b t c] their weights.
       kept: [b t c] which of them are computed.
       gate: [e d f], up: [e d f], down: [e f d] the experts' weights.
+      factors: [b t c f] of the hidden layers' entries, for dropout; None for ones.
       activation: a key of ACTIVATIONS.
       platform: of the devices that run this ('cpu', 'gpu', 'tpu').
     """
@@ -141,11 +185,16 @@ def apply_experts(
     product = partial(grouped_matmul, group_sizes=sizes, platform=platform)
     rows = x.reshape(-1, d)[order // k]
     hidden = ACTIVATIONS[activation](product(rows, gate)) * product(rows, up)
+    if factors is not None:
+        hidden *= factors.reshape(-1, hidden.shape[-1])[order]
     out = product(hidden, down)[jnp.argsort(order)].reshape(b, t, k, d)
     return jnp.einsum("btkd,btk->btd", out, weights.astype(x.dtype))
 
 
+_GROUPED = sigmoid.Config(num_groups=3, top_groups=2, scale=2.5)
 EXAMPLES = (
     Config(num_experts=3, top_k=2, hidden_dim=7),
     Config(num_experts=5, top_k=1, hidden_dim=4, renormalize=False, bias_rate=0.01),
+    Config(num_experts=6, top_k=2, hidden_dim=3, shared_dim=5, router=_GROUPED),
+    Config(num_experts=3, top_k=1, hidden_dim=5, renormalize=False, router=switch.Config(eval_capacity_factor=1.0)),
 )

@@ -126,6 +126,7 @@ class Decoder(nn.Module):
             context = Context(positions=positions_of(tokens))
         if cache is not None and context.segment_ids is not None:
             raise ValueError("segment_ids must be None with a cache: a cache holds one document a row")
+        context = dataclasses.replace(context, tokens=tokens)
         x = self.position(self.embedding.encode(tokens, jnp.dtype(cfg.dtype)), context)
         if cfg.embedding_norm:
             x = self.embedding_norm(x)

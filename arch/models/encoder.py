@@ -123,6 +123,7 @@ class Encoder(nn.Module):
         if context is None:
             cfg.position.must_know(tokens.shape[1])
             context = Context(positions=positions_of(tokens))
+        context = dataclasses.replace(context, tokens=tokens)
         x = self.embedding.encode(tokens, jnp.dtype(cfg.dtype))
         x = self._add_types(self.position(x, context), context)
         if cfg.embedding_norm:

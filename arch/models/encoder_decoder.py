@@ -180,7 +180,7 @@ class EncoderDecoder(nn.Module):
         if context is None:
             self.cfg.position.must_know(tokens.shape[1])
             context = Context(positions=positions_of(tokens))
-        return context
+        return dataclasses.replace(context, tokens=tokens)
 
     def _encode(self, source, context: Context) -> tuple[Memory, Aux]:
         x = self.embedding.encode(source, jnp.dtype(self.cfg.dtype))

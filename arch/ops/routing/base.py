@@ -44,7 +44,7 @@ def assign(score: Float[Array, "b t e"], real: Bool[Array, "b t"], *, tolerance:
     """[b t] the expert of each token, at most ceil(n / E) of a row's n real tokens to each; 0 for padding.
 
     Args:
-      score: [b t e]; one that is infinite or not a number counts as the row's worst.
+      score: [b t e]; a dropped expert's, or one that is not a number, counts as the row's worst.
       real: [b t].
       tolerance: a bid goes up by at least this share of the most that a token of the row can lose. The sum is short of
         the largest possible by less than n times as much; smaller is slower.
@@ -54,7 +54,7 @@ def assign(score: Float[Array, "b t e"], real: Bool[Array, "b t"], *, tolerance:
     bound = capacity.limits(real, **sizes)
     places = capacity.limit(score.shape[1], **sizes)
     regret = jax.lax.stop_gradient(jnp.max(score, axis=-1, keepdims=True) - score)
-    usable = real[..., None] & jnp.isfinite(regret)
+    usable = real[..., None] & jnp.isfinite(regret) & (score > scores.DROPPED)
     span = jnp.max(regret, axis=(1, 2), where=usable, initial=0.0)
     value = -jnp.where(usable, regret, span[:, None, None])  # so that the auction ends whatever comes in
     step = jnp.maximum(tolerance * span, 1e-6)

@@ -38,18 +38,20 @@ def route(
     return scores.keep_all(experts, weights, probabilities, real)
 
 
-def at_random(key: Key[Array, ""], rows: int, tokens: int, *, num_experts: int, k: int) -> Int[Array, "b t c"]:
-    """[b t c] k different experts for each token, all with the same chance."""
-    return scores.best(jax.random.uniform(key, (rows, tokens, num_experts)), k)
+def at_random(
+    key: Key[Array, ""], positions: Int[Array, "b t"], *, num_experts: int, k: int
+) -> Int[Array, "b t c"]:
+    """[b t c] k different experts for each position, all with the same chance."""
+    draw = jax.vmap(lambda position: jax.random.uniform(jax.random.fold_in(key, position), (num_experts,)))
+    return scores.best(jax.vmap(draw)(positions), k)
 
 
-def in_turn(rows: int, tokens: int, *, num_experts: int, k: int) -> Int[Array, "b t c"]:
-    """[b t c] experts dealt out in turn: the loads of the first n tokens differ by one at most, for every n."""
-    turn = jnp.arange(tokens)[:, None] * k + jnp.arange(k)
-    return jnp.broadcast_to(turn % num_experts, (rows, tokens, k))
+def in_turn(positions: Int[Array, "b t"], *, num_experts: int, k: int) -> Int[Array, "b t c"]:
+    """[b t c] experts dealt out in turn: over positions 0 to n - 1 the loads differ by one at most, for every n."""
+    return (positions[..., None] * k + jnp.arange(k)) % num_experts
 
 
-def skewed(rows: int, tokens: int, *, num_experts: int, k: int, share: float = 1.0) -> Int[Array, "b t c"]:
-    """[b t c] a share of the tokens, evenly spread, to experts 0 to k - 1; the others in turn."""
-    hot = jnp.floor((jnp.arange(tokens) + 1) * share) > jnp.floor(jnp.arange(tokens) * share)
-    return jnp.where(hot[:, None], jnp.arange(k), in_turn(rows, tokens, num_experts=num_experts, k=k))
+def skewed(positions: Int[Array, "b t"], *, num_experts: int, k: int, share: float = 1.0) -> Int[Array, "b t c"]:
+    """[b t c] a share of the positions, evenly spread, to experts 0 to k - 1; the others in turn."""
+    hot = jnp.floor((positions + 1) * share) > jnp.floor(positions * share)
+    return jnp.where(hot[..., None], jnp.arange(k), in_turn(positions, num_experts=num_experts, k=k))

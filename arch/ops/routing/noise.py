@@ -9,6 +9,7 @@ the experts' layer does it); `drop_experts` takes whole experts away from a row.
 import jax
 import jax.numpy as jnp
 
+from arch.ops.routing import scores
 from arch.typing import Array, Float, Key
 
 
@@ -22,7 +23,7 @@ def jitter(x: Float[Array, "b t d"], key: Key[Array, ""] | None, *, epsilon: flo
 def drop_experts(
     logits: Float[Array, "b t e"], key: Key[Array, ""] | None, *, rate: float, at_least: int
 ) -> Float[Array, "b t e"]:
-    """The logits, minus infinity for experts that a row goes without; logits without a key.
+    """The logits, `scores.DROPPED` for experts that a row goes without; the logits alone without a key.
 
     Each row loses each expert with probability `rate`, but keeps at least `at_least`: those of the highest draws. The
     softmax over the rest is that of a smaller mixture, as in dropout of whole units. No paper's exact rule.
@@ -32,4 +33,4 @@ def drop_experts(
     draw = jax.random.uniform(key, (logits.shape[0], logits.shape[-1]))
     floor = jax.lax.top_k(draw, at_least)[0][:, -1:]
     kept = (draw >= rate) | (draw >= floor)
-    return jnp.where(kept[:, None], logits, -jnp.inf)
+    return jnp.where(kept[:, None], logits, scores.DROPPED)

@@ -28,6 +28,15 @@ def best(scores: Float[Array, "*b e"], k: int) -> Int[Array, "*b c"]:
     return jax.lax.top_k(scores, k)[1]
 
 
+DROPPED = -1e9
+"""The logit of an expert that is not there: finite, so that gradients stay numbers."""
+
+
+def biased(score: Float[Array, "*b e"], bias: Float[Array, "e"] | None, logits: Float[Array, "*b e"]):
+    """The scores by which experts are chosen: with the bias, without its gradient; a dropped expert stays out."""
+    return score if bias is None else jnp.where(logits > DROPPED, score + jax.lax.stop_gradient(bias), -jnp.inf)
+
+
 def at(scores: Float[Array, "*b e"], experts: Int[Array, "*b c"]) -> Float[Array, "*b c"]:
     """The scores of these experts."""
     return jnp.take_along_axis(scores, experts, axis=-1)

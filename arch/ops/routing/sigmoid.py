@@ -43,7 +43,7 @@ def route(
       ValueError: k or the groups do not fit the number of experts.
     """
     score = jax.nn.sigmoid(scores.wide(logits))
-    choice = score if bias is None else score + jax.lax.stop_gradient(bias)
+    choice = scores.biased(score, bias, logits)
     if top_groups != num_groups:
         if k % top_groups:
             raise ValueError(f"k={k} must be a multiple of top_groups={top_groups}: k / top_groups speak for a group")

@@ -21,6 +21,9 @@ from arch.ops.routing.assignment import ExpertChoice, TokenChoice, pairs
 from arch.ops.routing.losses import counts
 from arch.typing import Array, Bool
 
+SUMS = ("expert_load", "sum_tokens", "sum_dropped", "sum_entropy", "sum_confidence")
+"""The names of `sums`."""
+
 DEAD_BELOW = 0.01
 """An expert is dead at a load under this part of the even one."""
 
@@ -33,18 +36,18 @@ def sums(routing: TokenChoice | ExpertChoice, real: Bool[Array, "b t"]) -> dict[
       real: [b t] which tokens are no padding.
 
     Returns:
-      `expert_load` [e] kept assignments to each expert; and scalars: `tokens`, `dropped` (tokens without an expert),
-      `entropy` in nats, `confidence` (the largest probabilities).
+      `expert_load` [e] kept assignments to each expert; and scalars: `sum_tokens`, `sum_dropped` (tokens without an
+      expert), `sum_entropy` in nats, `sum_confidence` (the largest probabilities).
     """
     p, pair = jax.lax.stop_gradient(routing.probabilities), pairs(routing)
     load = counts(pair.experts[..., None], pair.kept[..., None], num_experts=p.shape[-1])
     row = jnp.arange(real.shape[0])[:, None]
     reached = jnp.zeros(real.shape, bool).at[row, pair.tokens].max(pair.kept)
     by_token = {
-        "tokens": jnp.ones_like(p[..., 0]),
-        "dropped": ~reached,
-        "entropy": jnp.sum(jax.scipy.special.entr(p), axis=-1),
-        "confidence": jnp.max(p, axis=-1),
+        "sum_tokens": jnp.ones_like(p[..., 0]),
+        "sum_dropped": ~reached,
+        "sum_entropy": jnp.sum(jax.scipy.special.entr(p), axis=-1),
+        "sum_confidence": jnp.max(p, axis=-1),
     }
     means = {name: jnp.mean(jnp.sum(value * real, axis=1)) for name, value in by_token.items()}
     return {"expert_load": jnp.mean(load, axis=0), **means}
@@ -60,15 +63,15 @@ def summary(sums: Mapping[str, Any]) -> dict[str, float]:
       `load/<expert>`, `load_max`, `load_min`: shares of the assignments; `load_cv`; `dead_experts`, a number of
       experts; `dropped_fraction`; `router_entropy`; `top1_confidence`. All 0 for a batch of padding.
     """
-    tokens, assigned = np.maximum(sums["tokens"], 1e-9), np.asarray(sums["expert_load"], np.float64)
+    tokens, assigned = np.maximum(sums["sum_tokens"], 1e-9), np.asarray(sums["expert_load"], np.float64)
     load = assigned / max(assigned.sum(), 1e-9)
     numbers = {
         "load_max": load.max(),
         "load_min": load.min(),
         "load_cv": load.std() * load.size,
         "dead_experts": np.sum(load < DEAD_BELOW / load.size) if assigned.any() else 0,
-        "dropped_fraction": sums["dropped"] / tokens,
-        "router_entropy": sums["entropy"] / tokens,
-        "top1_confidence": sums["confidence"] / tokens,
+        "dropped_fraction": sums["sum_dropped"] / tokens,
+        "router_entropy": sums["sum_entropy"] / tokens,
+        "top1_confidence": sums["sum_confidence"] / tokens,
     } | {f"load/{i}": share for i, share in enumerate(load)}
     return {name: float(value) for name, value in numbers.items()}

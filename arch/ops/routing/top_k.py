@@ -12,8 +12,6 @@ Auxiliary-Loss-Free Load Balancing, 2024, arXiv 2408.15664, eq. 3.
 
 from typing import Literal
 
-import jax
-
 from arch.ops.routing import scores
 from arch.ops.routing.assignment import TokenChoice
 from arch.typing import Array, Bool, Float
@@ -50,7 +48,7 @@ def route(
       ValueError: k or the groups do not fit the number of experts.
     """
     probabilities = scores.softmax(logits)
-    score = probabilities if bias is None else probabilities + jax.lax.stop_gradient(bias)
+    score = scores.biased(probabilities, bias, logits)
     if top_groups != num_groups:
         if k > (within := logits.shape[-1] // num_groups * top_groups):
             raise ValueError(f"k={k} must be at most {within}, the experts in top_groups={top_groups}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from arch.ops.routing import forced, hashed, noise, threshold, top_k
+from arch.ops.routing import forced, hashed, noise, scores, sigmoid, threshold, top_k
 from tests.contracts.sublayers import jit
 from tests.ops.routing.draws import as_numpy, assert_pairs, call, cases, held_to, make, order
 
@@ -98,22 +98,23 @@ def test_replaying_a_route_gives_the_same_routing():
 
 
 def test_random_experts_differ_within_a_token_and_are_even_over_many():
-    experts = np.asarray(forced.at_random(jax.random.key(0), 4, 500, num_experts=5, k=2))
+    positions = jnp.arange(2000).reshape(4, 500)
+    experts = np.asarray(jit(lambda x: forced.at_random(jax.random.key(0), x, num_experts=5, k=2))(positions))
     assert np.all(experts[..., 0] != experts[..., 1])
     np.testing.assert_allclose(np.bincount(experts.ravel()) / 4000, 0.2, atol=0.03)
 
 
 @pytest.mark.parametrize("n", [1, 4, 11])
 def test_experts_in_turn_are_balanced_at_every_length(n):
-    experts = np.asarray(forced.in_turn(1, 11, num_experts=5, k=2))[0, :n]
+    experts = np.asarray(forced.in_turn(jnp.arange(n)[None], num_experts=5, k=2))[0]
     assert np.ptp(np.bincount(experts.ravel(), minlength=5)) <= 1
     assert np.all(experts[:, 0] != experts[:, 1])
 
 
 def test_skewed_routes_are_as_skewed_as_asked():
-    one = np.asarray(forced.skewed(1, 12, num_experts=5, k=2))
+    one = np.asarray(forced.skewed(jnp.arange(12)[None], num_experts=5, k=2))
     assert np.all(one == [0, 1])
-    half = np.asarray(forced.skewed(1, 12, num_experts=5, k=1, share=0.5))[0, :, 0]
+    half = np.asarray(forced.skewed(jnp.arange(12)[None], num_experts=5, k=1, share=0.5))[0, :, 0]
     others = np.arange(12) % 5
     np.testing.assert_array_equal(half, np.where(np.arange(12) % 2 == 1, 0, others))
 
@@ -142,8 +143,16 @@ def test_jitter_multiplies_each_entry_by_a_number_of_its_range():
 def test_whole_experts_are_dropped_from_whole_rows_and_enough_are_left():
     logits = jnp.zeros((500, 2, 5))
     drop = jit(lambda x: noise.drop_experts(x, jax.random.key(0), rate=0.4, at_least=2))
-    dropped = ~np.isfinite(np.asarray(drop(logits)))
+    dropped = np.asarray(drop(logits)) == scores.DROPPED
     np.testing.assert_array_equal(dropped[:, 0], dropped[:, 1])
     left = 5 - dropped[:, 0].sum(-1)
     assert left.min() == 2
     np.testing.assert_allclose(np.mean(left == 5), 0.6**5, atol=0.04)
+
+
+@pytest.mark.parametrize("route", [top_k.route, sigmoid.route], ids=["softmax", "sigmoid"])
+def test_a_dropped_expert_is_not_chosen_however_much_the_bias_wants_it(route):
+    case = make("normal")
+    case.logits[..., 3] = scores.DROPPED
+    bias = np.asarray([0, 0, 0, 9, 0], np.float32)
+    assert not np.any(call(route, case, dict(bias=bias), k=2).experts == 3)

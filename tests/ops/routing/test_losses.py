@@ -139,7 +139,7 @@ def test_a_disconnected_loss_has_the_same_value_and_no_gradient():
 
 
 def test_counting_the_first_choice_alone_is_blind_to_a_crowded_second_one():
-    """Tokens prefer experts in turn, and all have expert 4 second: f of the first choices is uniform over the others."""
+    """Tokens prefer experts in turn, and all have expert 4 second: f of the first choices is even over the others."""
     logits = np.zeros((1, 4, E), np.float32)
     logits[0, range(4), range(4)], logits[..., 4] = 3.0, 2.9
     both, first = (statistics(jnp.asarray(logits), jnp.ones((1, 4), bool), first=first)[0] for first in (False, True))

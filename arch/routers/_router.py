@@ -1,0 +1,123 @@
+"""Base of the routers' configs, and what a mixture of experts asks of its router."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from arch import config
+from arch.layers.contract import Context
+from arch.layers.weight import normal
+from arch.ops.routing import losses, noise
+from arch.ops.routing.assignment import TokenChoice
+from arch.typing import Array, Bool, Float, Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Demand:
+    """What the layer says to its router.
+
+    Attributes:
+      num_experts: e.
+      k: experts a token.
+      renormalize: whether a token's weights are divided by their sum.
+      bias: [e] the balancing bias, None for none.
+    """
+
+    num_experts: int
+    k: int
+    renormalize: bool = True
+    bias: Float[Array, "e"] | None = None
+
+
+@config.frozen
+class Router(config.Config):
+    """A router: logits, then a routing of them. Override `route`, and what else differs.
+
+    What is random about it happens in training alone.
+
+    Attributes:
+      jitter: what the router reads is multiplied by uniform numbers from 1 - jitter to 1 + jitter (Switch: 0.01).
+      drop_experts: probability with which a row goes without an expert, though never with fewer than k.
+    """
+
+    jitter: config.Fraction = 0.0
+    drop_experts: config.Fraction = 0.0
+
+    matrices: ClassVar[int] = 1
+    """How many matrices [d e] make its scores; without any, a balance or z-loss has nothing to reach."""
+    unnormalized: ClassVar[bool] = False
+    """Whether it can leave weights undivided."""
+    biased: ClassVar[bool] = False
+    """Whether it heeds a balancing bias."""
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The factors of the losses of its own, by name."""
+        return {}
+
+    def must_suit(self, demand: Demand) -> None:
+        """Raises ValueError on a layer that the router cannot serve."""
+
+    def lacks(self, demand: Demand) -> tuple[str, ...]:
+        """The traits of the contract that the layer lacks in evaluation because of the router."""
+        return ()
+
+    def logits(
+        self, own: Callable, x: Float[Array, "b t d"], key: Key[Array, ""] | None, demand: Demand
+    ) -> Float[Array, "b t e"]:
+        """x W, in float32, of jittered x and with experts dropped where there is a key.
+
+        Args:
+          own: declares weights among the layer's.
+          x: what the layer reads.
+          key: None in evaluation.
+          demand: of the layer.
+        """
+        weight = own("router", self.start(x.shape[-1]), embed=x.shape[-1], experts=demand.num_experts)
+        read = noise.jitter(x.astype(weight.dtype), fold(key, 0), epsilon=self.jitter)
+        logits = jnp.einsum("btd,de->bte", read, weight)
+        return noise.drop_experts(logits, fold(key, 1), rate=self.drop_experts, at_least=demand.k)
+
+    def start(self, embed_dim: int) -> Callable:
+        """The initialiser of `router`."""
+        return normal(embed_dim**-0.5)
+
+    def route(
+        self,
+        own: Callable,
+        logits: Float[Array, "b t e"],
+        x: Float[Array, "b t d"],
+        context: Context,
+        key: Key[Array, ""] | None,
+        demand: Demand,
+    ) -> TokenChoice:
+        """The routing of `logits`."""
+        raise NotImplementedError
+
+    def load(self, routing: TokenChoice, real: Bool[Array, "b t"]) -> Float[Array, "b e"]:
+        """[b e] the assignments that the balance loss counts: all those that are computed."""
+        return losses.counts(routing.experts, routing.kept, num_experts=routing.probabilities.shape[-1])
+
+
+def fold(key: Key[Array, ""] | None, number: int) -> Key[Array, ""] | None:
+    """Another key for each number, or none at all."""
+    return None if key is None else jax.random.fold_in(key, number)
+
+
+def one_undivided(demand, name: str) -> None:
+    """Raises ValueError unless a token has one expert, with a weight that is not divided by itself."""
+    if demand.k != 1 or demand.renormalize:
+        raise ValueError(
+            f"top_k={demand.k} and renormalize={demand.renormalize} must be 1 and False with router={name!r}"
+        )
+
+
+def fits(groups, demand) -> None:
+    """Raises ValueError when the experts do not lie in so many groups."""
+    if demand.num_experts % groups.num_groups:
+        raise ValueError(f"num_groups={groups.num_groups} must divide num_experts={demand.num_experts}")
+    if groups.top_groups > groups.num_groups:
+        raise ValueError(f"top_groups={groups.top_groups} must be at most num_groups={groups.num_groups}")

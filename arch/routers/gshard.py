@@ -1,0 +1,38 @@
+"""Two experts a token up to a capacity, the second by chance in training (GShard; GLaM in every other layer)."""
+
+from arch import config
+from arch.ops.routing import gshard, losses
+from arch.routers._router import Router, fold
+
+
+@config.frozen
+class Config(Router):
+    """GShard's top-2 gating, see `arch.ops.routing.gshard`; the layer's top_k is 2 and `renormalize` on.
+
+    Attributes:
+      capacity_factor: in training, how much more than its even share of a row's pairs an expert takes.
+      eval_capacity_factor: the same in evaluation; num_experts / 2 and above drops nothing.
+      random_second: in training the second expert is used with twice the probability that its weight says.
+    """
+
+    capacity_factor: config.PositiveFloat = 1.0
+    eval_capacity_factor: config.PositiveFloat = 1.0
+    random_second: bool = True
+
+    def must_suit(self, demand):
+        if demand.k != 2:
+            raise ValueError(f"top_k={demand.k} must be 2 with router='gshard'")
+
+    def lacks(self, demand):
+        """A row's first choices, even of later tokens, come before any second one."""
+        return () if 2 * self.eval_capacity_factor >= demand.num_experts else ("causal", "segments", "cache")
+
+    def route(self, own, logits, x, context, key, demand):
+        """GShard's."""
+        factor = self.eval_capacity_factor if context.deterministic else self.capacity_factor
+        chance = fold(key, 2) if self.random_second else None
+        return gshard.route(logits, context.real(), capacity_factor=factor, key=chance)
+
+    def load(self, routing, real):
+        """Of the first choices alone, whether their expert has room or not."""
+        return losses.counts(routing.experts[..., :1], real[..., None], num_experts=routing.probabilities.shape[-1])

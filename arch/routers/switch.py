@@ -1,0 +1,53 @@
+"""The most probable expert, up to a capacity that training and evaluation have apart (Switch Transformer, V-MoE)."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from arch import config
+from arch.ops.routing import capacity, losses, switch
+from arch.routers._router import Router, one_undivided
+
+
+@config.frozen
+class Config(Router):
+    """Switch routing, see `arch.ops.routing.switch`; the layer's top_k is 1 and `renormalize` off.
+
+    Attributes:
+      capacity_factor: in training, how much more than its even share of a row's tokens an expert takes.
+      eval_capacity_factor: the same in evaluation; num_experts and above drops nothing.
+      priority: who is served first, the earlier token or the one that is surest ('batch', as V-MoE has it).
+      stages: how many experts a token tries in turn; from 2 on, "no token left behind".
+    """
+
+    capacity_factor: config.PositiveFloat = 1.25
+    eval_capacity_factor: config.PositiveFloat = 2.0
+    priority: capacity.Priority = "token"
+    stages: config.PositiveInt = 1
+
+    unnormalized: ClassVar[bool] = True
+
+    def check(self):
+        if self.stages > 1 and self.priority != "token":
+            raise ValueError(f"priority={self.priority!r} must be 'token' with stages={self.stages}")
+
+    def must_suit(self, demand):
+        one_undivided(demand, "switch")
+
+    def lacks(self, demand):
+        """A row's tokens compete for room, which grows with their number."""
+        if self.eval_capacity_factor >= demand.num_experts:
+            return ()
+        sees_all = self.priority == "batch" or self.stages > 1
+        return ("causal", "segments", "cache") if sees_all else ("segments", "cache")
+
+    def route(self, own, logits, x, context, key, demand):
+        """Switch's."""
+        factor = self.eval_capacity_factor if context.deterministic else self.capacity_factor
+        kind = dict(capacity_factor=factor, priority=self.priority, stages=self.stages)
+        return switch.route(logits, context.real(), **kind)
+
+    def load(self, routing, real):
+        """Of the tokens' best experts, whether these have room or not: dropping must not hide the crowd."""
+        best = jnp.argmax(routing.probabilities, axis=-1)[..., None]
+        return losses.counts(best, real[..., None], num_experts=routing.probabilities.shape[-1])
