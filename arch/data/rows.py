@@ -51,7 +51,7 @@ class Documents(Rows):
     The last token of each part stays, since it closes it: [CLS] A [SEP] B [SEP]. Each row is a dict of
 
     tokens: int32[seq_len]. positions: int32[seq_len], from 0. valid: bool[seq_len], False for padding.
-    labels: int32[seq_len], -1 where there is none.
+    targets: int32[seq_len], the labels. weights: float32[seq_len], 1 where there is a label, else 0.
     token_types: int32[seq_len], if the split has that column.
 
     Args:
@@ -77,13 +77,13 @@ class Documents(Rows):
         columns = {"tokens": self._part.tokens} | dict(self._part.columns)
         held = {name: np.asarray(column[begin:end], np.int32) for name, column in columns.items()}
         types = held.get("token_types", np.zeros(end - begin, np.int32))
-        kept = _kept(np.bincount(types)[:2], self._seq_len)
-        empty = {"tokens": 0, "labels": -1, "token_types": 0}
-        row = {name: np.full(self._seq_len, empty[name], np.int32) for name in held}
-        for name, values in held.items():
-            row[name][: len(kept)] = values[kept]
+        kept = _kept(np.bincount(types), self._seq_len)
+        row = {name: np.pad(values[kept], (0, self._seq_len - len(kept))) for name, values in held.items()}
         places = np.arange(self._seq_len, dtype=np.int32)
-        return row | {"positions": places, "valid": places < len(kept)}
+        labels, valid = row.pop("labels"), places < len(kept)
+        has = valid & (labels >= 0)
+        row |= {"targets": np.where(has, labels, 0), "weights": has.astype(np.float32)}
+        return row | {"positions": places, "valid": valid}
 
 
 def _kept(lengths: np.ndarray, seq_len: int) -> np.ndarray:

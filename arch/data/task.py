@@ -26,15 +26,20 @@ class Task(config.Config):
     Attributes:
       predicts_text: whether `batch["targets"]`, under `batch["weights"]`, are ids of text, of which bits per byte can
         be told.
+      kind: of the data that it learns from, as `data.kind` says it.
       main_term: the term whose accuracy is the run's, and of text the one of these targets.
     """
 
     predicts_text: ClassVar[bool] = True
+    kind: ClassVar[str] = "text"
     main_term: ClassVar[str] = "tokens"
 
     def must_suit(self, model_cfg: Any, *, seq_len: int) -> None:
         """Raises ValueError, before anything is read or compiled, when this model cannot learn this."""
         raise NotImplementedError
+
+    def must_fit(self, model_cfg: Any, tokenized: dataset.Tokenized) -> None:
+        """Raises ValueError, before anything is compiled, when the model does not fit the opened data."""
 
     def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:
         """The samples of a split by their global index; by default its text in windows of `seq_len` tokens.

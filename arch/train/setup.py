@@ -21,6 +21,7 @@ from arch.models import decoder
 from arch.sharding import mesh as meshes
 from arch.train import experiment, provenance
 from arch.train import state as states
+from arch.train.objective import summary
 from arch.train.step import eval_step
 
 
@@ -48,14 +49,25 @@ class Setup:
 
     def dataset(self, split: str):
         """This process's rows of each global batch of a split, by step."""
+        return self._batches(self.data, split)
+
+    def _batches(self, data, split: str):
         cfg = self.cfg
-        samples = cfg.task.samples(self.data, split, seq_len=cfg.seq_len, seed=cfg.seed)
+        samples = cfg.task.samples(data, split, seq_len=cfg.seq_len, seed=cfg.seed)
         index, count = meshes.process_shard(self.mesh, cfg.batch_size)
         return dataset.make(samples, batch_size=cfg.batch_size, shard_index=index, shard_count=count)
 
     @functools.cached_property
+    def evaluated(self) -> dict[str, Any]:
+        """The batches of each evaluation by its name: 'valid', all of that split; of a mixture also each source."""
+        parts = {"valid": self.data} | dataset.by_source(self.data)
+        return {name: self._batches(part, "valid") for name, part in parts.items()}
+
+    @functools.cached_property
     def token_bytes(self) -> np.ndarray:
-        """[vocab_size] bytes of text that each id stands for; 0 for ids that the tokenizer lacks."""
+        """[vocab_size] bytes of text that each id stands for; 0 for ids that the tokenizer lacks, or if none is text."""
+        if not self.cfg.task.predicts_text:
+            return np.zeros(self.cfg.model.vocab_size, np.int32)
         known = self.data.tokenizer.token_bytes
         return np.pad(known, (0, self.cfg.model.vocab_size - len(known)))
 
@@ -84,6 +96,7 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     check_same(cfg, workdir)
     data = functools.cache(lambda: dataset.all_valid(cfg.data) if all_valid else _data(cfg, workdir))
     cfg.task.must_suit(cfg.model, seq_len=cfg.seq_len)
+    _must_read(cfg)
     if cfg.sample_prompt:
         must_predict(cfg.model)
     cfg = cfg.resolve(lambda: _epoch_samples(cfg, data()))
@@ -97,9 +110,11 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
         raise ValueError(
             f"model.vocab_size={cfg.model.vocab_size} must be at least {data.tokenizer.size}, the tokenizer's size"
         )
+    cfg.task.must_fit(cfg.model, data)
     ready = Setup(cfg, workdir, mesh, data, model, optimizer, plan)
-    for split in data.splits:
-        ready.dataset(split)  # refuses a text or a tokenizer that the task cannot take, a seq_len that is too long
+    if "train" in data.splits:
+        ready.dataset("train")  # refuses a text or a tokenizer that the task cannot take, a seq_len that is too long
+    _check_best_metric(ready)
     return ready
 
 
@@ -108,6 +123,26 @@ def must_predict(model_cfg: Any) -> None:
     if not isinstance(model_cfg, decoder.Config):
         name = type(model_cfg).__module__.rsplit(".", 1)[-1]
         raise ValueError(f"model.name={name!r} must be 'decoder' here: this mode is about the next token")
+
+
+def _must_read(cfg: experiment.Config) -> None:
+    """Raises ValueError when the task learns from other data."""
+    if cfg.data.kind != cfg.task.kind:
+        name = type(cfg.task).__module__.rsplit(".", 1)[-1]
+        raise ValueError(f"data.kind={cfg.data.kind!r} must be {cfg.task.kind!r} with task.name={name!r}")
+
+
+def _check_best_metric(ready: Setup) -> None:
+    """Raises ValueError when no evaluation gives the metric that the best checkpoints are chosen by."""
+    cfg, names = ready.cfg, []
+    for name, batches in ready.evaluated.items():
+        terms = jax.eval_shape(cfg.task.weights, batches[0])
+        zeros = {"bytes": 0.0, "terms": dict.fromkeys(terms, dict.fromkeys(("nats", "correct", "weight"), 0.0))}
+        names += [f"eval/{name}/{metric}" for metric in summary(cfg.task, zeros)]
+    if cfg.checkpoints.keep_best and cfg.checkpoints.best_metric not in names:
+        raise ValueError(
+            f"checkpoints.best_metric={cfg.checkpoints.best_metric!r} must be one of the run's: {', '.join(names)}"
+        )
 
 
 def _epoch_samples(cfg: experiment.Config, data: dataset.Tokenized) -> int:

@@ -69,7 +69,9 @@ def test_a_document_is_padded_without_labels():
     row = rows.Documents(part, seq_len=T, shuffled=False)[1]
     assert row["tokens"].tolist() == [4, 5, 6, 7, 8, 9, 10, 0, 0, 0, 0]
     assert row["valid"].tolist() == [True] * 7 + [False] * 4
-    assert row["labels"].tolist() == [*part.columns["labels"][4:], -1, -1, -1, -1] and row["labels"].max() > 0
+    labels = [*part.columns["labels"][4:], -1, -1, -1, -1]
+    assert row["weights"].tolist() == [float(label >= 0) for label in labels] and row["weights"].any()
+    assert row["targets"].tolist() == [max(label, 0) for label in labels]
     assert row["positions"].tolist() == list(range(T)) and "token_types" not in row
 
 

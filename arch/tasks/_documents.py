@@ -1,0 +1,59 @@
+"""What the tasks with a label for each document, or each of its words, have in common: an encoder reads it whole."""
+
+import functools
+import logging
+from typing import Any, ClassVar
+
+from arch.data import dataset, rows, task
+from arch.data.token_files import Split
+
+log = logging.getLogger("arch")
+
+
+class Task(task.Task):
+    """Base of both: a document a row, `rows.Documents`, and the encoder's head called as the task."""
+
+    predicts_text: ClassVar[bool] = False
+
+    @property
+    def label(self) -> str:
+        """The name of the task, and of the head that it wants."""
+        return type(self).__module__.rsplit(".", 1)[-1]
+
+    def must_suit(self, model_cfg: Any, *, seq_len: int) -> None:
+        """Raises ValueError unless the model is an encoder with this head that knows as many positions."""
+        task.must_be(model_cfg, "encoder", task=self.label)
+        head = type(model_cfg.head).__module__.rsplit(".", 1)[-1]
+        if head != self.label:
+            raise ValueError(f"model.head.name={head!r} must be {self.label!r} with task.name={self.label!r}")
+        task.must_reach(model_cfg, seq_len)
+
+    def must_fit(self, model_cfg: Any, tokenized: dataset.Tokenized) -> None:
+        """Raises ValueError unless the head has the data's labels, and the model a vector for each type of token."""
+        labels = tokenized.meta["labels"]
+        if model_cfg.head.num_labels != len(labels):
+            raise ValueError(
+                f"model.head.num_labels={model_cfg.head.num_labels} must be {len(labels)}, the labels of the train "
+                f"split: {', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}"
+            )
+        columns = [split.columns for split in tokenized.splits.values()]
+        types = [column["token_types"] for column in columns if "token_types" in column]
+        if types and model_cfg.token_types <= (most := max(int(column.max()) for column in types)):
+            raise ValueError(f"model.token_types={model_cfg.token_types} must be at least {most + 1} for pairs of texts")
+
+    def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:
+        """The split's documents, a row each."""
+
+        def of_source(part: Split, *, seed: int, shuffled: bool) -> rows.Documents:
+            made = rows.Documents(part, seq_len=seq_len, seed=seed, shuffled=shuffled)
+            tell_truncated(split, made.truncated, len(part.offsets) - 1, seq_len)
+            return made
+
+        return dataset.samples(tokenized, split, of_source, seed=seed)
+
+
+@functools.cache  # once, however often a run's samples are made
+def tell_truncated(split: str, truncated: int, count: int, seq_len: int) -> None:
+    """Says in the log how many documents do not fit their rows."""
+    if truncated:
+        log.info("%s: %d of %d documents are longer than seq_len=%d and lose an end", split, truncated, count, seq_len)
