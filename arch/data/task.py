@@ -41,6 +41,10 @@ class Task(config.Config):
     def must_fit(self, model_cfg: Any, tokenized: dataset.Tokenized) -> None:
         """Raises ValueError, before anything is compiled, when the model does not fit the opened data."""
 
+    def lengths(self, seq_len: int) -> dict[str, int]:
+        """Tokens of a row, by the arguments of the model's `flops`."""
+        return {"length": seq_len}
+
     def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:
         """The samples of a split by their global index; by default its text in windows of `seq_len` tokens.
 
