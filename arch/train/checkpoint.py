@@ -104,7 +104,7 @@ class Checkpoints:
         if wait:
             self.wait()
 
-    def restore(self, abstract_state: Any) -> tuple[Any, dict]:
+    def restore(self, abstract_state: Any, optional: tuple[str, ...] = ()) -> tuple[Any, dict]:
         """The newest whole checkpoint, on the devices that `abstract_state` asks for: `(state, extra)`.
 
         A damaged newest one is reported by one warning and renamed to `STEP.unreadable`; the one before is used.
@@ -112,6 +112,7 @@ class Checkpoints:
         Args:
           abstract_state: the state's structure with a `jax.ShapeDtypeStruct` as each leaf, its sharding set. The mesh
             may differ from the one that saved. No array is ever whole on one device unless its sharding says so.
+          optional: how the paths of those leaves begin that may be absent, as in `restore.restore_step`.
 
         Raises:
           CheckpointError: there is no checkpoint, or all are damaged.
@@ -126,7 +127,7 @@ class Checkpoints:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("arch_damaged_checkpoints_moved")
         self._manager.reload()
-        return restore.restore_step(self._path(step), abstract_state)
+        return restore.restore_step(self._path(step), abstract_state, optional=optional)
 
     def read_extra(self, step: int) -> dict:
         """What `save` was given as `extra`. Raises CheckpointError when the step is absent or unreadable."""

@@ -42,7 +42,7 @@ def past(workdir, step: int) -> Past:
             found["wall_seconds"] = values.get("perf/wall_seconds", found.get("wall_seconds", 0.0))
             if values["step"] <= step:
                 found["kept_seconds"] = values.get("perf/kept_seconds", found.get("kept_seconds", 0.0))
-                found["skipped_steps"] = values.get("train/skipped_steps", found.get("skipped_steps", 0))
+                found["skipped_steps"] = int(values.get("train/skipped_steps", found.get("skipped_steps", 0)))
     return Past(**found)
 
 

@@ -9,6 +9,7 @@ from arch.decode import generate
 from arch.layers import token_loss
 from arch.sharding import mesh as meshes
 from arch.tasks import next_token
+from arch.train import bad_batch as bad_batches
 from arch.train import checkpoint, duration, profiling
 from arch.train import ema as averages
 from arch.train import loss_scale as loss_scales
@@ -74,6 +75,7 @@ class Config(config.Config):
     data: dataset.Config = dataset.Config()
     mesh: meshes.Config = meshes.Config()
     loss: token_loss.Config = token_loss.Config()
+    bad_batch: bad_batches.Config = bad_batches.Config()
     ema: averages.Config = averages.Config()
     loss_scale: loss_scales.Config = loss_scales.Config()
     optimizer: optimizers.Config = optimizers.Config()

@@ -42,7 +42,6 @@ class Logger:
         self._writer.write_texts(step, {"parameters": report.parameter_table(setup.plan)})
         self._tokens = self._cfg.batch_size * self._cfg.seq_len
         self._progress = Progress(self._cfg.total_steps, self._tokens, start_step=step)
-        self._rate = jax.jit(lambda state: self._cfg.optimizer.last_rate(self._cfg.total_steps, state))
         self._held: tuple = ()
         self._written = -1
         self._utilization: Utilization | None = None
@@ -82,11 +81,14 @@ class Logger:
         with self._clock.paused(), self._progress.paused():
             yield
 
-    def step(self, step: int, metrics: Mapping[str, Any], opt_state: Any, *, due: bool) -> None:
-        """A step is on its way; the one before it, if it was due, is read and written."""
+    def step(self, step: int, metrics: Mapping[str, Any], *, due: bool) -> None:
+        """A step is on its way; the one before it, if it was due, is read and written.
+
+        The metrics are those at that time: of a bad batch they change once more (see `arch.train.guard`).
+        """
         self.write_held()
         if due:
-            self._held = (step, dict(metrics) | {"learning_rate": self._rate(opt_state)})
+            self._held = (step, metrics)
         self._progress.update(step)
 
     def write_held(self) -> None:
@@ -119,6 +121,10 @@ class Logger:
     def sample(self, step: int, text: str) -> None:
         """A text of the model's."""
         self._writer.write_texts(step, {"sample": f"```\n{text}\n```"})
+
+    def bad_batch(self, step: int, text: str) -> None:
+        """What was wrong with the batch of a step that the run goes past, and where it is saved."""
+        self._writer.write_texts(step, {"bad_batch": text})
 
     def hparams(self, hparams: Mapping[str, Any], metrics: Iterable[str]) -> None:
         """Hyperparameters, and the names of the scalars to compare runs by."""

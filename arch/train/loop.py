@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,8 +15,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from arch import config, tree
 from arch.data import dataset
 from arch.sharding import mesh as meshes
-from arch.train import evaluation, provenance
+from arch.train import bad_batch, evaluation, provenance
 from arch.train.checkpoint import Checkpoints
+from arch.train.guard import Guard
 from arch.train.histograms import Histograms
 from arch.train.interrupt import Interrupt
 from arch.train.logger import Logger
@@ -25,13 +25,10 @@ from arch.train.profiling import Tracer
 from arch.train.setup import Setup
 from arch.train.start import start
 from arch.train.startup import Startup
+from arch.train.state import TrainState
 from arch.train.step import train_step
 
 log = logging.getLogger("arch")
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or the gradient of a step is no finite number; the message names the quantity, step and batch ids."""
 
 
 class Stopped(Exception):
@@ -53,7 +50,7 @@ def train(
       hparams: hyperparameters for TensorBoard; None for the whole config.
 
     Raises:
-      NonFiniteError: a loss or gradient is not finite.
+      BadBatchError: a batch ends the run (see `arch.train.bad_batch`).
       CheckpointError: a checkpoint cannot be read or written.
     """
     with Interrupt() as interrupt, jax.set_mesh(setup.mesh):
@@ -76,7 +73,7 @@ class _Run:
         self.state, evaluation = start(setup, self.checkpoints)
         self.step = int(self.state.step)
         self.evaluated = (self.step if evaluation else -1, evaluation)
-        self.unchecked = ()
+        self.guard = None
         if self.main:
             provenance.write(setup.workdir, config.to_dict(self.cfg), overrides)
         self.logger = Logger(setup, self.step, startup, self.hparams)
@@ -97,18 +94,17 @@ class _Run:
         key = jax.random.key(cfg.seed)
         self.startup.mark("state")
         step = self._compiled(self.data[self.step], key)
+        self.guard = Guard(self.setup, step, key, self.logger, self._newest)
         self.startup.mark("compile")
         with contextlib.closing(dataset.batches(self.data, self.step)) as batches:
             while self.step < cfg.total_steps:
                 with self.logger.waiting():
                     rows = next(batches)
                 self._heed()
-                metrics = self._take(step, rows, key)
-                self._check_finite()  # the step before: the device is busy with this one meanwhile
-                self.unchecked = (self.step, metrics, rows["ids"])
-                self.logger.step(self.step, metrics, self.state.opt_state, due=self._due("log"))
+                metrics = self._take(rows)
+                self.logger.step(self.step, metrics, due=self._due("log"))
                 if self._due("eval") or self._due("checkpoint"):
-                    self._check_finite()
+                    self.state = self.guard.settle(self.state)
                     self.logger.write_held()
                     if self._due("eval"):
                         self.evaluate(metrics["stats"])
@@ -116,15 +112,15 @@ class _Run:
                         self.save(wait=self.step >= cfg.total_steps)
         return self.evaluated[1]
 
-    def _take(self, step, rows: dict, key) -> dict:
+    def _take(self, rows: dict) -> dict:
         """One step; with what is looked at around it, at chosen steps."""
-        number, batch = self.step + 1, meshes.global_batch(dataset.without_ids(rows), self.setup.mesh)
+        number = self.step + 1
         self.histograms.before(number, self.state.params)
         if self.tracer.begins(number):
             with self.logger.paused():
                 self.tracer.begin(self.state)
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
-            self.state, metrics = step(self.state, batch, key)
+            self.state, metrics = self.guard.take(self.state, rows, number)
         self.step = number
         if "step" not in self.startup.seconds:
             jax.block_until_ready(metrics)
@@ -145,7 +141,7 @@ class _Run:
         """The train step, compiled once, for the shapes of the first batch."""
         setup = self.setup
         batch = meshes.global_batch(dataset.without_ids(rows), setup.mesh)
-        function = train_step(
+        take = train_step(
             setup.model,
             self.cfg.model,
             setup.optimizer,
@@ -156,30 +152,24 @@ class _Run:
             loss=self.cfg.loss,
             ema_decay=self.cfg.ema.decay,
             growth_steps=self.cfg.loss_scale.growth_steps,
+            bad=self.cfg.bad_batch,
         )
+
+        def function(state, *args):
+            state, metrics = take(state, *args)
+            rate = self.cfg.optimizer.last_rate(self.cfg.total_steps, state.opt_state)
+            return state, metrics | {"learning_rate": rate}
+
         where = jax.tree.map(lambda leaf: leaf.sharding, setup.plan.abstract)
         whole = NamedSharding(setup.mesh, PartitionSpec())
         log.info("compiling the step")
         start = time.perf_counter()
         step = jax.jit(function, donate_argnums=0, out_shardings=(where, whole))
-        compiled = step.lower(self.state, batch, key).compile()
+        compiled = step.lower(self.state, batch, key, bad_batch.order(self.step, bad_batch.JUDGE)).compile()
         seconds = time.perf_counter() - start
         log.info("compiled the step in %.1f s; %d parameters", seconds, tree.count(setup.plan.abstract.params))
         self.logger.compiled(self.step, seconds, compiled, batch)
         return compiled
-
-    def _check_finite(self) -> None:
-        """Looks at the numbers of the last step that was not looked at."""
-        if not self.unchecked:
-            return
-        (step, metrics, ids), self.unchecked = self.unchecked, ()
-        for name in ("loss", "gradient_norm", "parameter_norm"):
-            value = float(metrics[name])
-            if not math.isfinite(value):
-                raise NonFiniteError(
-                    f"{name} is {value} at step {step}, in the batch with sample ids {np.asarray(ids).tolist()}; the "
-                    f"newest checkpoint is of step {self.checkpoints.latest_step()}"
-                )
 
     def evaluate(self, stats: Mapping[str, Any] = MappingProxyType({})) -> dict[str, float]:
         """The validation split's loss, and a sample of text; `stats` are the layers' of the step before."""
@@ -197,8 +187,19 @@ class _Run:
         return metrics
 
     def save(self, *, wait: bool = False) -> None:
-        """A checkpoint of the present step, if there is none yet and the state is finite."""
-        self._check_finite()
+        """A checkpoint of the present step, if there is none yet and its batch was good, or has been dealt with."""
+        if self.guard:
+            self.state = self.guard.settle(self.state)
+        self._save(wait=wait)
+
+    def _newest(self, state: TrainState | None) -> int:
+        """The newest checkpoint's step (-1 if there is none), that of this state if one is given."""
+        if state is not None and int(state.step):
+            self.state, self.step = state, int(state.step)
+            self._save(wait=True)
+        return self.checkpoints.latest_step()
+
+    def _save(self, *, wait: bool) -> None:
         self.logger.write_held()
         if self.saved != self.step:
             with self.logger.saving(self.step):

@@ -9,7 +9,7 @@ import jax
 from arch import tree
 from arch.data import foreign_tokenizer, tokenizer
 from arch.decode import generate as decoding
-from arch.train import evaluation, experiment, initial, library, loop, restore, setup, start
+from arch.train import evaluation, experiment, guard, initial, library, loop, restore, setup, start
 from arch.train import verify as verification
 from arch.train.command_line import one_line_errors
 from arch.train.startup import Startup
@@ -24,7 +24,7 @@ def train(
     with one_line_errors(ValueError, OSError):
         ready = setup.prepare(cfg, workdir)
     startup.mark("setup")
-    with one_line_errors(OSError, loop.NonFiniteError, start.StartError):
+    with one_line_errors(OSError, guard.BadBatchError, start.StartError):
         loop.train(ready, overrides, startup, hparams)
 
 

@@ -25,7 +25,7 @@ PARTS = {
 }
 """What each part in angle brackets may be: a regular expression, and words."""
 
-When = Literal["start", "step", "log", "evaluation", "checkpoint", "histogram"]
+When = Literal["start", "step", "log", "evaluation", "checkpoint", "bad batch", "histogram"]
 Kind = Literal["scalar", "text", "image", "histogram"]
 
 
@@ -37,7 +37,7 @@ class Name:
       pattern: the name, parts in angle brackets.
       unit: of the number; '' for none.
       when: 'start' once a process, 'step' behind its first step, 'log' at `log_every`, 'evaluation' at `eval_every`,
-        'checkpoint' at `checkpoint_every`, 'histogram' at `histogram_every_steps`.
+        'checkpoint' at `checkpoint_every`, 'bad batch' behind one, 'histogram' at `histogram_every_steps`.
       meaning: what it is.
       kind: what it is written as.
     """
@@ -108,6 +108,7 @@ NAMES = (
     Name("<sublayer>/<statistic>", "", "log", "what other sublayers tell in `Aux.stats`"),
     Name("moe/load", "", "evaluation", "layers x experts: blue under the even load, red above", kind="image"),
     Name("parameters", "", "start", "table of the parameters: shapes, axes, sharding", kind="text"),
+    Name("bad_batch", "", "bad batch", "a bad batch that the run went past, and where it is saved", kind="text"),
     Name("sample", "", "evaluation", "what the model makes of `sample_prompt`", kind="text"),
     Name("parameters/<path>", "", "histogram", "values of a parameter behind the step", kind="histogram"),
     Name("updates/<path>", "", "histogram", "what the step added to it", kind="histogram"),

@@ -93,7 +93,9 @@ def newest_whole(folder: pathlib.Path) -> tuple[int, list[int]]:
     return step, list(reasons)
 
 
-def restore_step(path: pathlib.Path, abstract: Any, prefix: str = "") -> tuple[Any, dict]:
+def restore_step(
+    path: pathlib.Path, abstract: Any, prefix: str = "", optional: tuple[str, ...] = ()
+) -> tuple[Any, dict]:
     """The saved leaves below `prefix` in the structure and shardings of `abstract`, and the `extra` beside them.
 
     Args:
@@ -101,6 +103,8 @@ def restore_step(path: pathlib.Path, abstract: Any, prefix: str = "") -> tuple[A
       abstract: pytree of `jax.ShapeDtypeStruct`, or None for a nested dict of what is saved. A leaf without a sharding
         goes to this process's first device.
       prefix: '' for the whole state, PARAMS or AVERAGE for a part of it.
+      optional: how the paths of those leaves begin that may be absent: one that is not saved stays what it is in
+        `abstract`, and a saved one that `abstract` lacks is left where it is.
 
     Raises:
       CheckpointError: something cannot be read.
@@ -113,6 +117,9 @@ def restore_step(path: pathlib.Path, abstract: Any, prefix: str = "") -> tuple[A
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason_of(error)}") from error
     wanted = saved if abstract is None else {prefix + name: leaf for name, leaf in flatten(abstract).items()}
+    saved = {name: leaf for name, leaf in saved.items() if name in wanted or not name.startswith(optional)}
+    absent = {name: leaf for name, leaf in wanted.items() if name not in saved and name.startswith(optional)}
+    wanted = {name: leaf for name, leaf in wanted.items() if name not in absent}
     if differences := _differences(saved, wanted):
         shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
         raise ValueError(f"checkpoint {path} does not fit the model: {shown}")
@@ -129,7 +136,8 @@ def restore_step(path: pathlib.Path, abstract: Any, prefix: str = "") -> tuple[A
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason_of(error)}") from error
     if abstract is None:
         return tree.from_paths({name.removeprefix(prefix): leaf for name, leaf in flat.items()}), extra
-    return jax.tree.unflatten(jax.tree.structure(abstract), [flat[name] for name in wanted]), extra
+    leaves = [(flat | absent)[prefix + name] for name in flatten(abstract)]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves), extra
 
 
 def flatten(state: Any) -> dict[str, Any]:

@@ -2,19 +2,23 @@
 
 import dataclasses
 import functools
-import itertools
 import logging
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
-from arch.train import initial, loss_scale, restore
+from arch.train import initial, restore
 from arch.train import state as states
 from arch.train.checkpoint import Checkpoints
 from arch.train.setup import Setup
 
 log = logging.getLogger("arch")
+
+BESIDE = {
+    "average": "the moving average begins at the restored parameters",
+    "loss_scale": "the loss scale begins anew",
+    "watch": "the record of losses and gradient norms begins anew",
+}
+"""Fields of a state that a run may gain or lose when it goes on, and what is said when one is not in the checkpoint."""
 
 
 class StartError(ValueError):
@@ -37,8 +41,7 @@ def start(setup: Setup, checkpoints: Checkpoints) -> tuple[states.TrainState, di
             state, extra = _restored(checkpoints.restore, plan)
             log.info("resumed step %d of %s", int(state.step), setup.workdir)
         elif cfg.resume:
-            folder = restore.find(cfg.resume)
-            state, extra = _restored(lambda abstract: restore.restore_step(folder, abstract), plan)
+            state, extra = _restored(functools.partial(restore.restore_step, restore.find(cfg.resume)), plan)
             log.info("started from step %d of %s", int(state.step), cfg.resume)
         elif cfg.init_from:
             fresh = functools.partial(states.init_leaves, setup.model, plan, jax.random.key(cfg.seed))
@@ -60,38 +63,26 @@ def start(setup: Setup, checkpoints: Checkpoints) -> tuple[states.TrainState, di
 
 
 def _restored(read, plan: states.Plan) -> tuple[states.TrainState, dict]:
-    """What `read` gives of a saved state, which may lack a loss scale or an average, or have a loss scale too many.
+    """What `read` gives of a saved state; what the plan has beside its parameters and is not there, begins anew."""
+    state, extra = read(plan.abstract, optional=tuple(f"{field}/" for field in BESIDE))
+    had_average = extra.get("config", {}).get("ema", {}).get("decay", 0)
+    if had_average and not plan.beside.average:
+        log.info("the moving average is given up: ema.decay is 0, and was %g", had_average)
+    absent = [field for field in BESIDE if any(map(_is_abstract, jax.tree.leaves(getattr(state, field))))]
+    if not absent:
+        return state, extra
+    where = {field: jax.tree.map(lambda leaf: leaf.sharding, getattr(plan.abstract, field)) for field in absent}
 
-    A loss scale that is missing begins anew, a moving average at the restored parameters.
-    """
-    wanted = plan.abstract
-    like = NamedSharding(wanted.step.sharding.mesh, PartitionSpec())
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=like),
-        jax.eval_shape(lambda: loss_scale.init(1.0)),
-    )
-    other = () if wanted.loss_scale else shapes
-    first = None
-    for scale, average in itertools.product((wanted.loss_scale, other), [wanted.average] + [{}] * bool(wanted.average)):
-        try:
-            state, extra = read(dataclasses.replace(wanted, loss_scale=scale, average=average))
-        except ValueError as error:
-            first = first or error
-            continue
-        return _completed(state, plan), extra
-    raise first
+    def begun(params):
+        return {field: value for field, value in states.begun(params, plan.beside).items() if field in absent}
+
+    new = jax.jit(begun, out_shardings=where)(state.params)
+    for field in absent:
+        log.info(BESIDE[field])
+        whole = jax.tree.map(lambda old, one: one if _is_abstract(old) else old, getattr(state, field), new[field])
+        state = dataclasses.replace(state, **{field: whole})
+    return state, extra
 
 
-def _completed(state: states.TrainState, plan: states.Plan) -> states.TrainState:
-    """A restored state with exactly the loss scale and the average that the plan has."""
-    scale, average = state.loss_scale, state.average
-    if not plan.abstract.loss_scale:
-        scale = ()
-    elif not scale:
-        where = jax.tree.map(lambda leaf: leaf.sharding, plan.abstract.loss_scale)
-        scale = jax.jit(lambda: loss_scale.init(plan.beside.loss_scale), out_shardings=where)()
-        log.info("the loss scale begins at %g", plan.beside.loss_scale)
-    if plan.abstract.average and not average:
-        average = jax.tree.map(jnp.copy, state.params)  # a copy: the state is donated leaf by leaf
-        log.info("the moving average begins at the restored parameters")
-    return dataclasses.replace(state, loss_scale=scale, average=average)
+def _is_abstract(leaf) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)

@@ -13,7 +13,7 @@ from jax.tree_util import register_dataclass
 from arch import tree
 from arch.layers import weight
 from arch.sharding import mesh as meshes
-from arch.train import loss_scale
+from arch.train import bad_batch, loss_scale
 from arch.typing import Array, Key
 
 
@@ -28,6 +28,7 @@ class TrainState:
       opt_state: the optimizer's state over the trained ones.
       average: the moving average of the parameters, in their form; {} when none is kept.
       loss_scale: a `loss_scale.LossScale`; () without loss scaling.
+      watch: a `bad_batch.Watch`, what is remembered of the batches.
     """
 
     step: Any
@@ -35,6 +36,7 @@ class TrainState:
     opt_state: Any
     average: tree.Tree = dataclasses.field(default_factory=dict)
     loss_scale: Any = ()
+    watch: Any = dataclasses.field(default_factory=bad_batch.init)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +111,16 @@ def create(
 ) -> TrainState:
     """The state at step 0 around these parameters."""
     trained, _ = tree.partition(params, trainable)
-    average = jax.tree.map(jnp.copy, params) if beside.average else {}  # a copy: the state is donated leaf by leaf
-    scale = loss_scale.init(beside.loss_scale) if beside.loss_scale else ()
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained), average, scale)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained), **begun(params, beside))
+
+
+def begun(params: tree.Tree, beside: Beside) -> dict[str, Any]:
+    """What a state begins with beside parameters and optimizer, by field of `TrainState`."""
+    return {
+        "average": jax.tree.map(jnp.copy, params) if beside.average else {},  # the state is donated leaf by leaf
+        "loss_scale": loss_scale.init(beside.loss_scale) if beside.loss_scale else (),
+        "watch": bad_batch.init(),
+    }
 
 
 def init(model, optimizer: optax.GradientTransformation, plan: Plan, key: Key[Array, ""]) -> TrainState:

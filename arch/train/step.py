@@ -1,8 +1,4 @@
-"""One optimizer step, and one evaluation batch: pure functions of values, compiled once.
-
-Micro-batches add up exactly: the sums of a task's terms are divided by the whole batch's weights, and the layers'
-losses are means over rows, of which every micro-batch has as many.
-"""
+"""One optimizer step, and one evaluation batch: pure functions of values, compiled once."""
 
 from collections.abc import Callable
 
@@ -14,10 +10,11 @@ from arch import tree
 from arch.data.task import Batch, Task
 from arch.layers import token_loss
 from arch.tasks import next_token
-from arch.train import ema, loss_scale
+from arch.train import bad_batch, ema, loss_scale
+from arch.train.gradient import gradient_of
 from arch.train.objective import count_bytes, means, objective, totals
 from arch.train.state import TrainState
-from arch.typing import Array, Key
+from arch.typing import Array, Bool, Key
 
 
 def train_step(
@@ -32,8 +29,12 @@ def train_step(
     loss: token_loss.Config = token_loss.Config(),
     ema_decay: float = 0.0,
     growth_steps: int = loss_scale.Config().growth_steps,
+    bad: bad_batch.Config = bad_batch.Config(),
 ):
-    """The function (state, batch, key) -> (state, metrics); donate the state.
+    """The function (state, batch, key, order) -> (state, metrics); donate the state.
+
+    `order` is a `bad_batch.order`; None to judge whatever batch is given. A batch that is bad, or not the state's next,
+    leaves the state as it is.
 
     Args:
       model: the Linen module.
@@ -46,48 +47,57 @@ def train_step(
       loss: of a token.
       ema_decay: of the moving average, where the state keeps one.
       growth_steps: after which a loss scale grows, where the state has one.
+      bad: which batches are bad.
 
     Returns:
-      The step. Its metrics: `loss` (the objective), those of `objective.means`, `gradient_norm`, `parameter_norm`, the
-      layers' own losses by name, and `stats`, the layers' statistics by path. With loss scaling also `loss_scale`, that
-      of this step, and `skipped_steps` so far; a skipped step's gradient norm is 0.
+      The step. Its metrics: `loss` (the objective), those of `objective.means`, `gradient_norm`, `parameter_norm`,
+      `skipped_steps` so far, the layers' own losses by name, `stats`, the layers' statistics by path, and `verdict`:
+      the `reason` (of `bad_batch.REASONS`) why the batch is bad, and the two `limits` of spikes. With loss scaling also
+      `loss_scale`, that of this step; the gradient norm of one that overflows is 0.
     """
+    gradient = gradient_of(model, trainable, task=task, micro_batches=micro_batches, loss=loss)
 
-    def step(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, dict]:
-        key = jax.random.fold_in(key, state.step)
-        trained, buffers = tree.partition(state.params, trainable)
-        weights = totals(task, batch)
-        scaling = state.loss_scale
+    def step(state: TrainState, batch: Batch, key: Key[Array, ""], order=None) -> tuple[TrainState, dict]:
+        gradients, log = gradient(state.params, batch, jax.random.fold_in(key, state.step), state.loss_scale)
+        norm, overflows = optax.tree.norm(gradients), jnp.bool(False)
+        if state.loss_scale:
+            overflows = loss_scale.overflows(state.loss_scale, norm) & jnp.isfinite(log["loss"])
+            norm = jnp.where(overflows, 0.0, norm)
+        limits = bad_batch.limits(state.watch, bad)
+        reason = bad_batch.reason(log["loss"], norm, limits)
+        order = jnp.stack([state.step, bad_batch.JUDGE]) if order is None else order
+        goes_on, judged_good = bad_batch.decide(order, state.step, reason)
+        taken = judged_good & ~overflows
 
-        def loss_of(trained, part, index):
-            part_key = jax.random.fold_in(key, index)
-            whole = tree.merge(trained, buffers)
-            how = dict(task=task, loss=loss, micro_batches=micro_batches)
-            value, log = objective(model, whole, part, weights, part_key, **how)
-            return value * scaling.scale if scaling else value, log | {"loss": value}
+        params, opt_state = updated(state, gradients, log["stats"])
+        average = ema.after(state.average, params, trainable, ema_decay) if state.average else {}
+        old = (state.params, state.opt_state, state.average)
+        params, opt_state, average = _kept(taken, (params, opt_state, average), old)
+        scaling = state.loss_scale and loss_scale.after(state.loss_scale, overflows, growth_steps)
+        scaling = _kept(judged_good, scaling, state.loss_scale)
+        watch = bad_batch.after(state.watch, log["loss"], norm, what=order[1], taken=taken, entered=~overflows)
+        count, watch = _kept(goes_on, (state.step + 1, watch), (state.step, state.watch))
 
-        (_, log), gradients = _accumulated(jax.value_and_grad(loss_of, has_aux=True), trained, batch, micro_batches)
-        if scaling:
-            gradients = loss_scale.unscaled(gradients, scaling)
-        norm = optax.tree.norm(gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-        trained = optax.apply_updates(trained, updates)
-        params = tree.merge(trained, _next_buffers(model_cfg, buffers, log["stats"], state.params))
-        if scaling:
-            new, old = (params, opt_state), (state.params, state.opt_state)
-            params, opt_state = loss_scale.kept(jnp.isfinite(norm), new, old)
+        parameter_norm = optax.tree.norm(tree.partition(params, trainable)[0])
         metrics = {
             "loss": log["loss"],
-            **means(task, log["terms"], weights, count_bytes(task, batch, token_bytes)),
+            **means(task, log["terms"], totals(task, batch), count_bytes(task, batch, token_bytes)),
             "gradient_norm": norm,
-            "parameter_norm": optax.tree.norm(tree.partition(params, trainable)[0]),
+            "parameter_norm": parameter_norm,
+            "skipped_steps": watch.skipped,
             "stats": log["stats"],
+            "verdict": {"reason": bad_batch.reason_behind(reason, parameter_norm), "limits": limits},
         } | log["losses"]
-        if scaling:
-            scaling, more = loss_scale.after(scaling, norm, growth_steps)
-            metrics |= more
-        average = ema.after(state.average, params, trainable, ema_decay) if state.average else {}
-        return TrainState(state.step + 1, params, opt_state, average, scaling), metrics
+        if state.loss_scale:
+            metrics["loss_scale"] = state.loss_scale.scale
+        return TrainState(count, params, opt_state, average, scaling, watch), metrics
+
+    def updated(state: TrainState, gradients, stats: dict):
+        """The parameters, trained and not, and the optimizer's state behind a step."""
+        trained, buffers = tree.partition(state.params, trainable)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        trained = optax.apply_updates(trained, updates)
+        return tree.merge(trained, _next_buffers(model_cfg, buffers, stats, state.params)), opt_state
 
     return step
 
@@ -109,24 +119,9 @@ def eval_step(
     return step
 
 
-def _accumulated(value_and_grad: Callable, trained, batch: Batch, micro_batches: int):
-    """Loss, log and gradient, summed over micro-batches one after another.
-
-    Rows are dealt out in turn, so that every micro-batch lies on all shards of the batch.
-    """
-    if micro_batches == 1:
-        return value_and_grad(trained, batch, 0)
-    parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
-    shapes = jax.eval_shape(value_and_grad, trained, jax.tree.map(lambda x: x[0], parts), 0)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-    def add(sums, part):
-        index, rows = part
-        return jax.tree.map(jnp.add, sums, value_and_grad(trained, rows, index)), None
-
-    ((loss, log), gradients), _ = jax.lax.scan(add, zeros, (jnp.arange(micro_batches), parts))
-    mean = jax.tree.map(lambda x: x / micro_batches, {"losses": log["losses"], "stats": log["stats"]})
-    return (loss, log | mean), gradients
+def _kept(chosen: Bool[Array, ""], new, old):
+    """The new values if they are chosen, else the old ones."""
+    return jax.tree.map(lambda one, other: jnp.where(chosen, one, other), new, old)
 
 
 def _next_buffers(model_cfg, buffers: tree.Tree, stats: dict, like: tree.Tree) -> tree.Tree:

@@ -7,30 +7,35 @@ from arch.train import loss_scale
 
 
 def run(finite, initial=8.0, growth_steps=3):
-    """(scale, skipped steps) after each step."""
+    """The scale after each step."""
     state, seen = loss_scale.init(initial), []
     for step in finite:
-        state, _ = loss_scale.after(state, jnp.float32(1.0 if step else jnp.nan), growth_steps)
-        seen.append((float(state.scale), int(state.skipped_steps)))
+        overflows = loss_scale.overflows(state, jnp.float32(1.0 if step else jnp.nan))
+        state = loss_scale.after(state, overflows, growth_steps)
+        seen.append(float(state.scale))
     return seen
 
 
 def test_it_doubles_after_so_many_finite_steps_in_a_row():
-    assert run([True] * 6) == [(8, 0), (8, 0), (16, 0), (16, 0), (16, 0), (32, 0)]
+    assert run([True] * 6) == [8, 8, 16, 16, 16, 32]
 
 
 def test_a_step_that_is_not_finite_halves_it_and_starts_the_count_again():
-    assert run([True, True, False, True, True, True]) == [(8, 0), (8, 0), (4, 1), (4, 1), (4, 1), (8, 1)]
+    assert run([True, True, False, True, True, True]) == [8, 8, 4, 4, 4, 8]
 
 
 def test_it_does_not_go_below_1():
-    assert run([False] * 5) == [(4, 1), (2, 2), (1, 3), (1, 4), (1, 5)]
+    assert run([False] * 3) == [4, 2, 1]
 
 
-@pytest.mark.parametrize(("norm", "scale", "seen"), [(3.0, 8.0, 3.0), (jnp.inf, 8.0, 0.0), (jnp.inf, 1.0, jnp.inf)])
-def test_a_norm_that_a_smaller_scale_may_mend_is_logged_as_0(norm, scale, seen):
-    _, metrics = loss_scale.after(loss_scale.init(scale), jnp.float32(norm), 3)
-    assert float(metrics["gradient_norm"]) == seen
+@pytest.mark.parametrize(("norm", "scale", "over"), [(3.0, 8.0, False), (jnp.inf, 8.0, True), (jnp.inf, 1.0, False)])
+def test_a_norm_that_a_smaller_scale_may_mend_is_an_overflow(norm, scale, over):
+    assert bool(loss_scale.overflows(loss_scale.init(scale), jnp.float32(norm))) == over
+
+
+def test_the_first_scale_is_a_float32():
+    with pytest.raises(ValueError, match="initial=1e[+]39 must be above 0 and at most 3.40282e[+]38"):
+        loss_scale.Config(initial=1e39)
 
 
 def test_gradients_are_divided_by_it():
