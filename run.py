@@ -5,6 +5,7 @@
     --mode=train|eval|generate    generate takes --prompt, --chat, --max_new_tokens, --temperature, --print_ids
     --mode=sweep                  trains what the config's sweep() says, each point in WORKDIR/<index>-<overrides>/;
                                   --sweep_index=i only that one, in this process
+    --mode=describe               prints parameters, tokens, FLOPs, memory and config of a run; needs no --workdir
     --mode=export                 writes --export_to=FOLDER for transformers; --verify compares logits with it
 
 JAX's own flags work too (`--jax_debug_nans=True`). Exit status: 0 done or stopped by a signal, 1 failed, 2 bad input.
@@ -26,7 +27,7 @@ from arch.train import command_line, experiment
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="file of the config, its argument behind a colon")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "generate", "export", "sweep"], "what to do")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "generate", "export", "sweep", "describe"], "what to do")
 PROMPT = flags.DEFINE_multi_string("prompt", [""], "text to continue; give it several times for a batch")
 flags.register_validator(PROMPT, command_line.is_utf8, message="must be UTF-8")
 CHAT = flags.DEFINE_boolean("chat", False, "each prompt is what a user says to a chat model")
@@ -56,8 +57,9 @@ def main(argv):
             return
         if rest[1:]:
             raise ValueError(f"argument {rest[1]!r} is no flag")
-        needed = {"train": [CONFIG], "eval": [CONFIG], "generate": [], "export": [EXPORT_TO], "sweep": [CONFIG]}
-        for flag in (WORKDIR, *needed[MODE.value]):
+        train = [WORKDIR, CONFIG]
+        needed = {"generate": [WORKDIR], "export": [WORKDIR, EXPORT_TO], "describe": [CONFIG]}
+        for flag in needed.get(MODE.value, train):
             if not flag.value:
                 raise ValueError(f"--{flag.name} is missing")
         if VERIFY.value and MODE.value != "export" and not CONFIG.value:
@@ -73,6 +75,9 @@ def main(argv):
         join()
     if points:
         run_sweep(argv, overrides, points)
+        return
+    if MODE.value == "describe":
+        describe(cfg, overrides)
         return
     from arch.train import modes  # Orbax, Grain and TensorBoard's writer take a second: not for a bad command line
 
@@ -95,6 +100,14 @@ def main(argv):
             print_ids=PRINT_IDS.value,
             chat=CHAT.value,
         )
+
+
+def describe(cfg, overrides):
+    """`--mode=describe`: prints what the run would be."""
+    from arch.train.describe import describe
+
+    with command_line.one_line_errors(ValueError):
+        print(describe(cfg, overrides))
 
 
 def check_sweep(argv, overrides):
