@@ -87,6 +87,10 @@ class Config(task.Task):
         shares = dict(density=self.density, mean_span=self.mean_span)
         return spans.Config(sentinels=tuple(sentinels), end_id=end_id, **shares)
 
+    def lengths(self, seq_len: int) -> dict[str, int]:
+        """The input has `seq_len` tokens, the target as many as it takes."""
+        return {"length": self._lengths(seq_len)[1], "source_length": seq_len}
+
     def _lengths(self, seq_len: int) -> tuple[int, int]:
         """Tokens of a window of text, and of its target."""
         cfg = self._spans(range(self.num_sentinels), 0)

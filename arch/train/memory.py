@@ -23,7 +23,7 @@ from arch.models import encoder_decoder
 from arch.train import experiment
 from arch.train import state as states
 
-PROBE = 1_000_003
+PROBE = 4099
 """Rows of the traced batch: a prime, so that an array that is split with the rows is known by its size."""
 
 
@@ -61,14 +61,15 @@ def estimate(cfg: experiment.Config, plan: states.Plan, *, batch_shards: int, we
     trained, _ = tree.partition(state.params, plan.trainable)
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.params)
     rows = -(-cfg.batch_size // cfg.micro_batches // batch_shards)
+    lengths = cfg.task.lengths(cfg.seq_len)
 
     def kept(model_cfg):
-        per_row, of_weights = _kept(model_cfg, params, cfg.seq_len)
+        per_row, of_weights = _kept(model_cfg, params, **lengths)
         return rows * per_row + of_weights // weight_shards
 
     layers, plain = _without_remat(cfg.model)
     a_layer = 0 if plain == cfg.model else kept(plain) // layers
-    tokens = min(rows * cfg.seq_len, cfg.loss.chunk_tokens or math.inf)
+    tokens = min(rows * lengths["length"], cfg.loss.chunk_tokens or math.inf)
     logits = 2 * 4 * tokens * cfg.model.vocab_size if cfg.task.predicts_text else 0
     return Memory(
         parameters=_bytes(state.params),
@@ -85,21 +86,19 @@ def _bytes(state: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _kept(model_cfg: Any, params: tree.Tree, length: int) -> tuple[int, int]:
+def _kept(model_cfg: Any, params: tree.Tree, length: int, source_length: int = 0) -> tuple[int, int]:
     """Bytes that the forward pass keeps for the backward pass: of each row, and of the weights (in another dtype)."""
     model = model_cfg.make()
-    tokens = jax.ShapeDtypeStruct((PROBE, length), jnp.int32)
+    rows = [jax.ShapeDtypeStruct((PROBE, size), jnp.int32) for size in (source_length, length) if size]
 
-    def forward(params, tokens, key):
-        valid = jnp.ones(tokens.shape, bool)
-        context = Context(positions=positions_of(tokens), valid=valid, key=key, deterministic=False)
-        arguments = (tokens, tokens, context, context) if _is_pair(model_cfg) else (tokens, context)
-        return model.apply({"params": params}, *arguments, method="hidden").x
+    def forward(params, rows, key):
+        contexts = [Context(positions_of(row), valid=row >= 0, key=key, deterministic=False) for row in rows]
+        return model.apply({"params": params}, *rows, *contexts, method="hidden").x
 
-    def residuals(params, tokens, key):
-        return jax.vjp(lambda params: forward(params, tokens, key), params)[1]
+    def residuals(params, rows, key):
+        return jax.vjp(lambda params: forward(params, rows, key), params)[1]
 
-    traced = jax.make_jaxpr(residuals)(params, tokens, jax.eval_shape(lambda: jax.random.key(0))).jaxpr
+    traced = jax.make_jaxpr(residuals)(params, rows, jax.eval_shape(lambda: jax.random.key(0))).jaxpr
     given = set(map(id, traced.invars))
     kept = {id(var): var.aval for var in traced.outvars if not hasattr(var, "val") and id(var) not in given}
     sizes = [aval.size * aval.dtype.itemsize for aval in kept.values()]

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from arch.families import gpt
+from arch.families import gpt, t5
 from arch.layers import token_loss
 from arch.sharding import mesh as meshes
+from arch.tasks import span_corruption
 from arch.train import ema, experiment, memory
 from arch.train import state as states
 from arch.train.step import train_step
@@ -102,3 +103,10 @@ def test_an_average_is_as_large_as_the_parameters():
     _, told = planned(run(transformer(), ema=ema.Config(decay=0.9)))
     assert told.average == told.parameters
     assert told.total == told.parameters + told.optimizer + told.average + told.temporary
+
+
+@pytest.mark.slow
+def test_activations_of_an_encoder_decoder_go_with_both_lengths():
+    cfg = run(t5.PRESETS["t5_small"], task=span_corruption.Config())
+    whole = planned(cfg)[1].activations
+    assert whole > planned(cfg.replace(seq_len=LENGTH // 2))[1].activations > whole / 4
