@@ -18,6 +18,7 @@ from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.ops.attention import attend, attention_mask, visible_pairs
 from arch.ops.cache import slots, write
+from arch.ops.chunked_attention import CHUNK, chunked_attend, visited_pairs
 from arch.ops.norm import rms_norm
 from arch.positions import alibi, none, relative, rope, rope_yarn
 from arch.sharding.mesh import constrain
@@ -76,12 +77,21 @@ class Config(SublayerConfig):
         heads = jnp.zeros((batch, self.kv_heads, length, self.head_dim), dtype)
         return {"key": heads, "value": heads, "length": jnp.zeros((batch,), jnp.int32)}
 
+    def chunked(self, length: int, dropout: float) -> bool:
+        """Whether rows of so many tokens go a chunk of queries at a time (`arch.ops.chunked_attention`).
+
+        Rows of one chunk do not, nor what only the dense reference can do: a bias or a soft cap of the logits, sinks,
+        dropout.
+        """
+        return length > CHUNK and not (self.position.acts == "logits" or self.soft_cap or self.sinks or dropout)
+
     def flops(self, row: Row) -> Flops:
-        """Four projections, and two products for each pair of tokens that see each other; executed: for each pair."""
+        """Four projections, and two products for each pair of tokens that see each other; executed: that are met."""
         projections = row.length * row.embed_dim * 2 * (self.num_heads + self.kv_heads) * self.head_dim
-        a_pair = 2 * self.num_heads * self.head_dim
-        pairs = visible_pairs(row.length, causal=self.causal, window=self.window)
-        return multiply_adds(projections) + multiply_adds(a_pair * pairs, executed=a_pair * row.length**2)
+        a_pair, sight = 2 * self.num_heads * self.head_dim, dict(causal=self.causal, window=self.window)
+        pairs = visible_pairs(row.length, **sight)
+        met = visited_pairs(row.length, **sight) if self.chunked(row.length, self.dropout) else row.length**2
+        return multiply_adds(projections) + multiply_adds(a_pair * pairs, executed=a_pair * met)
 
     def lacks(self) -> tuple[str, ...]:
         """Attention that looks ahead is not causal; from a cache it sees what came so far, not all."""
@@ -133,6 +143,10 @@ class HeadNorm(nn.Module):
 
 def _attend(cfg: Config, own, query, key, value, sinks, context: Context, cache):
     """Attention among the tokens of the call, or with those before them in the cache: (result, new cache, shared)."""
+    dropout = 0.0 if context.deterministic else cfg.dropout
+    if cache is None and cfg.chunked(query.shape[1], dropout):
+        sight = dict(causal=cfg.causal, window=cfg.window, segments=context.segment_ids, valid=context.valid)
+        return chunked_attend(query, key, value, **sight, scale=cfg.scale or None), None, {}
     if cache is None:
         places = keys = jnp.arange(query.shape[1])[None]
         given = dict(query_segments=context.segment_ids, key_segments=context.segment_ids, key_valid=context.valid)
@@ -154,7 +168,7 @@ def _attend(cfg: Config, own, query, key, value, sinks, context: Context, cache)
         sinks=sinks,
         scale=cfg.scale or None,
         soft_cap=cfg.soft_cap,
-        dropout=0.0 if context.deterministic else cfg.dropout,
+        dropout=dropout,
         dropout_key=context.fold(0).key,
     )
     return out, cache, shared

@@ -1,0 +1,103 @@
+"""Attention a chunk of queries at a time has the values and the gradients of the reference, and meets fewer pairs."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arch.ops.attention import attend, attention_mask
+from arch.ops.chunked_attention import CHUNK, MOST_CHUNKS, chunked_attend, visited_pairs
+
+B, T, H = 2, 11, 3
+RNG = np.random.default_rng(0)
+SEGMENTS = jnp.asarray([[1, 1, 1, 1, 2, 2, 2, 3, 3, 0, 0], [1] * 7 + [2] * 4])
+VALID = jnp.arange(T)[None] < jnp.asarray([[T], [9]])
+
+
+def arrays(n, k, length=T):
+    """Query, key, value, and a cotangent of the result."""
+    shapes = ((B, length, heads, H) for heads in (n, k, k, n))
+    return [jnp.asarray(RNG.standard_normal(shape), jnp.float32) for shape in shapes]
+
+
+def reference(query, key, value, *, causal, window=0, segments=None, valid=None, scale=None):
+    """The dense one."""
+    places = jnp.arange(query.shape[1])[None]
+    given = dict(query_segments=segments, key_segments=segments, key_valid=valid)
+    mask = attention_mask(places, places, causal=causal, window=window, **given)
+    return attend(query, key, value, mask=mask, scale=scale)
+
+
+def with_gradients(function, query, key, value, cotangent, **rest):
+    """The result, and the gradients of query, key and value."""
+
+    @jax.jit
+    def run(heads, cotangent):
+        out, vjp = jax.vjp(lambda *heads: function(*heads, **rest), *heads)
+        return out, *vjp(cotangent)
+
+    return run((query, key, value), cotangent)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "rest"),
+    [
+        (3, {"causal": True}),
+        (4, {"causal": False}),
+        (4, {"causal": True, "window": 3}),
+        (6, {"causal": False, "window": 3}),
+        (4, {"causal": True, "segments": SEGMENTS, "valid": VALID, "scale": 0.3}),
+        (T, {"causal": True, "segments": SEGMENTS}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
+)
+def test_values_and_gradients_are_those_of_the_reference(chunk, rest):
+    given = arrays(6, 2)
+    expected = with_gradients(reference, *given, **rest)
+    actual = with_gradients(partial(chunked_attend, chunk=chunk), *given, **rest)
+    for mine, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=3e-6)
+
+
+def test_a_query_that_sees_nothing_stays_finite_and_gives_no_gradient():
+    given = arrays(2, 2)
+    rest = dict(causal=True, valid=jnp.zeros((B, T), bool), chunk=4)
+    out, *gradients = with_gradients(chunked_attend, *given, **rest)
+    assert np.isfinite(out).all()
+    assert not any(np.any(gradient) for gradient in gradients)
+
+
+def test_in_bfloat16_it_is_near_float32():
+    *heads, cotangent = arrays(2, 1)
+    wide = with_gradients(chunked_attend, *heads, cotangent, causal=True, chunk=4)
+    short = with_gradients(chunked_attend, *(x.astype(jnp.bfloat16) for x in (*heads, cotangent)), causal=True, chunk=4)
+    for near, exact in zip(short, wide, strict=True):
+        assert near.dtype == jnp.bfloat16
+        np.testing.assert_allclose(near.astype(jnp.float32), exact, atol=0.1)
+
+
+def test_no_array_of_all_pairs_exists():
+    """The dense reference keeps several; here the gradient's temporaries are smaller than one."""
+    length = CHUNK * MOST_CHUNKS
+    shape = jax.ShapeDtypeStruct((1, length, 1, 2), jnp.float32)
+    gradient = jax.grad(lambda *heads: chunked_attend(*heads, causal=True).sum(), argnums=(0, 1, 2))
+    memory = jax.jit(gradient).lower(shape, shape, shape).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * length**2
+
+
+def test_visited_pairs_are_little_more_than_half_of_all_when_causal():
+    length = CHUNK * MOST_CHUNKS
+    assert visited_pairs(length, causal=False) == length**2
+    assert visited_pairs(length, causal=True) / length**2 == (MOST_CHUNKS + 1) / (2 * MOST_CHUNKS)
+
+
+def test_visited_pairs_of_a_window_grow_with_the_length_alone():
+    short, long = (visited_pairs(length, causal=True, window=CHUNK) for length in (4 * CHUNK, 8 * CHUNK))
+    assert long < 2.3 * short
+
+
+def test_heads_that_do_not_group_are_refused():
+    with pytest.raises(ValueError, match="num_heads=5 must be a multiple of num_kv_heads=2"):
+        chunked_attend(*arrays(5, 2)[:3], causal=True)
