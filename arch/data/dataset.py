@@ -4,6 +4,7 @@ Batch g holds the global samples g B, ..., g B + B - 1 for a batch size B; shard
 of each. So all shards side by side are the same stream for every n, and a run resumes from any step on any n.
 """
 
+import pathlib
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -121,6 +122,20 @@ def samples(tokenized: Tokenized, split: str, of_source: Callable[..., Samples],
         made.append(_named(f"{split}, mixture[{i}]", of_source, whole.part(int(first), int(last)), **how))
     weights = [part["weight"] for part in tokenized.meta["config"]["mixture"]]
     return mixture.Mixture(made, weights, seed=seed)
+
+
+def by_source(tokenized: Tokenized) -> dict[str, Tokenized]:
+    """Of a mixture the validation split of each source, by what its path is called; {} of a single source."""
+    whole, named = tokenized.splits["valid"], {}
+    if len(whole.sources) == 1:
+        return named
+    ends = np.cumsum(whole.sources)
+    for i, (first, last) in enumerate(zip(ends - whole.sources, ends)):
+        path = tokenized.meta["config"]["mixture"][i]["path"]
+        name = pathlib.PurePath(path or "stdlib").name.split(".")[0]
+        name = f"{name}-{i}" if name in named or name in tokenized.splits else name
+        named[name] = tokenized._replace(splits={"valid": whole.part(int(first), int(last))})
+    return named
 
 
 def packed(tokenized: Tokenized, split: str, *, seq_len: int, seed: int = 0) -> Samples:

@@ -15,6 +15,7 @@ from arch import config
 from arch.data import dataset, masking, pairs, task, token_files
 from arch.layers import token_loss
 from arch.layers.contract import Aux, Context
+from arch.sharding.mesh import constrain
 from arch.typing import Array
 
 
@@ -95,7 +96,8 @@ class Config(task.Task):
         weights = batch["weights"]
         count = masking.most(weights.shape[1], self.rate)  # no logits for the others: they have no weight
         weights, places = jax.lax.top_k(weights, count)
-        chosen = jnp.take_along_axis(out.x, places[..., None], axis=1)
+        # Held to the batch's shards: else, on a (2, 2, 2) mesh, XLA scatters partial sums in the gradient of the choice.
+        chosen = constrain(jnp.take_along_axis(out.x, places[..., None], axis=1), "batch", None, None)
         targets = jnp.take_along_axis(batch["targets"], places, axis=1)
         terms = {"tokens": loss.tokens(chosen, out.shared["unembed"], targets, weights)}
         if self.next_sentence:

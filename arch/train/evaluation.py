@@ -20,15 +20,18 @@ def evaluate(setup: Setup, params, *, heed=lambda: None) -> dict[str, float]:
       heed: called between batches, to raise at a signal.
 
     Returns:
-      `eval/valid/<name>`, the names being those of `objective.summary`.
+      `eval/valid/<metric>`, the metrics being those of `objective.summary`; of a mixture also `eval/<source>/<metric>`.
     """
-    data, step, sums = setup.dataset("valid"), setup.eval_step, None
-    for index in range(min(len(data), setup.cfg.eval_batches or len(data))):
-        heed()
-        batch = meshes.global_batch(dataset.without_ids(data[index]), setup.mesh)
-        part = jax.tree.map(float, step(params, batch))
-        sums = part if sums is None else jax.tree.map(operator.add, sums, part)
-    return {f"eval/valid/{name}": value for name, value in summary(setup.cfg.task, sums).items()}
+    step, metrics = setup.eval_step, {}
+    for name, batches in setup.evaluated.items():
+        sums = None
+        for index in range(min(len(batches), setup.cfg.eval_batches or len(batches))):
+            heed()
+            batch = meshes.global_batch(dataset.without_ids(batches[index]), setup.mesh)
+            part = jax.tree.map(float, step(params, batch))
+            sums = part if sums is None else jax.tree.map(operator.add, sums, part)
+        metrics |= {f"eval/{name}/{metric}": value for metric, value in summary(setup.cfg.task, sums).items()}
+    return metrics
 
 
 def sample_text(setup: Setup, params, prompt: str) -> str:

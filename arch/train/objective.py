@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 
 import jax.numpy as jnp
-import numpy as np
 
 from arch.data.task import Batch, Task
 from arch.layers import token_loss
@@ -71,17 +70,16 @@ def means(task: Task, terms: Mapping[str, token_loss.Sums], totals: Mapping[str,
       `accuracy` of the main term, where that is text also `nats_per_token` and `bits_per_byte`; of each other term
       `<name>_nats` and `<name>_accuracy`.
     """
-    per = {name: token_loss.Sums(*(value / totals[name] for value in sums)) for name, sums in terms.items()}
-    main = per.pop(task.main_term)
-    out = {"accuracy": main.correct}
+    nats = {name: sums.nats / totals[name] for name, sums in terms.items()}
+    accuracy = {name: sums.correct / totals[name] for name, sums in terms.items()}
+    main = task.main_term
+    out = {"accuracy": accuracy[main]}
     if task.predicts_text:
-        bits = terms[task.main_term].nats / jnp.log(2.0)
-        out |= {"nats_per_token": main.nats, "bits_per_byte": bits / jnp.maximum(num_bytes, 1.0)}
-    return out | {f"{name}_{what}": value for name, one in per.items() for what, value in _named(one)}
-
-
-def _named(sums: token_loss.Sums):
-    return ("nats", sums.nats), ("accuracy", sums.correct)
+        bits = terms[main].nats / jnp.log(2.0)
+        out |= {"nats_per_token": nats[main], "bits_per_byte": bits / jnp.maximum(num_bytes, 1.0)}
+    for name in sorted(terms.keys() - {main}):
+        out |= {f"{name}_nats": nats[name], f"{name}_accuracy": accuracy[name]}
+    return out
 
 
 def summary(task: Task, sums: dict) -> dict[str, float]:
@@ -98,7 +96,7 @@ def summary(task: Task, sums: dict) -> dict[str, float]:
     out = {"loss": sum(loss.values()), "accuracy": accuracy[main]}
     if task.predicts_text:
         bits = terms[main]["nats"] / math.log(2.0)
-        out |= {"ppl": float(np.exp(loss[main])), "bits_per_byte": bits / num_bytes}
-    for name in terms.keys() - {main}:
+        out |= {"ppl": math.inf if loss[main] > 700 else math.exp(loss[main]), "bits_per_byte": bits / num_bytes}
+    for name in sorted(terms.keys() - {main}):
         out |= {f"{name}_loss": loss[name], f"{name}_accuracy": accuracy[name]}
     return out
