@@ -55,13 +55,12 @@ def _by_template(maker, documents: Sequence[Labelled]) -> Iterator[tuple[np.ndar
         for document in documents
     ]
     called = [document.name for document in documents]
-    written = chat.answers(names.pop("chat_template"), talks, called, **names)
+    written = list(chat.answers(names.pop("chat_template"), talks, called, **names))
     for found, (_, spans) in zip(maker.spelled([text for text, _ in written]), written, strict=True):
-        starts = np.asarray(found.starts)
-        marks = np.zeros(len(starts), np.int64)
+        marks = np.zeros(len(found.ids), np.int64)
         for begin, end in spans:
-            marks |= (begin <= starts) & (starts < end)
-        yield np.asarray(found.ids, np.int64), marks
+            marks |= (begin <= found.starts) & (found.starts < end)
+        yield found.ids, marks
 
 
 def _plain(maker, documents: Sequence[Labelled]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

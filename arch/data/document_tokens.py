@@ -52,12 +52,12 @@ def _whole(kind: Kind, maker, documents: Sequence[Labelled], known: Mapping[str,
         for place, label in zip(places[::-1], ids[::-1]):  # of words that share a token, the first is left
             if place >= 0:
                 labels[place] = label
-        yield {"tokens": np.asarray(enclosed.ids), "labels": labels, "token_types": np.asarray(enclosed.types)}
+        yield {"tokens": enclosed.ids, "labels": labels, "token_types": enclosed.types}
 
 
-def _first_tokens(words: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[int]:
+def _first_tokens(words: Sequence[str], starts: np.ndarray, ends: np.ndarray) -> list[int]:
     """The place of each word's first token among those of the words with single spaces between; -1 for none."""
-    places, begin, ends = [], 0, np.maximum.accumulate(np.asarray(ends))
+    places, begin, ends = [], 0, np.maximum.accumulate(ends)
     for word in words:
         place = int(np.searchsorted(ends, begin, side="right"))  # the first token that ends behind the word's begin
         places.append(place if place < len(starts) and starts[place] < begin + len(word) else -1)

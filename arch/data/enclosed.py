@@ -15,28 +15,26 @@ class Enclosed(NamedTuple):
 
     ids: the tokens.
     types: of each, which part of the input it belongs to.
-    starts, ends: the characters of its own text that each stands for; both 0 for special tokens.
+    starts, ends: the characters of its own text that each stands for; both 0 for special tokens. All ints[length].
     """
 
-    ids: Sequence[int]
-    types: Sequence[int]
-    starts: Sequence[int]
-    ends: Sequence[int]
+    ids: np.ndarray
+    types: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
 
     @classmethod
     def between(cls, separator: int, parts: Sequence["Enclosed"]) -> "Enclosed":
         """[separator] A [separator] B [separator], each of the parts of a type of its own."""
-        ids, types, starts, ends = [separator], [0], [0], [0]
+        special = cls(np.array([separator]), *np.zeros((3, 1), np.int64))
+        runs = [special]
         for number, part in enumerate(parts):
-            ids += [*part.ids, separator]
-            types += [number] * (len(part.ids) + 1)
-            starts += [*part.starts, 0]
-            ends += [*part.ends, 0]
-        return cls(ids, types, starts, ends)
+            runs += [one._replace(types=np.full(len(one.ids), number)) for one in (part, special)]
+        return cls(*(np.concatenate(column) for column in zip(*runs)))
 
     @classmethod
     def of(cls, encoding: Any) -> "Enclosed":
         """What an encoding of the `tokenizers` library says."""
         ordinary = 1 - np.array(encoding.special_tokens_mask)
         spans = np.array(encoding.offsets, np.int64).reshape(-1, 2) * ordinary[:, None]
-        return cls(encoding.ids, encoding.type_ids, *spans.T)
+        return cls(np.array(encoding.ids), np.array(encoding.type_ids), *spans.T)

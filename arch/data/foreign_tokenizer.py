@@ -107,7 +107,7 @@ class Foreign(tokenizer.Subwords):
             raise ValueError("the tokenizer has no chat template: it belongs to no chat model")
         names = {name: token for name, token in dataclasses.asdict(self.roles).items() if token}
         text = chat.render(names.pop("chat_template"), messages, **names)
-        return self.spelled([text])[0].ids
+        return self.spelled([text])[0].ids.tolist()
 
     def spelled(self, texts: Sequence[str]) -> list[Enclosed]:
         """The tokens of texts in which special tokens are spelled out and meant, as a chat template writes them."""

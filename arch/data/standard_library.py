@@ -30,6 +30,8 @@ NOT_EVERYWHERE = frozenset(
 )
 """Folders and modules of the standard library that are not read, so that every machine reads (almost) the same."""
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
 PACKAGES = frozenset("asyncio email http importlib logging multiprocessing unittest urllib xml".split())
 """The classes: packages of more than 200 functions each."""
 
@@ -58,27 +60,27 @@ def labelled_documents(kind: Kind, files: Iterable[Any]) -> Iterator[Labelled]:
                 yield document(kind, f"{file.name}#{node.lineno}", values)
 
 
-def _functions(tree: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+def _functions(tree: ast.AST, prefix: str) -> Iterator[tuple[str, Function]]:
     """The functions and methods of a module with their qualified names, those within functions left out."""
     for node in ast.iter_child_nodes(tree):
         name = f"{prefix}.{getattr(node, 'name', '')}"
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        if isinstance(node, Function):
             yield name, node
         elif isinstance(node, ast.ClassDef):
             yield from _functions(node, name)
 
 
-def _source(node: ast.FunctionDef, text: str) -> str:
+def _source(node: Function, text: str) -> str:
     lines = text.splitlines(keepends=True)
     return textwrap.dedent("".join(lines[node.lineno - 1 : node.end_lineno]))
 
 
-def _classes(name: str, node: ast.FunctionDef, text: str) -> dict[str, Any]:
+def _classes(name: str, node: Function, text: str) -> dict[str, Any]:
     package = name.split(".")[0]
     return {"field": _source(node, text), "label_field": package} if package in PACKAGES else {}
 
 
-def _tags(name: str, node: ast.FunctionDef, text: str) -> dict[str, Any]:
+def _tags(name: str, node: Function, text: str) -> dict[str, Any]:
     found = [
         token
         for token in tokenize.generate_tokens(io.StringIO(_source(node, text)).readline)
@@ -103,7 +105,7 @@ def _tag(token: tokenize.TokenInfo, before: str, after: str) -> str:
     return "attribute" if before == "." else "name"
 
 
-def _chat(name: str, node: ast.FunctionDef, text: str) -> dict[str, Any]:
+def _chat(name: str, node: Function, text: str) -> dict[str, Any]:
     paragraph = (ast.get_docstring(node) or "").split("\n\n")[0].strip()
     if not paragraph:
         return {}

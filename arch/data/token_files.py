@@ -57,6 +57,13 @@ class Writer:
         for column, file in self._files.items():
             _header(file, self._dtypes[column], 0)
 
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for file in self._files.values():
+            file.close()
+
     def append(self, num_bytes: int, **columns: np.ndarray) -> None:
         """Adds a document: the bytes of its text, its `tokens`, special ones included, and what goes with each."""
         for column, file in self._files.items():
@@ -71,9 +78,9 @@ class Writer:
     def close(self) -> dict:
         """What meta.json says of the split."""
         for column, file in self._files.items():
-            with file:
-                file.seek(0)
-                _header(file, self._dtypes[column], self._offsets[-1])  # as long as the first: NumPy leaves room
+            file.seek(0)
+            _header(file, self._dtypes[column], self._offsets[-1])  # as long as the first: NumPy leaves room
+            file.close()
         with open(self._offsets_path, "wb") as file:  # np.save's error on a full disk does not say so
             _header(file, np.dtype(np.int64), len(self._offsets))
             file.write(self._offsets)

@@ -4,6 +4,7 @@ The corpus is read several times, a document at a time: to split it, for its lab
 one is trained on it, and to write its tokens.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -35,16 +36,19 @@ def write(cfg: Any, folder: pathlib.Path) -> None:
     labels = labelled.names(itertools.chain(*train))
     maker = cfg.tokenizer.make(_sample(cfg, sources, splitters))
     maker.save(folder)
-    writers = {name: token_files.Writer(folder, name, maker, cfg.columns()) for name in SPLITS}
-    for source, splitter in zip(sources, splitters, strict=True):
-        for document, columns in encoded(cfg.kind, maker, corpus.read(source, cfg.kind), labels):
-            writers[splitter(document.name)].append(len(document.text.encode()), **columns)
-        for writer in writers.values():
-            writer.end_source()
+    with contextlib.ExitStack() as stack:
+        made = {name: token_files.Writer(folder, name, maker, cfg.columns()) for name in SPLITS}
+        writers = {name: stack.enter_context(writer) for name, writer in made.items()}
+        for source, splitter in zip(sources, splitters, strict=True):
+            for document, columns in encoded(cfg.kind, maker, corpus.read(source, cfg.kind), labels):
+                writers[splitter(document.name)].append(len(document.text.encode()), **columns)
+            for writer in writers.values():
+                writer.end_source()
+        counts = {name: writer.close() for name, writer in writers.items()}
     asked = config.to_dict(cfg)
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + (folder / tokenizers.FILE).read_bytes())
     meta = {"format_version": FORMAT_VERSION, "config": asked, "separator": cfg.tokenizer.separator}
-    meta |= {"labels": list(labels), "splits": {name: writer.close() for name, writer in writers.items()}}
+    meta |= {"labels": list(labels), "splits": counts}
     for name in SPLITS:
         tokens, offsets, _, _, columns = token_files.read(folder, name, meta["splits"][name])
         for array in (tokens, offsets, *columns.values()):

@@ -162,7 +162,7 @@ def damage_version(folder):
         (lambda folder: (folder / "valid.offsets.npy").unlink(), "No such file"),
         (lambda folder: (folder / "train.tokens.npy").write_bytes(b""), ""),
         (lambda folder: np.save(folder / "train.tokens.npy", np.zeros(3, np.uint16)), "train has 3 tokens"),
-        (damage_version, "format_version=99 must be 2"),
+        (damage_version, "format_version=99 must be 3"),
     ],
 )
 def test_a_damaged_folder_is_refused(text, tmp_path, damage, why):
