@@ -96,7 +96,7 @@ class Config(task.Task):
         weights = batch["weights"]
         count = masking.most(weights.shape[1], self.rate)  # no logits for the others: they have no weight
         weights, places = jax.lax.top_k(weights, count)
-        # Held to the batch's shards: else, on a (2, 2, 2) mesh, XLA scatters partial sums in the gradient of the choice.
+        # Held to the batch's shards: else, on a (2, 2, 2) mesh, XLA scatters partial sums in the choice's gradient.
         chosen = constrain(jnp.take_along_axis(out.x, places[..., None], axis=1), "batch", None, None)
         targets = jnp.take_along_axis(batch["targets"], places, axis=1)
         terms = {"tokens": loss.tokens(chosen, out.shared["unembed"], targets, weights)}
