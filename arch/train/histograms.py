@@ -64,16 +64,17 @@ class Histograms:
     """Those of a run, at every so many steps (0: never)."""
 
     def __init__(self, every_steps: int):
-        self._every, self._before = every_steps, None
+        self._every, self._before = every_steps, {}
 
-    def before(self, step: int, params: tree.Tree) -> None:
-        """To be called with the parameters that `step` will change."""
-        if self._every and step % self._every == 0:
-            self._before = _copy(params)
+    def due(self, step: int) -> bool:
+        """Whether this step is one to look at."""
+        return bool(self._every and step % self._every == 0)
+
+    def before(self, params: tree.Tree) -> None:
+        """Keeps a copy of the parameters that such a step will change."""
+        self._before = _copy(params)
 
     def after(self, params: tree.Tree) -> dict[str, Histogram]:
-        """To be called with the changed parameters: `parameters/<path>` and `updates/<path>`; {} when none are due."""
-        if self._before is None:
-            return {}
-        updates, self._before = _difference(params, self._before), None
+        """Of the changed parameters, `parameters/<path>`, and of the change, `updates/<path>`."""
+        updates, self._before = _difference(params, self._before), {}
         return jax.device_get(of_tree(params, name="parameters") | of_tree(updates, name="updates"))

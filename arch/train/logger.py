@@ -46,8 +46,8 @@ class Logger:
         self._written = -1
         self._utilization: Utilization | None = None
 
-    def compiled(self, step: int, seconds: float, compiled: jax.stages.Compiled, batch: Mapping[str, Any]) -> None:
-        """The train step is compiled, for such a batch, and the first lap begins."""
+    def compiled(self, step: int, seconds: float, compiled: jax.stages.Compiled) -> None:
+        """The train step is compiled, and the first lap begins."""
         scalars = {"perf/compile_seconds": seconds}
         sizes = compiled.memory_analysis()
         if sizes is not None:
@@ -58,7 +58,7 @@ class Logger:
         self._utilization = utilization(
             self._cfg.model,
             self._cfg.batch_size,
-            _lengths(batch),
+            self._cfg.task.lengths(self._cfg.seq_len),
             device_kind=mesh.devices.flat[0].device_kind,
             num_devices=mesh.size,
         )
@@ -160,9 +160,3 @@ class Logger:
         """Closes the files."""
         self._progress.close()
         self._writer.close()
-
-
-def _lengths(batch: Mapping[str, Any]) -> dict[str, int]:
-    """The lengths of a row by the names of the models' `flops`."""
-    lengths = {"length": "tokens", "source_length": "source"}
-    return {name: batch[field].shape[1] for name, field in lengths.items() if field in batch}

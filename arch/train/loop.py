@@ -115,7 +115,9 @@ class _Run:
     def _take(self, rows: dict) -> dict:
         """One step; with what is looked at around it, at chosen steps."""
         number = self.step + 1
-        self.histograms.before(number, self.state.params)
+        if self.histograms.due(number):
+            self.state = self.guard.settle(self.state)
+            self.histograms.before(self.state.params)
         if self.tracer.begins(number):
             with self.logger.paused():
                 self.tracer.begin(self.state)
@@ -129,7 +131,9 @@ class _Run:
         if self.tracer.ends(number):
             with self.logger.paused():
                 self.tracer.end(self.state)
-        self.logger.histograms(number, self.histograms.after(self.state.params))
+        if self.histograms.due(number):
+            self.state = self.guard.settle(self.state)
+            self.logger.histograms(number, self.histograms.after(self.state.params))
         return metrics
 
     def _due(self, what: str) -> bool:
@@ -168,7 +172,7 @@ class _Run:
         compiled = step.lower(self.state, batch, key, bad_batch.order(self.step, bad_batch.JUDGE)).compile()
         seconds = time.perf_counter() - start
         log.info("compiled the step in %.1f s; %d parameters", seconds, tree.count(setup.plan.abstract.params))
-        self.logger.compiled(self.step, seconds, compiled, batch)
+        self.logger.compiled(self.step, seconds, compiled)
         return compiled
 
     def evaluate(self, stats: Mapping[str, Any] = MappingProxyType({})) -> dict[str, float]:

@@ -25,17 +25,21 @@ def parameter_table(plan: states.Plan) -> str:
 
 def memory() -> dict[str, int]:
     """`mem/...` in bytes, as `arch.train.names` says: of the local devices, where they tell, and of this process."""
-    told = {device.id: device.memory_stats() for device in jax.local_devices()}
     host = {"bytes": _resident_bytes(), "peak_bytes": _peak_resident_bytes()}
     sizes = {f"mem/host_{name}": value for name, value in host.items()}
     devices = {"peak": [], "live": []}
-    for device, stats in told.items():
+    for device, stats in device_memory().items():
         for name, key in (("peak", "peak_bytes_in_use"), ("live", "bytes_in_use")):
-            if stats and key in stats:
+            if key in stats:
                 sizes[f"mem/device_{device}/{name}_bytes"] = int(stats[key])
                 devices[name].append(int(stats[key]))
     of_host = {"peak": host["peak_bytes"], "live": host["bytes"]}
     return sizes | {f"mem/{name}_bytes": max(values, default=of_host[name]) for name, values in devices.items()}
+
+
+def device_memory() -> dict[int, dict[str, int]]:
+    """What each local device tells of its memory, by its number; a CPU tells nothing."""
+    return {device.id: device.memory_stats() or {} for device in jax.local_devices()}
 
 
 def _peak_resident_bytes() -> int:
@@ -59,8 +63,8 @@ def layer_scalars(stats: Mapping[str, Any]) -> dict[str, float]:
     scalars = {}
     for sublayer, values in _by_sublayer(stats).items():
         if "expert_load" in values:
-            routed = statistics.summary(values)
-            routed |= {f"{name}_loss": float(values[key]) for name, key in (("balance", "balance"), ("z", "router_z"))}
+            losses = {name: value for name, value in values.items() if name not in statistics.SUMS}
+            routed = statistics.summary(values) | {f"{name}_loss": float(value) for name, value in losses.items()}
             scalars |= {f"moe/{_layer(sublayer)}/{name}": value for name, value in routed.items()}
         else:
             for name, value in values.items():

@@ -59,7 +59,7 @@ def test_loads_count_a_row_s_choices(case):
 
 
 def test_no_token_is_reported_as_dropped(case):
-    assert case(inputs(), context(inputs())).aux.stats["dropped"] == 0
+    assert case(inputs(), context(inputs())).aux.stats["sum_dropped"] == 0
 
 
 def test_statistics_hold_the_losses_without_their_weights(case):
