@@ -12,6 +12,7 @@ import pytest
 
 from arch.ffns import mlp, moe
 from arch.layers.contract import Context, Memory, SublayerConfig, positions_of
+from arch.layers.embedding import Unembedding
 from arch.layers.flops import TRAINING, Flops, Row, UnknownFlops, multiply_adds
 from arch.layers.weight import unbox
 from arch.mixers import attention
@@ -92,7 +93,7 @@ def head(cfg):
 
     def apply(run, variables, x, table):
         context = Context(positions=positions_of(jnp.zeros(x.shape[:2], int)))
-        return run(variables, x, context, lambda hidden: jnp.einsum("btd,vd->btv", hidden, table))
+        return run(variables, x, context, Unembedding(table))
 
     d = WIDE_ROW.embed_dim
     x, table = shape(ROWS, WIDE_ROW.length, d), shape(VOCAB, d)
@@ -100,7 +101,8 @@ def head(cfg):
 
     def call(*args):
         out = apply(module.apply, *args)
-        return out.x, out.shared
+        beside = dict(out.shared)
+        return beside.pop("unembed", lambda x: x)(out.x), beside
 
     return call, (unbox(boxes), x, table)
 
