@@ -1,0 +1,100 @@
+"""Dispatch: tokens to the places of their experts, through the experts, and back as weighted sums.
+
+    y_t = sum over pairs (t, e) of w_te f_e(x_t)
+
+Three ways to the same values. `grouped` sorts the pairs by expert and multiplies the rows of each by its own weight
+(Gale et al., MegaBlocks, 2022, arXiv 2211.15841): nothing is padded, nothing dropped. `gathered` fills a buffer of so
+many places an expert by index (Hwang et al., Tutel, 2022, arXiv 2206.03382). `dense` fills it by products with
+one-hot tensors (Lepikhin et al., GShard, 2020, arXiv 2006.16668, sec. 3.2): the reference, which compilers partition,
+and the one for soft mixtures.
+
+An expert's arithmetic is a function `experts(rows, product)` in which `product(rows, weight)` multiplies each row by
+its own expert's part of a weight [e d f]. So it is written once, whatever the rows' layout.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+
+from arch.ops.grouped_matmul import grouped_matmul
+from arch.ops.routing.assignment import Pairs, SoftChoice, places
+from arch.typing import Array, Float
+
+Experts = Callable[[Array, Callable], Array]
+
+
+def grouped(
+    x: Float[Array, "b t d"], pairs: Pairs, experts: Experts, *, num_experts: int, places: int, platform: str
+) -> Float[Array, "b t d"]:
+    """By sorting; a pair that is not kept costs nothing.
+
+    Args:
+      x: [b t d] tokens.
+      pairs: [b m] of each row.
+      experts: of rows [m d]; called with products of rows sorted by expert. Rows behind the kept pairs come out as
+        anything, and are weighed by 0.
+      num_experts: e.
+      places: c where each token has its c pairs side by side, in the tokens' order; 0 where it has not.
+      platform: of the devices that run this ('cpu', 'gpu', 'tpu').
+    """
+    b, t, d = x.shape
+    m = pairs.tokens.shape[1]
+    expert = jnp.where(pairs.kept, pairs.experts, num_experts).reshape(-1)
+    order = jnp.argsort(expert)  # stable: a token's rows keep their place among equals
+    sizes = jnp.bincount(expert, length=num_experts + 1)[:num_experts].astype(jnp.int32)
+    token = (jnp.arange(b)[:, None] * t + pairs.tokens).reshape(-1)
+    out = experts(x.reshape(-1, d)[token[order]], partial(grouped_matmul, group_sizes=sizes, platform=platform))
+    return _summed(out[jnp.argsort(order)].reshape(b, m, d), pairs, tokens=t, places=places)
+
+
+def gathered(
+    x: Float[Array, "b t d"], pairs: Pairs, experts: Experts, *, num_experts: int, places: int, capacity: int
+) -> Float[Array, "b t d"]:
+    """By filling a buffer of `capacity` places for each expert and row; a kept pair that finds none is lost.
+
+    Args:
+      x, pairs, num_experts, places: as in `grouped`.
+      experts: of rows [b e capacity d].
+      capacity: at least the largest number of kept pairs that an expert has in a row.
+    """
+    b, t, d = x.shape
+    slot = _slots(pairs, num_experts=num_experts, capacity=capacity)
+    row, size = jnp.arange(b)[:, None], num_experts * capacity
+    token = jnp.full((b, size), t).at[row, slot].set(pairs.tokens, mode="drop")
+    filled = x.at[row, token].get(mode="fill", fill_value=0).reshape(b, num_experts, capacity, d)
+    out = experts(filled, by_expert).reshape(b, size, d)
+    return _summed(out.at[row, slot].get(mode="fill", fill_value=0), pairs, tokens=t, places=places)
+
+
+def dense(x: Float[Array, "b t d"], routing: SoftChoice, experts: Experts) -> Float[Array, "b t d"]:
+    """By products with the dispatch and combine tensors.
+
+    Args:
+      x: [b t d] tokens.
+      routing: from `arch.ops.routing.assignment.dense`, or a soft one.
+      experts: of rows [b e c d].
+    """
+    filled = jnp.einsum("btec,btd->becd", routing.dispatch.astype(x.dtype), x)
+    return jnp.einsum("btec,becd->btd", routing.combine.astype(x.dtype), experts(filled, by_expert))
+
+
+def by_expert(rows: Float[Array, "b e c d"], weight: Float[Array, "e d f"]) -> Float[Array, "b e c f"]:
+    """The product for rows that lie by expert."""
+    return jnp.einsum("becd,edf->becf", rows, weight)
+
+
+def _slots(pairs, *, num_experts, capacity):
+    """[b m] each pair's number among all places of the row, beyond the last one for a pair that has none."""
+    place = places(pairs.experts, pairs.kept, num_experts=num_experts)
+    has = pairs.kept & (place < capacity)
+    return jnp.where(has, pairs.experts * capacity + place, num_experts * capacity)
+
+
+def _summed(out, pairs, *, tokens, places):
+    """[b t d] the weighted sum of each token's pairs [b m d]."""
+    b, _, d = out.shape
+    weighted = out * jnp.where(pairs.kept, pairs.weights, 0)[..., None].astype(out.dtype)
+    if places:
+        return jnp.sum(weighted.reshape(b, tokens, places, d), axis=2)
+    return jnp.zeros((b, tokens, d), out.dtype).at[jnp.arange(b)[:, None], pairs.tokens].add(weighted)
