@@ -241,4 +241,4 @@ def test_a_chat_needs_a_template(command, tmp_path):
     flags = ("--config.total_steps=1", "--config.sample_prompt=", f"--config.data.path={tmp_path / 'text.txt'}")
     assert command(*run, *flags).status == 0
     done = command(f"--workdir={tmp_path / 'run'}", "--mode=generate", "--chat", "--prompt=x")
-    check_refusal(done, "--chat needs a published chat model")
+    check_refusal(done, "--chat needs a chat model, published or trained")

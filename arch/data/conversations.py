@@ -48,6 +48,11 @@ def prompt(maker: tokenizer.Tokenizer, messages: Sequence[dict[str, str]]) -> li
     return [*itertools.chain(*turns), maker.separator, *maker.encode("assistant\n")]
 
 
+def question(maker: tokenizer.Tokenizer, text: str) -> list[int]:
+    """The ids of a conversation in which a user says this, up to where the model's answer begins."""
+    return prompt(maker, [{"role": "user", "content": text}])
+
+
 def _by_template(maker, documents: Sequence[Labelled]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     names = {name: token for name, token in dataclasses.asdict(maker.roles).items() if token}
     talks = [

@@ -1,7 +1,7 @@
 """One or two texts between the special tokens that a model which reads them whole wants: [CLS] A [SEP] B [SEP].
 
 Devlin et al., BERT, 2018, arXiv 1810.04805, sec. 3. A published tokenizer has its own; one that is made here has a
-single special token, the separator, which stands for all three.
+single special token, the separator, which stands for all three, unless its `specials` name '[CLS]' and '[SEP]'.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,16 @@ class Enclosed(NamedTuple):
     ends: np.ndarray
 
     @classmethod
-    def between(cls, separator: int, parts: Sequence["Enclosed"]) -> "Enclosed":
-        """[separator] A [separator] B [separator], each of the parts of a type of its own."""
-        special = cls(np.array([separator]), *np.zeros((3, 1), np.int64))
-        runs = [special]
+    def between(cls, maker: Any, parts: Sequence["Enclosed"]) -> "Enclosed":
+        """The parts, each of a type of its own, between the special tokens of a tokenizer that was made here."""
+        try:
+            opens, closes = maker.special("[CLS]"), maker.special("[SEP]")
+        except ValueError:
+            opens = closes = maker.separator
+        first, last = (cls(np.array([i]), *np.zeros((3, 1), np.int64)) for i in (opens, closes))
+        runs = [first]
         for number, part in enumerate(parts):
-            runs += [one._replace(types=np.full(len(one.ids), number)) for one in (part, special)]
+            runs += [one._replace(types=np.full(len(one.ids), number)) for one in (part, last)]
         return cls(*(np.concatenate(column) for column in zip(*runs)))
 
     @classmethod

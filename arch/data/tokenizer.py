@@ -108,8 +108,8 @@ class Bytes:
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
 
     def enclosed(self, documents: Sequence[tuple[str, ...]]) -> list[Enclosed]:
-        """Each document, of one text or two, between separators."""
-        return [Enclosed.between(self.separator, list(map(self._bare, parts))) for parts in documents]
+        """Each document, of one text or two, between its special tokens."""
+        return [Enclosed.between(self, list(map(self._bare, parts))) for parts in documents]
 
     def _bare(self, text: str) -> Enclosed:
         ids = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
@@ -182,10 +182,10 @@ class Subwords:
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def enclosed(self, documents: Sequence[tuple[str, ...]]) -> list[Enclosed]:
-        """Each document, of one text or two, between separators."""
+        """Each document, of one text or two, between its special tokens."""
         encodings = iter(self._tokenizer.encode_batch(list(itertools.chain(*documents)), add_special_tokens=False))
         parts = ([Enclosed.of(encoding) for encoding in itertools.islice(encodings, len(texts))] for texts in documents)
-        return [Enclosed.between(self.separator, part) for part in parts]
+        return [Enclosed.between(self, part) for part in parts]
 
     def decode(self, ids: Iterable) -> str:
         """The text of the ids; special tokens are dropped, broken UTF-8 becomes U+FFFD."""

@@ -4,7 +4,7 @@ import operator
 
 import jax
 
-from arch.data import dataset
+from arch.data import conversations, dataset
 from arch.decode.generate import generate
 from arch.sharding import mesh as meshes
 from arch.train.objective import summary
@@ -35,9 +35,10 @@ def evaluate(setup: Setup, params, *, heed=lambda: None) -> dict[str, float]:
 
 
 def sample_text(setup: Setup, params, prompt: str) -> str:
-    """The prompt and what the model makes of it."""
+    """The prompt, of a run on conversations as what a user says, and what the model makes of it."""
     tokenizer = setup.data.tokenizer
-    ids = tokenizer.prompt(prompt)
+    chat = setup.cfg.data.kind == "chat"
+    ids = conversations.question(tokenizer, prompt) if chat else tokenizer.prompt(prompt)
     key = jax.random.key(setup.cfg.seed)
     (new,) = generate(setup.model, params, [ids], setup.cfg.sample, key=key, stop=tokenizer.stop)
     return tokenizer.decode(ids + new)

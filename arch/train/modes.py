@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from arch import tree
-from arch.data import foreign_tokenizer, tokenizer
+from arch.data import conversations, tokenizer
 from arch.decode import generate as decoding
 from arch.train import evaluation, experiment, guard, initial, library, loop, restore, setup, start
 from arch.train import verify as verification
@@ -75,7 +75,7 @@ def generate(
         model, params, words = _trained(cfg, workdir)
         setup.must_predict(model.cfg)
         cfg = library.load_config(workdir) if cfg is None else cfg
-        ids = [_chat(words, prompt) if chat else words.prompt(prompt) for prompt in prompts]
+        ids = [_chat(words, prompt, cfg.data.kind) if chat else words.prompt(prompt) for prompt in prompts]
         how = cfg.sample.replace(
             max_new_tokens=max_new_tokens or cfg.sample.max_new_tokens,
             temperature=cfg.sample.temperature if temperature is None else temperature,
@@ -138,7 +138,7 @@ def _trained(cfg: experiment.Config | None, workdir: str) -> tuple[Any, tree.Tre
     return model, params, library.load_tokenizer(workdir)
 
 
-def _chat(words: tokenizer.Tokenizer, prompt: str) -> list[int]:
-    if not isinstance(words, foreign_tokenizer.Foreign):
-        raise ValueError("--chat needs a published chat model: this run's tokenizer was made here")
-    return words.chat([{"role": "user", "content": prompt}])
+def _chat(words: tokenizer.Tokenizer, prompt: str, kind: str) -> list[int]:
+    if kind != "chat" and not conversations.has_template(words):
+        raise ValueError(f"--chat needs a chat model, published or trained with data.kind='chat', and not {kind!r}")
+    return conversations.question(words, prompt)

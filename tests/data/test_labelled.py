@@ -189,6 +189,13 @@ def test_a_published_tokenizer_puts_its_own_tokens_around_a_pair():
     assert found["labels"].tolist() == [0, -1, -1, -1, -1]
 
 
+def test_a_tokenizer_made_here_may_have_special_tokens_of_its_own_for_it():
+    maker = makers.Bytes(["[SEP]", "[CLS]"])
+    (found,) = maker.enclosed([("a", "b")])
+    assert found.ids.tolist() == [maker.special("[CLS]"), 97, maker.special("[SEP]"), 98, maker.special("[SEP]")]
+    assert found.types.tolist() == [0, 0, 0, 1, 1]
+
+
 WRONG = {
     "no text": (dict(kind="classes"), {"text": 3, "label": "x"}, "data.field must hold a text, and not 3"),
     "no label": (dict(kind="classes"), {"text": "t", "label": 0.5}, "must hold labels, texts or integers, and not 0.5"),
