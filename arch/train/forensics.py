@@ -69,7 +69,7 @@ class Forensics:
     def __init__(self, setup: Setup, key):
         self._setup, self._key = setup, key
         self._root = setup.workdir / "bad_batches"
-        self._norms = _Norms(setup)
+        self._norms = Norms(setup)
 
     def save(self, event: Event, state: TrainState, batch: dict[str, jax.Array]) -> str:
         """Saves a batch, and returns what to say of it. To be called by all processes.
@@ -109,7 +109,7 @@ class Forensics:
         os.replace(partial, folder)
 
 
-class _Norms:
+class Norms:
     """The function (state, batch, key) -> norms by path of `activations`, `gradients` and `parameters`."""
 
     def __init__(self, setup: Setup):
