@@ -17,18 +17,18 @@ import jax.numpy as jnp
 
 from arch import config
 from arch.ffns import gated_mlp
+from arch.ffns._experts import Dispatch, apply_experts
 from arch.layers.contract import Aux, Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
-from arch.ops.activation import ACTIVATIONS, Activation
+from arch.ops.activation import Activation
 from arch.ops.dropout import dropout
-from arch.ops.grouped_matmul import grouped_matmul
-from arch.ops.routing import losses, statistics
+from arch.ops.routing import assignment, losses, statistics
 from arch.routers import sigmoid, switch, top_k
 from arch.routers._router import Demand
 from arch.sharding.mesh import platform
 from arch.sharding.per_shard import per_shard
-from arch.typing import Array, Bool, Float, Int
+from arch.typing import Array, Float
 
 
 @config.frozen
@@ -47,6 +47,7 @@ class Config(SublayerConfig):
       z_weight: factor of the router's z-loss.
       bias_rate: step of the loss-free balancing bias; 0 for none.
       expert_dropout: probability of zeroing an entry of an expert's hidden layer (Switch, in fine-tuning: 0.4).
+      dispatch: how tokens come to experts and back, see `arch.ops.dispatch`; the values are the same.
     """
 
     num_experts: config.PositiveInt
@@ -60,6 +61,7 @@ class Config(SublayerConfig):
     z_weight: config.NonNegativeFloat = 0.001
     bias_rate: config.NonNegativeFloat = 0.0
     expert_dropout: config.Fraction = 0.0
+    dispatch: Dispatch = "grouped"
 
     def check(self):
         if self.top_k > self.num_experts:
@@ -72,6 +74,10 @@ class Config(SublayerConfig):
         if not self.router.matrices and (self.balance_weight or self.z_weight):
             found = f"balance_weight={self.balance_weight} and z_weight={self.z_weight}"
             raise ValueError(f"{found} must be 0 with router={name!r}, which they could not reach")
+        if self.router.balances and self.balance_weight:
+            raise ValueError(f"balance_weight={self.balance_weight} must be 0 with router={name!r}, always balanced")
+        if self.expert_dropout and self.dispatch == "dense":
+            raise ValueError(f"expert_dropout={self.expert_dropout} must be 0 with dispatch='dense'")
         self.router.must_suit(self.demand)
 
     @property
@@ -130,15 +136,22 @@ class Moe(nn.Module):
         gate = own("gate", normal(d**-0.5), experts=e, embed=d, hidden=cfg.hidden_dim)
         up = own("up", normal(d**-0.5), experts=e, embed=d, hidden=cfg.hidden_dim)
         down = own("down", normal(cfg.hidden_dim**-0.5), experts=e, hidden=cfg.hidden_dim, embed=d)
-        arrays = [x, routed.experts, routed.weights, routed.kept, gate, up, down]
-        rows, inner = ("batch", None, None), (None, None, "hidden")
-        axes = [rows, rows, rows, rows, inner, inner, (None, "hidden", None)]
+        pair = assignment.pairs(routed)
+        arrays = [x, pair.tokens, pair.experts, pair.weights, pair.kept, gate, up, down]
+        rows, flat, inner = ("batch", None, None), ("batch", None), (None, None, "hidden")
+        axes = [rows, flat, flat, flat, flat, inner, inner, (None, "hidden", None)]
         if cfg.expert_dropout and key is not None:
-            ones = jnp.ones((*routed.experts.shape, cfg.hidden_dim), x.dtype)
+            ones = jnp.ones((*pair.tokens.shape, cfg.hidden_dim), x.dtype)
             arrays.append(dropout(ones, jax.random.fold_in(key, 3), rate=cfg.expert_dropout))
-            axes.append(("batch", None, None, "hidden"))
-        experts = partial(apply_experts, activation=cfg.activation, platform=platform())
-        out = per_shard(experts, arrays, axes, rows, reduce="hidden")
+            axes.append(("batch", None, "hidden"))
+        how = dict(
+            way=cfg.dispatch,
+            places=routed.experts.shape[-1] if isinstance(routed, assignment.TokenChoice) else 0,
+            capacity=cfg.router.capacity(x.shape[1], demand, context.deterministic),
+            activation=cfg.activation,
+            platform=platform(),
+        )
+        out = per_shard(partial(apply_experts, **how), arrays, axes, rows, reduce="hidden")
         if cfg.shared_dim:
             out += cfg.shared.make("shared")(x, context).x
 
@@ -150,45 +163,6 @@ class Moe(nn.Module):
         factors = {"balance": cfg.balance_weight, "router_z": cfg.z_weight} | cfg.router.loss_weights
         weighted = {name: factors[name] * loss for name, loss in raw.items()}
         return Output(out, None, Aux(weighted, statistics.sums(routed, real) | jax.lax.stop_gradient(raw)))
-
-
-def apply_experts(
-    x: Float[Array, "b t d"],
-    experts: Int[Array, "b t c"],
-    weights: Float[Array, "b t c"],
-    kept: Bool[Array, "b t c"],
-    gate: Float[Array, "e d f"],
-    up: Float[Array, "e d f"],
-    down: Float[Array, "e f d"],
-    factors: Float[Array, "b t c f"] | None = None,
-    *,
-    activation: str,
-    platform: str,
-) -> Float[Array, "b t d"]:
-    """The weighted sum of each token's experts; a pair that is not kept adds nothing and costs nothing.
-
-    Args:
-      x: [b t d] tokens.
-      experts: [b t c] the experts of each token.
-      weights: [b t c] their weights.
-      kept: [b t c] which of them are computed.
-      gate: [e d f], up: [e d f], down: [e f d] the experts' weights.
-      factors: [b t c f] of the hidden layers' entries, for dropout; None for ones.
-      activation: a key of ACTIVATIONS.
-      platform: of the devices that run this ('cpu', 'gpu', 'tpu').
-    """
-    b, t, d = x.shape
-    k, e = experts.shape[-1], gate.shape[0]
-    expert = jnp.where(kept, experts, e).reshape(-1)
-    order = jnp.argsort(expert)  # stable: a token's rows keep their place among equals
-    sizes = jnp.bincount(expert, length=e + 1)[:e].astype(jnp.int32)
-    product = partial(grouped_matmul, group_sizes=sizes, platform=platform)
-    rows = x.reshape(-1, d)[order // k]
-    hidden = ACTIVATIONS[activation](product(rows, gate)) * product(rows, up)
-    if factors is not None:
-        hidden *= factors.reshape(-1, hidden.shape[-1])[order]
-    out = product(hidden, down)[jnp.argsort(order)].reshape(b, t, k, d)
-    return jnp.einsum("btkd,btk->btd", out, weights.astype(x.dtype))
 
 
 _GROUPED = sigmoid.Config(num_groups=3, top_groups=2, scale=2.5)

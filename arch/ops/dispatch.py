@@ -8,8 +8,9 @@ many places an expert by index (Hwang et al., Tutel, 2022, arXiv 2206.03382). `d
 one-hot tensors (Lepikhin et al., GShard, 2020, arXiv 2006.16668, sec. 3.2): the reference, which compilers partition,
 and the one for soft mixtures.
 
-An expert's arithmetic is a function `experts(rows, product)` in which `product(rows, weight)` multiplies each row by
-its own expert's part of a weight [e d f]. So it is written once, whatever the rows' layout.
+An expert's arithmetic is a function `experts(rows, product, lay)`, written once, whatever the rows' layout: in it
+`product(rows, weight)` multiplies each row by its own expert's part of a weight [e d f], and `lay(values)` lays
+values [b m f] of the pairs out as the rows are.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from arch.ops.grouped_matmul import grouped_matmul
 from arch.ops.routing.assignment import Pairs, SoftChoice, places
 from arch.typing import Array, Float
 
-Experts = Callable[[Array, Callable], Array]
+Experts = Callable[[Array, Callable, Callable], Array]
 
 
 def grouped(
@@ -44,7 +45,9 @@ def grouped(
     order = jnp.argsort(expert)  # stable: a token's rows keep their place among equals
     sizes = jnp.bincount(expert, length=num_experts + 1)[:num_experts].astype(jnp.int32)
     token = (jnp.arange(b)[:, None] * t + pairs.tokens).reshape(-1)
-    out = experts(x.reshape(-1, d)[token[order]], partial(grouped_matmul, group_sizes=sizes, platform=platform))
+    product = partial(grouped_matmul, group_sizes=sizes, platform=platform)
+    lay = lambda values: values.reshape(b * m, -1)[order]
+    out = experts(x.reshape(-1, d)[token[order]], product, lay)
     return _summed(out[jnp.argsort(order)].reshape(b, m, d), pairs, tokens=t, places=places)
 
 
@@ -62,8 +65,14 @@ def gathered(
     slot = _slots(pairs, num_experts=num_experts, capacity=capacity)
     row, size = jnp.arange(b)[:, None], num_experts * capacity
     token = jnp.full((b, size), t).at[row, slot].set(pairs.tokens, mode="drop")
-    filled = x.at[row, token].get(mode="fill", fill_value=0).reshape(b, num_experts, capacity, d)
-    out = experts(filled, by_expert).reshape(b, size, d)
+    buffer = (b, num_experts, capacity, -1)
+    filled = x.at[row, token].get(mode="fill", fill_value=0).reshape(buffer)
+
+    def lay(values):
+        empty = jnp.zeros((b, size, values.shape[-1]), values.dtype)
+        return empty.at[row, slot].set(values, mode="drop").reshape(buffer)
+
+    out = experts(filled, by_expert, lay).reshape(b, size, d)
     return _summed(out.at[row, slot].get(mode="fill", fill_value=0), pairs, tokens=t, places=places)
 
 
@@ -73,10 +82,10 @@ def dense(x: Float[Array, "b t d"], routing: SoftChoice, experts: Experts) -> Fl
     Args:
       x: [b t d] tokens.
       routing: from `arch.ops.routing.assignment.dense`, or a soft one.
-      experts: of rows [b e c d].
+      experts: of rows [b e c d]; `lay` is None, since a place may mix several tokens.
     """
     filled = jnp.einsum("btec,btd->becd", routing.dispatch.astype(x.dtype), x)
-    return jnp.einsum("btec,becd->btd", routing.combine.astype(x.dtype), experts(filled, by_expert))
+    return jnp.einsum("btec,becd->btd", routing.combine.astype(x.dtype), experts(filled, by_expert, None))
 
 
 def by_expert(rows: Float[Array, "b e c d"], weight: Float[Array, "e d f"]) -> Float[Array, "b e c f"]:
@@ -94,7 +103,8 @@ def _slots(pairs, *, num_experts, capacity):
 def _summed(out, pairs, *, tokens, places):
     """[b t d] the weighted sum of each token's pairs [b m d]."""
     b, _, d = out.shape
-    weighted = out * jnp.where(pairs.kept, pairs.weights, 0)[..., None].astype(out.dtype)
+    weights = jnp.where(pairs.kept, pairs.weights, 0).astype(out.dtype)
     if places:
-        return jnp.sum(weighted.reshape(b, tokens, places, d), axis=2)
-    return jnp.zeros((b, tokens, d), out.dtype).at[jnp.arange(b)[:, None], pairs.tokens].add(weighted)
+        by_token = (b, tokens, places)
+        return jnp.einsum("btcd,btc->btd", out.reshape(*by_token, d), weights.reshape(by_token))
+    return jnp.zeros((b, tokens, d), out.dtype).at[jnp.arange(b)[:, None], pairs.tokens].add(out * weights[..., None])

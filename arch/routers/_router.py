@@ -11,7 +11,7 @@ from arch import config
 from arch.layers.contract import Context
 from arch.layers.weight import normal
 from arch.ops.routing import losses, noise
-from arch.ops.routing.assignment import TokenChoice
+from arch.ops.routing.assignment import ExpertChoice, TokenChoice, pairs
 from arch.typing import Array, Bool, Float, Key
 
 
@@ -52,6 +52,8 @@ class Router(config.Config):
     """Whether it can leave weights undivided."""
     biased: ClassVar[bool] = False
     """Whether it heeds a balancing bias."""
+    balances: ClassVar[bool] = False
+    """Whether the load is even whatever the logits are, so that a balance loss has no gradient."""
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -93,13 +95,18 @@ class Router(config.Config):
         context: Context,
         key: Key[Array, ""] | None,
         demand: Demand,
-    ) -> TokenChoice:
+    ) -> TokenChoice | ExpertChoice:
         """The routing of `logits`."""
         raise NotImplementedError
 
-    def load(self, routing: TokenChoice, real: Bool[Array, "b t"]) -> Float[Array, "b e"]:
+    def capacity(self, tokens: int, demand: Demand, deterministic: bool) -> int:
+        """The most pairs that an expert can have in a row of so many tokens."""
+        return tokens
+
+    def load(self, routing: TokenChoice | ExpertChoice, real: Bool[Array, "b t"]) -> Float[Array, "b e"]:
         """[b e] the assignments that the balance loss counts: all those that are computed."""
-        return losses.counts(routing.experts, routing.kept, num_experts=routing.probabilities.shape[-1])
+        pair, e = pairs(routing), routing.probabilities.shape[-1]
+        return losses.counts(pair.experts[..., None], pair.kept[..., None], num_experts=e)
 
 
 def fold(key: Key[Array, ""] | None, number: int) -> Key[Array, ""] | None:

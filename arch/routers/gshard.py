@@ -1,7 +1,7 @@
 """Two experts a token up to a capacity, the second by chance in training (GShard; GLaM in every other layer)."""
 
 from arch import config
-from arch.ops.routing import gshard, losses
+from arch.ops.routing import capacity, gshard, losses
 from arch.routers._router import Router, fold
 
 
@@ -27,9 +27,18 @@ class Config(Router):
         """A row's first choices, even of later tokens, come before any second one."""
         return () if 2 * self.eval_capacity_factor >= demand.num_experts else ("causal", "segments", "cache")
 
+    def factor(self, deterministic):
+        """The capacity factor in evaluation or in training."""
+        return self.eval_capacity_factor if deterministic else self.capacity_factor
+
+    def capacity(self, tokens, demand, deterministic):
+        """By the factor."""
+        sizes = dict(k=demand.k, num_experts=demand.num_experts)
+        return capacity.limit(tokens, capacity_factor=self.factor(deterministic), **sizes)
+
     def route(self, own, logits, x, context, key, demand):
         """GShard's."""
-        factor = self.eval_capacity_factor if context.deterministic else self.capacity_factor
+        factor = self.factor(context.deterministic)
         chance = fold(key, 2) if self.random_second else None
         return gshard.route(logits, context.real(), capacity_factor=factor, key=chance)
 

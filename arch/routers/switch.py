@@ -41,9 +41,18 @@ class Config(Router):
         sees_all = self.priority == "batch" or self.stages > 1
         return ("causal", "segments", "cache") if sees_all else ("segments", "cache")
 
+    def factor(self, deterministic):
+        """The capacity factor in evaluation or in training."""
+        return self.eval_capacity_factor if deterministic else self.capacity_factor
+
+    def capacity(self, tokens, demand, deterministic):
+        """By the factor."""
+        sizes = dict(k=demand.k, num_experts=demand.num_experts)
+        return capacity.limit(tokens, capacity_factor=self.factor(deterministic), **sizes)
+
     def route(self, own, logits, x, context, key, demand):
         """Switch's."""
-        factor = self.eval_capacity_factor if context.deterministic else self.capacity_factor
+        factor = self.factor(context.deterministic)
         kind = dict(capacity_factor=factor, priority=self.priority, stages=self.stages)
         return switch.route(logits, context.real(), **kind)
 

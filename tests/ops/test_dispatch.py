@@ -25,7 +25,7 @@ ROUTES = {
 def _run(route, way, x, logits, up, down, capacity=T):
     routing = route(logits)
     places = routing.experts.shape[-1] if isinstance(routing, assignment.TokenChoice) else 0
-    experts = lambda rows, product: product(jax.nn.silu(product(rows, up)), down)
+    experts = lambda rows, product, lay: product(jax.nn.silu(product(rows, up)), down)
     sizes = dict(num_experts=E, places=places)
     if way == "grouped":
         return dispatch.grouped(x, assignment.pairs(routing), experts, platform="cpu", **sizes)
@@ -96,7 +96,7 @@ def test_a_buffer_too_small_loses_the_last_pairs(way):
 def test_soft_mixtures_go_through_the_experts_as_they_are():
     logits = jnp.asarray(np.random.default_rng(1).standard_normal((B, T, E, 2)), jnp.float32)
     routing = soft.route(logits, REAL)
-    experts = lambda rows, product: product(jnp.tanh(product(rows, UP)), DOWN)
+    experts = lambda rows, product, lay: product(jnp.tanh(product(rows, UP)), DOWN)
     out = jit(lambda: dispatch.dense(X, routing, experts))()
     expected = np.zeros((B, T, D))
     for row, e, c in np.ndindex(B, E, 2):

@@ -109,18 +109,18 @@ def places(experts: Int[Array, "b m"], kept: Bool[Array, "b m"], *, num_experts:
     return jnp.take_along_axis(before, experts[..., None], axis=-1)[..., 0]
 
 
-def dense(routing: Routing, *, tokens: int, num_experts: int, capacity: int) -> SoftChoice:
+def dense(routing: Routing | Pairs, *, tokens: int, num_experts: int, capacity: int) -> SoftChoice:
     """The dispatch and combine tensors, b t e c numbers each: a reference, not for long rows.
 
     Args:
-      routing: of any class; a SoftChoice comes back as it is.
+      routing: of any class, or its pairs; a SoftChoice comes back as it is.
       tokens: t.
       num_experts: e.
       capacity: c, places an expert; a kept pair that finds none is lost, so at least the largest load.
     """
     if isinstance(routing, SoftChoice):
         return routing
-    pair = pairs(routing)
+    pair = routing if isinstance(routing, Pairs) else pairs(routing)
     place = places(pair.experts, pair.kept, num_experts=num_experts)
     by_token = jax.nn.one_hot(pair.tokens, tokens, dtype=jnp.float32)
     by_expert = jax.nn.one_hot(pair.experts, num_experts, dtype=jnp.float32) * pair.kept[..., None]
