@@ -1,0 +1,92 @@
+"""What an evaluation tells: of each task its own means, of a mixture each source's too; and what ranks checkpoints."""
+
+import math
+
+import jax
+import pytest
+
+from arch.data import dataset, tokenized
+from arch.tasks import masked_tokens, next_token
+from arch.train import evaluation, objective
+from arch.train import state as states
+from tests.train import tiny, tiny_tasks
+
+TOKENS = {"nats": 6.0, "correct": 3.0, "weight": 4.0}
+
+
+def test_a_text_has_perplexity_and_bits_per_byte():
+    out = objective.summary(next_token.Config(), {"terms": {"tokens": TOKENS}, "bytes": 5.0})
+    bits = 6.0 / math.log(2) / 5
+    assert out == pytest.approx({"loss": 1.5, "accuracy": 0.75, "ppl": math.exp(1.5), "bits_per_byte": bits})
+
+
+def test_two_terms_add_up_and_are_told_apart():
+    terms = {"tokens": TOKENS, "next_sentence": {"nats": 1.0, "correct": 1.0, "weight": 2.0}}
+    out = objective.summary(masked_tokens.Config(next_sentence=True), {"terms": terms, "bytes": 5.0})
+    assert (out["loss"], out["accuracy"], out["ppl"]) == (2.0, 0.75, math.exp(1.5))
+    assert (out["next_sentence_loss"], out["next_sentence_accuracy"]) == (0.5, 0.5)
+
+
+def test_classes_are_no_text():
+    class Classes(next_token.Config):
+        predicts_text = False
+
+    assert objective.summary(Classes(), {"terms": {"tokens": TOKENS}, "bytes": 0.0}).keys() == {"loss", "accuracy"}
+
+
+def test_a_loss_beyond_all_numbers_has_an_infinite_perplexity():
+    terms = {"tokens": TOKENS | {"nats": 4000.0}}
+    assert objective.summary(next_token.Config(), {"terms": terms, "bytes": 5.0})["ppl"] == math.inf
+
+
+@pytest.fixture(scope="module")
+def mixed(text, tmp_path_factory):
+    """A prepared run on two sources, of which one has the other's name."""
+    other = tiny.write_text(tmp_path_factory.mktemp("other") / "text.jsonl.txt", seed=1)
+    parts = tuple({"path": str(path), "weight": 1.0, "piece_chars": 67} for path in (text, other))
+    cfg = tiny.config(text, **{"data.path": "", "data.piece_chars": 8192, "data.mixture": parts, "eval_batches": 0})
+    return tiny.prepare(cfg, tmp_path_factory.mktemp("mixed"))
+
+
+def test_each_source_of_a_mixture_is_evaluated_by_its_name(mixed, quick):
+    state = states.init(mixed.model, mixed.optimizer, mixed.plan, jax.random.key(0))
+    with jax.set_mesh(mixed.mesh):
+        metrics = evaluation.evaluate(mixed, state.params)
+    assert {name.split("/")[1] for name in metrics} == {"valid", "text", "text-1"}
+    low, high = sorted(metrics[f"eval/{name}/loss"] for name in ("text", "text-1"))
+    assert low - 0.01 < metrics["eval/valid/loss"] < high + 0.01  # windows that hold the border are of neither
+
+
+def test_the_sources_documents_are_those_of_the_split(mixed):
+    whole, parts = mixed.data.splits["valid"], dataset.by_source(mixed.data)
+    assert sum(len(part.splits["valid"].tokens) for part in parts.values()) == len(whole.tokens)
+
+
+def test_a_single_source_has_no_name_of_its_own(text, tmp_path):
+    data = tokenized.prepare(tokenized.Config(path=str(text), piece_chars=97), tmp_path / "data")
+    assert dataset.by_source(data) == {}
+
+
+def test_a_metric_that_no_evaluation_gives_is_refused_with_those_that_there_are(text, tmp_path):
+    cfg = tiny_tasks.config(text, "pairs", **{"checkpoints.best_metric": "eval/loss"})
+    with pytest.raises(ValueError, match="best_metric='eval/loss' must be one of the run's: eval/valid/loss, .*next_s"):
+        tiny.prepare(cfg, tmp_path)
+
+
+def test_a_metric_that_ranks_nothing_may_have_any_name(text, tmp_path):
+    cfg = tiny.config(text, **{"checkpoints.best_metric": "eval/loss", "checkpoints.keep_best": 0})
+    assert tiny.prepare(cfg, tmp_path).cfg.checkpoints.keep_best == 0
+
+
+def test_samples_of_text_are_refused_where_there_is_no_next_token(text, tmp_path):
+    cfg = tiny_tasks.config(text, "spans", sample_prompt="all ")
+    with pytest.raises(ValueError, match="model.name='encoder_decoder' must be 'decoder' here"):
+        tiny.prepare(cfg, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "spans"])
+def test_the_loss_of_a_trained_task_falls(kind, quick, text, tmp_path):
+    metrics = tiny.train(tiny_tasks.config(text, kind, total_steps=30), tmp_path)
+    losses = tiny.losses(tmp_path)
+    assert losses[-1] < losses[0] - 1
+    assert metrics["eval/valid/loss"] < losses[0] - 1 and 0 < metrics["eval/valid/accuracy"] < 1
