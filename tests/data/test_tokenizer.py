@@ -108,3 +108,65 @@ def test_a_missing_separator_names_the_special_tokens(tmp_path):
     bpe().save(tmp_path)
     with pytest.raises(ValueError, match=r"tokenizer\.separator='<s>' must be one of .*endoftext"):
         tokenizer.read(tmp_path, "<s>")
+
+
+SPECIALS = ("[MASK]", "<extra_id_0>")
+
+
+@pytest.fixture(params=["byte", "bpe"], scope="module")
+def marked(request):
+    """Both, with special tokens."""
+    sizes = {} if request.param == "byte" else {"vocab_size": 283}
+    return tokenizer.Config(kind=request.param, specials=SPECIALS, **sizes).make(WORDS)
+
+
+def test_special_tokens_have_the_last_ids_and_stand_for_no_text(marked):
+    assert [marked.special(text) for text in SPECIALS] == [marked.size - 2, marked.size - 1]
+    assert set(marked.special_ids) == {marked.separator, marked.size - 2, marked.size - 1}
+    assert not marked.token_bytes[list(marked.special_ids)].any() and len(marked.token_bytes) == marked.size
+    assert marked.decode([marked.special("[MASK]"), *marked.encode("a")]) == "a"
+
+
+def test_a_text_that_spells_a_special_token_is_text(marked):
+    text = "a[MASK]<extra_id_0>" + any_text(0)
+    assert not set(marked.encode(text)) & set(marked.special_ids) and marked.decode(marked.encode(text)) == text
+
+
+def test_special_tokens_change_no_other_id(marked, made):
+    if type(marked) is type(made):
+        text = "".join(WORDS)
+        assert marked.encode(text) == made.encode(text) and marked.separator == made.separator
+
+
+def test_a_saved_tokenizer_has_its_special_tokens(marked, tmp_path):
+    marked.save(tmp_path)
+    again = tokenizer.read(tmp_path)
+    assert (again.size, again.special_ids) == (marked.size, marked.special_ids)
+    assert [again.special(text) for text in SPECIALS] == [marked.special(text) for text in SPECIALS]
+
+
+def test_special_tokens_are_added_to_a_file_that_lacks_them(made, tmp_path):
+    made.save(tmp_path)
+    added = tokenizer.Config(kind="bpe", path=str(tmp_path), specials=SPECIALS).make(())
+    assert (added.size, added.special("<extra_id_0>")) == (made.size + 2, made.size + 1)
+
+
+def test_a_special_token_that_there_is_not_is_named(marked):
+    with pytest.raises(ValueError, match=r"'\[SEP\]' must be a special token of the tokenizer; there are .*MASK"):
+        marked.special("[SEP]")
+    with pytest.raises(ValueError, match="'a' must be a special token"):
+        marked.special("a")
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(kind="pretrained", path="x", specials=("<a>",)), "must be left out with kind='pretrained'"),
+        (dict(specials=("<a>", "<a>")), "must be different texts"),
+        (dict(specials=(SEPARATOR,)), "must be different texts, none of them '' or the separator"),
+        (dict(kind="bpe", vocab_size=258, specials=("<a>", "<b>")), "vocab_size=258 must be at least 259"),
+    ],
+)
+def test_special_tokens_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizer.Config(**fields)
