@@ -49,6 +49,12 @@ class Mixture:
         source, number = self.locate(index)
         return self._sources[source][number]
 
+    def origin(self, index: int) -> dict:
+        """Where a sample comes from: its `source`, and what that one tells of it."""
+        source, number = self.locate(index)
+        inner = getattr(self._sources[source], "origin", None)
+        return {"source": source} | (inner(number) if inner else {})
+
     def locate(self, index: int) -> tuple[int, int]:
         """Which source an index falls to, and which of that source's samples it is."""
         block, place = divmod(index, BLOCK)

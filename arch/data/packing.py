@@ -61,6 +61,25 @@ class Packed:
         self._epoch = functools.lru_cache(maxsize=2)(self._epoch_tables)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        places, rank, order, starts = self._window(index)
+        held = self._offsets[order[rank]] + places - starts[rank]
+        window = self._tokens[held]
+        columns = {name: self._padded(column[held[1:]], column.dtype) for name, column in self._columns.items()}
+        return columns | {
+            "tokens": self._padded(window[:-1], np.int32),
+            "targets": self._padded(window[1:], np.int32),
+            "segment_ids": self._padded(rank[:-1] - rank[:1] + 1, np.int32),
+            "positions": self._padded((places - np.maximum(starts[rank], places[:1]))[:-1], np.int32),
+            "weights": self._padded(np.ones(len(window[1:])), np.float32),
+        }
+
+    def origin(self, index: int) -> dict[str, list[int]]:
+        """Where a sample comes from: the numbers of its `documents`, from 0 in the order of `offsets`."""
+        _, rank, order, _ = self._window(index)
+        return {"documents": order[np.unique(rank)].tolist()}
+
+    def _window(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The places of a sample's tokens in its epoch, the rank of the document that each lies in, `_epoch_tables`."""
         epoch, sample = divmod(index, self.samples_per_epoch) if self._shuffled else (0, index)
         order, starts = self._epoch(epoch)
         if self._shuffled:
@@ -69,17 +88,7 @@ class Packed:
             sample = grain.experimental.index_shuffle(sample, max_index=last, seed=seed, rounds=4)
         first = sample * self._seq_len
         places = np.arange(first, min(first + self._seq_len + 1, len(self._tokens)))
-        rank = np.searchsorted(starts, places, side="right") - 1  # of the document that each place lies in
-        held = self._offsets[order[rank]] + places - starts[rank]
-        window = self._tokens[held]
-        columns = {name: self._padded(column[held[1:]], column.dtype) for name, column in self._columns.items()}
-        return columns | {
-            "tokens": self._padded(window[:-1], np.int32),
-            "targets": self._padded(window[1:], np.int32),
-            "segment_ids": self._padded(rank[:-1] - rank[:1] + 1, np.int32),
-            "positions": self._padded((places - np.maximum(starts[rank], first))[:-1], np.int32),
-            "weights": self._padded(np.ones(len(window[1:])), np.float32),
-        }
+        return places, np.searchsorted(starts, places, side="right") - 1, order, starts
 
     def _padded(self, values: np.ndarray, dtype) -> np.ndarray:
         out = np.zeros(self._seq_len, dtype)

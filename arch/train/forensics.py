@@ -7,7 +7,9 @@
 
 report.json has the norms, by canonical path, of every module's output in the order of the forward pass, of the gradient
 and of the parameters, all of the state before the batch, and the first of them that is no finite number. They are
-computed for the report alone, the gradient as the step computes it, the outputs by a forward pass layer by layer.
+computed for the report alone, the gradient as the step computes it, the outputs by a forward pass layer by layer. Where
+the task's samples tell it, it has the origin of each: its documents, by their numbers in WORKDIR/data/train.offsets.npy
+(of a mixture among those of its source).
 Process 0 writes; it reads all rows of the batch again, which are a function of the step. A folder appears under its
 name when it is whole. One that is there stays: the batch of a step, and the state before it, are always the same.
 """
@@ -96,7 +98,10 @@ class Forensics:
         samples = cfg.task.samples(setup.data, "train", seq_len=cfg.seq_len, seed=cfg.seed)
         rows = dataset.make(samples, batch_size=cfg.batch_size)[event.step - 1]
         ids = rows["ids"].tolist()
-        report = dataclasses.asdict(event) | {"sample_ids": ids} | studied
+        report = dataclasses.asdict(event) | {"sample_ids": ids}
+        if hasattr(samples, "origin"):
+            report["origins"] = [samples.origin(i) for i in ids]
+        report |= studied
         partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
         partial.mkdir(parents=True)

@@ -16,6 +16,9 @@ class Numbers:
     def __getitem__(self, index):
         return {"number": np.array(index)}
 
+    def origin(self, index):
+        return {"documents": [index]}
+
 
 def mixed(seed=0, weights=WEIGHTS):
     return mixture.Mixture([Numbers() for _ in weights], weights, seed=seed)
@@ -23,6 +26,13 @@ def mixed(seed=0, weights=WEIGHTS):
 
 def chosen(made, indices):
     return np.array([made.locate(i)[0] for i in indices])
+
+
+def test_the_origin_of_a_sample_is_its_source_and_what_that_tells():
+    made = mixed()
+    for i in range(23):
+        source, number = made.locate(i)
+        assert made.origin(i) == {"source": source, "documents": [number]}
 
 
 def test_each_source_is_read_in_its_own_order_without_a_gap():

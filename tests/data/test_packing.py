@@ -93,6 +93,16 @@ def test_segments_are_the_documents():
         assert np.array_equal(np.diff(sample["positions"]) == 1, np.diff(document) == 0)
 
 
+def test_the_origin_of_a_sample_is_its_segments_documents():
+    tokens, offsets = many()
+    packed = Packed(tokens, offsets, seq_len=13, seed=4, shuffled=True)
+    for i in range(2 * packed.samples_per_epoch):
+        sample, documents = packed[i], np.array(packed.origin(i)["documents"])
+        held = np.searchsorted(offsets, sample["tokens"], side="right") - 1
+        assert np.array_equal(documents[sample["segment_ids"] - 1], held)
+        assert documents[-1] == np.searchsorted(offsets, sample["targets"][-1], side="right") - 1
+
+
 def test_a_window_longer_than_the_split_is_refused():
     with pytest.raises(ValueError, match="seq_len=9 must be below the split's 9 tokens"):
         Packed(*THREE, seq_len=9, shuffled=True)
