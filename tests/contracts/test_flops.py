@@ -151,6 +151,15 @@ def test_a_position_scheme_has_no_products_to_count(position):
         assert count < 0.02 * ROWS * ROW.length * ROW.embed_dim**2
 
 
+@pytest.mark.parametrize("changes", [{}, {"window": 100}, {"causal": False, "window": 50}])
+def test_attention_by_chunks_executes_the_pairs_that_it_meets(changes):
+    cfg, row = attention.Config(num_heads=2, head_dim=512, **changes), Row(length=300, embed_dim=256)
+    said = cfg.flops(row)
+    assert said.required < said.executed < said.required + 4 * 1024 * 150 * 300  # half of all pairs more at most
+    function, arguments = sublayer(cfg, row)
+    assert xla_flops(function, *arguments) == near(said, row)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [0, 1, 3, 7, 9])
 def test_the_pairs_that_attention_requires_are_those_of_its_mask(causal, window):
