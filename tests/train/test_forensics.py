@@ -53,11 +53,7 @@ class Changed:
 
     def __init__(self, samples, steps, change):
         self.samples, self.steps, self.change = samples, steps, change
-<<<<<<< ours
-        self.samples_per_epoch = samples.samples_per_epoch
-=======
         self.samples_per_epoch, self.origin = samples.samples_per_epoch, samples.origin
->>>>>>> theirs
 
     def __getitem__(self, index):
         sample = self.samples[index]
@@ -174,10 +170,7 @@ def test_the_report_says_what_was_wrong_and_where_it_began(skipped):
     assert content["sample_ids"] == list(range(ROWS * (FIRST - 1), ROWS * FIRST))
     assert content["parameters_of_step"] == FIRST - 1 and content["first_nonfinite"] == "loss"
     assert content["norms"]["gradients"]["layers/1/mlp/up"] == "nan"
-<<<<<<< ours
-=======
     assert len(content["origins"]) == ROWS and content["origins"][0]["documents"]
->>>>>>> theirs
 
 
 def test_to_stop_leaves_a_checkpoint_of_the_state_before(stopped, skipped):
@@ -199,13 +192,8 @@ def test_the_message_names_everything(stopped):
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_the_flags_of_the_message_are_flags_of_run_py(stopped):
-<<<<<<< ours
-    given = re.findall(r"--config\.\S+?=[^ ;,]+(?:,\)')?", stopped[1][0])
-    values, argv = flags.FlagValues(), ["run.py", f"--config={tiny.__file__}", *(flag.replace("'", "") for flag in given)]
-=======
     given = re.findall(r"--config\.\S+?=[^ ;,]+(?:,\))?", stopped[1][0].replace("'(", "(").replace(")'", ")"))
     argv, values = ["run.py", f"--config={tiny.__file__}", *given], flags.FlagValues()
->>>>>>> theirs
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     command_line.parse(values, argv)
     parsed = experiment.from_dict(holder.value).bad_batch
