@@ -22,7 +22,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 FILES = sorted((ROOT / "configs").glob("*.py"))
 EDGES = {file.stem: file for file in [*FILES, ROOT / "tests" / "tiny_config.py"]}
 
-APART = re.compile(r"^resume$|\.group$|tokenizer\.\w+$|\.mixture$|_(tokens|examples|epochs|percent)$")
+APART = re.compile(
+    r"^resume$|\.group$|tokenizer\.\w+$|\.mixture$|_(tokens|examples|epochs|percent)$"
+    r"|^data\.(kind|pair_field)$|^profile\.steps$"
+)
 """Leaves whose rules want other leaves changed with them, or left alone."""
 
 
@@ -64,7 +67,7 @@ def another(value, hint):
     if typing.get_origin(hint) is tuple:
         block = {"sublayers": ({"name": "mlp", "hidden_dim": 3},)}
         source = config.to_dict(tokenized.Part(path="text"))
-        entries = {str: "text", tuple[str, float]: ("text", 0.5), tokenized.Part: source}
+        entries = {int: 3, str: "text", tuple[str, float]: ("text", 0.5), tokenized.Part: source}
         return (*value, entries.get(typing.get_args(hint)[0], block))
     if isinstance(value, bool):
         return not value
