@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -54,7 +54,7 @@ def train(
       CheckpointError: a checkpoint cannot be read or written.
     """
     with Interrupt() as interrupt, jax.set_mesh(setup.mesh):
-        run = _Run(setup, overrides, interrupt, startup or Startup(), hparams)
+        run = Run(setup, overrides, interrupt, startup or Startup(), hparams)
         with contextlib.closing(run):
             try:
                 return run.train()
@@ -62,7 +62,7 @@ def train(
                 return run.stop(str(signal))
 
 
-class _Run:
+class Run:
     """One process's side of a training run, between its start and its end or a signal."""
 
     def __init__(self, setup: Setup, overrides: Mapping, interrupt: Interrupt, startup: Startup, hparams: Any):
@@ -88,29 +88,36 @@ class _Run:
             log.info("step %d of %d is done already", self.step, cfg.total_steps)
         if self.step and self._due("eval"):  # a signal may have stopped the run before it did this
             self.evaluate()
-        if self.step >= cfg.total_steps:
-            return self.evaluated[1]
+        if self.step < cfg.total_steps:
+            with contextlib.closing(self.begin()) as batches:
+                while self.step < cfg.total_steps:
+                    self.advance(batches)
+        return self.evaluated[1]
+
+    def begin(self) -> Iterator[dict]:
+        """Compiles the step; the batches from the next step on."""
         self._heed()
-        key = jax.random.key(cfg.seed)
+        key = jax.random.key(self.cfg.seed)
         self.startup.mark("state")
         step = self._compiled(self.data[self.step], key)
         self.guard = Guard(self.setup, step, key, self.logger, self._newest)
         self.startup.mark("compile")
-        with contextlib.closing(dataset.batches(self.data, self.step)) as batches:
-            while self.step < cfg.total_steps:
-                with self.logger.waiting():
-                    rows = next(batches)
-                self._heed()
-                metrics = self._take(rows)
-                self.logger.step(self.step, metrics, due=self._due("log"))
-                if self._due("eval") or self._due("checkpoint"):
-                    self.state = self.guard.settle(self.state)
-                    self.logger.write_held()
-                    if self._due("eval"):
-                        self.evaluate(metrics["stats"])
-                    if self._due("checkpoint"):
-                        self.save(wait=self.step >= cfg.total_steps)
-        return self.evaluated[1]
+        return dataset.batches(self.data, self.step)
+
+    def advance(self, batches: Iterator[dict]) -> None:
+        """One step, and what is due behind it."""
+        with self.logger.waiting():
+            rows = next(batches)
+        self._heed()
+        metrics = self._take(rows)
+        self.logger.step(self.step, metrics, due=self._due("log"))
+        if self._due("eval") or self._due("checkpoint"):
+            self.state = self.guard.settle(self.state)
+            self.logger.write_held()
+            if self._due("eval"):
+                self.evaluate(metrics["stats"])
+            if self._due("checkpoint"):
+                self.save(wait=self.step >= self.cfg.total_steps)
 
     def _take(self, rows: dict) -> dict:
         """One step; with what is looked at around it, at chosen steps."""
