@@ -10,6 +10,7 @@ capacity, as in Gale et al., MegaBlocks, 2022, arXiv 2211.15841; shared expert: 
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -43,7 +44,8 @@ class Config(SublayerConfig):
       shared_dim: hidden channels of an expert that every token has besides; 0 for none.
       activation: of the experts' gates.
       renormalize: the weights of a token's experts sum to one.
-      balance_weight: factor of the balance loss.
+      balance_loss: which one, see `arch.ops.routing.losses`.
+      balance_weight: its factor.
       z_weight: factor of the router's z-loss.
       bias_rate: step of the loss-free balancing bias; 0 for none.
       expert_dropout: probability of zeroing an entry of an expert's hidden layer (Switch, in fine-tuning: 0.4).
@@ -57,6 +59,7 @@ class Config(SublayerConfig):
     shared_dim: config.NonNegativeInt = 0
     activation: Activation = "silu"
     renormalize: bool = True
+    balance_loss: Literal["f_dot_p", "cv_squared", "sum_of_squares", "variance"] = "f_dot_p"
     balance_weight: config.NonNegativeFloat = 0.01
     z_weight: config.NonNegativeFloat = 0.001
     bias_rate: config.NonNegativeFloat = 0.0
@@ -157,7 +160,7 @@ class Moe(nn.Module):
 
         load = cfg.router.load(routed, real)
         raw = {
-            "balance": losses.f_dot_p(load, losses.importance(routed.probabilities, real)),
+            "balance": losses.BALANCE[cfg.balance_loss](load, losses.importance(routed.probabilities, real)),
             "router_z": losses.z_loss(logits, real),
         } | routed.losses
         factors = {"balance": cfg.balance_weight, "router_z": cfg.z_weight} | cfg.router.loss_weights

@@ -182,20 +182,50 @@ def test_a_decoder_reports_the_load_of_each_layer_by_its_canonical_name():
         np.testing.assert_allclose(scanned.stats[name], load, atol=1e-6)
 
 
-def _balance_gradient(cfg, params, tokens):
-    loss = lambda params: cfg.make().apply({"params": params}, tokens).aux.losses["balance"]
-    return tree.paths(tree.unstack(jit(jax.grad(loss))(params)))
+def _balance_gradient(cfg, params, tokens, parts=1):
+    """By every weight, as the mean over so many micro-batches."""
+    loss = lambda params, rows: cfg.make().apply({"params": params}, rows).aux.losses["balance"]
+    mean = lambda params: sum(loss(params, rows) for rows in jnp.split(tokens, parts)) / parts
+    return tree.paths(tree.unstack(jit(jax.grad(mean))(params)))
 
 
-def test_the_balance_loss_reaches_every_router_through_scan_remat_and_mesh():
+@pytest.fixture(scope="module")
+def plain_gradient():
+    """(cfg, params, tokens, gradient of the balance loss alone) without scan, remat, micro-batches or mesh."""
     cfg = _decoder()
-    cfg = cfg.replace(layers=cfg.layers.replace(remat="full"))
     params, _ = _state(cfg)
     tokens = jnp.asarray(np.random.default_rng(0).integers(11, size=(4, 7)))
-    expected = _balance_gradient(cfg, params, tokens)
+    return cfg, params, tokens, _balance_gradient(cfg, tree.unstack(params), tokens)
+
+
+WAYS = {
+    "scan": lambda cfg, *args: _balance_gradient(cfg, *args),
+    "remat": lambda cfg, *args: _balance_gradient(cfg.replace(layers=cfg.layers.replace(remat="full")), *args),
+    "micro_batches": lambda cfg, *args: _balance_gradient(cfg, *args, parts=2),
+    "mesh": lambda cfg, *args: _on_mesh(cfg, *args),
+}
+
+
+def _on_mesh(cfg, *args):
     with jax.set_mesh(meshes.make(meshes.Config(data=2, fsdp=2, tensor=2))):
-        actual = _balance_gradient(cfg, params, tokens)
+        return _balance_gradient(cfg.replace(layers=cfg.layers.replace(remat="full")), *args)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_balance_loss_reaches_every_router_by_the_same_gradient(plain_gradient, way):
+    cfg, params, tokens, expected = plain_gradient
+    actual = WAYS[way](cfg, params, tokens)
     routers = [path for path in expected if path.endswith("/router")]
     assert len(routers) == 3
     for path in routers:
-        assert np.any(expected[path] != 0) and holds(actual[path], expected[path]), path
+        assert np.any(expected[path] != 0) and holds(actual[path], expected[path], 1e-6), path
+
+
+def test_the_balance_loss_is_the_one_that_is_named():
+    found = {}
+    for name in ("f_dot_p", "cv_squared", "sum_of_squares", "variance"):
+        case = Case(CONFIGS[0].replace(balance_weight=1.0, balance_loss=name))
+        found[name] = float(case(inputs(), context(inputs())).aux.losses["balance"])
+    assert found["sum_of_squares"] == pytest.approx(1 + found["cv_squared"], rel=1e-5)
+    assert found["variance"] == pytest.approx(found["cv_squared"] / 25, rel=1e-5)
+    assert found["f_dot_p"] != pytest.approx(found["sum_of_squares"], rel=1e-3)

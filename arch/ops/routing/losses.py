@@ -82,6 +82,15 @@ def _variance(statistic: Float[Array, "b e"]) -> Float[Array, "b"]:
     return jnp.var(share(statistic), axis=-1)
 
 
+BALANCE: dict[str, Callable[[Array, Array], Scalar]] = {
+    "f_dot_p": f_dot_p,
+    "cv_squared": lambda load, importance: cv_squared(importance),
+    "sum_of_squares": lambda load, importance: sum_of_squares(importance),
+    "variance": lambda load, importance: variance(importance),
+}
+"""The balance losses by name, as functions of (load, importance); those of one statistic read the importance."""
+
+
 def z_loss(logits: Float[Array, "b t e"], real: Bool[Array, "b t"]) -> Scalar:
     """(logsumexp of the logits)^2, averaged over each sequence's real tokens, then over the sequences."""
     square = jnp.square(jax.nn.logsumexp(wide(logits), axis=-1)) * real
