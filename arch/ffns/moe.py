@@ -171,7 +171,6 @@ class Moe(nn.Module):
 _GROUPED = sigmoid.Config(num_groups=3, top_groups=2, scale=2.5)
 EXAMPLES = (
     Config(num_experts=3, top_k=2, hidden_dim=7),
-    Config(num_experts=5, top_k=1, hidden_dim=4, renormalize=False, bias_rate=0.01),
-    Config(num_experts=6, top_k=2, hidden_dim=3, shared_dim=5, router=_GROUPED),
+    Config(num_experts=6, top_k=2, hidden_dim=3, shared_dim=5, router=_GROUPED, bias_rate=0.01),
     Config(num_experts=3, top_k=1, hidden_dim=5, renormalize=False, router=switch.Config(eval_capacity_factor=1.0)),
 )

@@ -20,7 +20,7 @@ from arch.ops import dispatch
 from arch.ops.attention import attention_mask, visible_pairs
 from tests.contracts.sublayers import FFNS, MIXERS, examples, files, xla_flops
 
-ROWS, VOCAB = 30, 1009  # MoE's examples have 3 and 5 experts, which share the rows evenly
+ROWS, VOCAB = 30, 1009  # MoE's examples have 3 and 6 experts, which share the rows evenly
 ROW = Row(length=64, embed_dim=384, memory_length=80, memory_dim=320)  # pairs of tokens are a twelfth of attention
 WIDE_ROW = Row(length=32, embed_dim=1536)  # XLA counts 69 operations for a gelu
 WIDER = 96

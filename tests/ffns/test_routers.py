@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from arch import config
 from arch.ffns import moe
 from arch.layers import block, stack
 from arch.layers.weight import unbox
@@ -26,7 +27,7 @@ from arch.routers import (
     threshold,
     top_k,
 )
-from tests.contracts.sublayers import Case, context, holds, inputs, jit, random_like
+from tests.contracts.sublayers import ROOT, Case, context, holds, inputs, jit, random_like
 
 ROWS, TOKENS = 2, 11
 SIZES = dict(num_experts=5, hidden_dim=3)
@@ -53,6 +54,14 @@ def training(x):
     valid = jnp.arange(TOKENS)[None] < jnp.asarray([TOKENS, 6])[:, None]
     tokens = jnp.asarray(np.random.default_rng(0).integers(20, size=(ROWS, TOKENS)))
     return context(x, valid=valid, tokens=tokens, key=jax.random.key(3), deterministic=False)
+
+
+def test_every_router_is_here_and_is_chosen_by_its_file_s_name():
+    names = sorted(file.stem for file in (ROOT / "routers").glob("[a-z]*.py"))
+    assert names == sorted(CONFIGS)
+    for name, cfg in CONFIGS.items():
+        tree = config.to_dict(cfg)
+        assert tree["router"]["name"] == name and config.from_dict(moe.Config, tree) == cfg
 
 
 class Trained:
