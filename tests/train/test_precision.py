@@ -68,9 +68,9 @@ def test_the_rate_that_is_logged_is_that_of_the_last_step_which_was_not_skipped(
 
 
 def test_the_resumed_run_is_the_whole_one_bit_for_bit_scale_and_average_included(workdir, cfg, tmp_path):
-    with tiny.at_line("step 5/10", lambda: signal.raise_signal(signal.SIGTERM)):
+    with tiny.at_line("step 6/10", lambda: signal.raise_signal(signal.SIGTERM)):
         tiny.train(cfg, tmp_path)
-    assert tiny.steps_in(tmp_path)[-1] == 6
+    assert tiny.steps_in(tmp_path)[-1] == 7
     tiny.train(cfg, tmp_path)
     assert tiny.curve(tmp_path) == tiny.curve(workdir)
     for part in (restore.PARAMS, restore.AVERAGE, "loss_scale/", "opt_state/"):
