@@ -14,8 +14,8 @@ Text:      the Python standard library's own source, 7 MB, which is 2 epochs for
            text, --config.data.path=FILE_OR_FOLDER.
 Command:   python run.py --config=configs/gpt.py:d1 --workdir=runs/d1       (add --mode=describe to look before)
 Hardware:  2 CPU cores
-Time:      ? minutes
-Expected:  ? validation bits per byte
+Time:      4.6 minutes of CPU time, all cores together, for d1
+Expected:  2.092 validation bits per byte of d1 (one seed); benchmarks/results/gpt-d1-cpu.json
 
 Any leaf that follows from the depth can be overridden; the others stay as the depth has them: --config.batch_size=64.
 """

@@ -41,7 +41,8 @@ def test_twelve_layers_are_gpt2_smalls():
 def test_more_depth_is_more_of_all_and_a_lower_rate():
     runs = [run(depth) for depth in (1, 2, 5, 12, 96)]
     for shallow, deep in zip(runs, runs[1:]):
-        assert shallow.total_tokens < deep.total_tokens and shallow.batch_size * shallow.seq_len < deep.batch_size * deep.seq_len
+        assert shallow.total_tokens < deep.total_tokens
+        assert shallow.batch_size * shallow.seq_len < deep.batch_size * deep.seq_len
         assert shallow.model.vocab_size <= deep.model.vocab_size and shallow.seq_len <= deep.seq_len
         assert shallow.optimizer.learning_rate > deep.optimizer.learning_rate
 
