@@ -76,6 +76,12 @@ def test_training_reports_its_progress(trained):
     assert re.findall(r"step (\d): eval/valid/loss", trained.error) == ["3", "6"]
 
 
+def test_the_log_says_what_the_flops_are_and_why_there_is_no_mfu(trained, workdir):
+    assert re.search(r"model FLOPs a step = 3 .* no MFU: the peak of 'cpu' is not known", trained.error)
+    lines = metrics(workdir, "perf/seconds_per_step")
+    assert lines and all(line["perf/tflops_per_second"] > 0 and "perf/mfu" not in line for line in lines)
+
+
 def test_each_line_of_metrics_has_a_step(workdir):
     steps = [line["step"] for line in metrics(workdir)]
     assert steps == sorted(steps) and all(type(step) is int for step in steps)

@@ -89,7 +89,8 @@ def _memory(cfg: experiment.Config, plan: states.Plan, mesh) -> str:
     names = ("parameters", "optimizer", "average", "gradients", "activations", "total")
     rows = [f"| {name} | {getattr(sizes, name) / GIB:.3f} |" for name in names]
     mesh_text = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    return "\n".join([f"On a mesh of {mesh_text}:", "", "| what | GiB |", "|---|---|", *rows])
+    head = f"On a mesh of {mesh_text}, activations as if it split nothing of them but rows:"
+    return "\n".join([head, "", "| what | GiB |", "|---|---|", *rows])
 
 
 def _lines(value: Any, overrides: Mapping[str, Any], path: str = "") -> Iterator[str]:
