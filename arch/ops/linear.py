@@ -1,0 +1,24 @@
+"""x W, spelled so that the gradient of W is a fast product on CPU.
+
+    dW = x^T dy
+
+XLA computes it as (dy^T x)^T. Where it can, it folds that transposition into the product, which XLA:CPU then runs at a
+third to two thirds of its speed (JAX 0.11.2); a channel axis in two parts is not folded. The values are the same.
+"""
+
+import jax.numpy as jnp
+
+from arch.typing import Array, Float
+
+
+def linear(x: Float[Array, "*b d"], kernel: Float[Array, "d f"]) -> Float[Array, "*b f"]:
+    """The product, in x's dtype.
+
+    Args:
+      x: [... d].
+      kernel: [d f].
+    """
+    d, f = kernel.shape
+    if f % 2:
+        return x @ kernel
+    return jnp.einsum("...d,dpf->...pf", x, kernel.reshape(d, 2, f // 2)).reshape(*x.shape[:-1], f)

@@ -1,0 +1,32 @@
+"""A linear map has the values and gradients of the matrix product, for even and odd widths."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arch.ops.linear import linear
+
+
+@pytest.mark.parametrize("f", [6, 7], ids=["even", "odd"])
+def test_value_and_gradients_are_those_of_the_product(f):
+    rng = np.random.default_rng(0)
+    x, kernel, dy = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 3, 5), (5, f), (2, 3, f)))
+    out, vjp = jax.vjp(linear, x, kernel)
+    expected, expected_vjp = jax.vjp(jnp.matmul, x, kernel)
+    np.testing.assert_allclose(out, expected, atol=1e-6)
+    for mine, theirs in zip(vjp(dy), expected_vjp(dy), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
+def test_the_gradient_of_the_kernel_is_the_fast_product_on_cpu():
+    """XLA:CPU's slow product is an instruction `dot` of its own; the fast ones are inside fusions."""
+    x, kernel, dy = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((512, 256), (256, 512), (512, 512)))
+
+    def gradient(function):
+        compiled = jax.jit(lambda x, kernel, dy: jax.vjp(lambda kernel: function(x, kernel), kernel)[1](dy))
+        return compiled.lower(x, kernel, dy).compile().as_text().split("ENTRY")[1]
+
+    if " dot(" not in gradient(jnp.matmul):
+        pytest.skip("this XLA has no such products")
+    assert " dot(" not in gradient(linear)
