@@ -1,4 +1,8 @@
-"""The activation functions a config may name."""
+"""The activation functions a config may name.
+
+The backward pass computes them again from their input, which a sublayer keeps anyway: the tanh GELU has three other
+intermediates of its size, and what is kept costs more time on CPU than what is computed.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +15,7 @@ Activation = Literal["relu", "relu_squared", "gelu", "gelu_tanh", "silu", "sigmo
 """gelu is exact (Hendrycks, Gimpel, 2016, arXiv 1606.08415); gelu_tanh its tanh form (GPT-2); silu is swish with beta 1;
 relu_squared is Primer's (So et al., 2021, arXiv 2109.08668)."""
 
-ACTIVATIONS: dict[str, Callable] = {
+_FUNCTIONS: dict[str, Callable] = {
     "relu": jax.nn.relu,
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -20,3 +24,5 @@ ACTIVATIONS: dict[str, Callable] = {
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,
 }
+
+ACTIVATIONS = {name: jax.checkpoint(function, prevent_cse=False) for name, function in _FUNCTIONS.items()}
