@@ -1,0 +1,41 @@
+"""What was measured of training on CPU, beside transformers in the same run, is the same training and no slower."""
+
+import json
+import pathlib
+
+import pytest
+
+RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results" / "throughput-cpu.json"
+if not RESULTS.exists():
+    pytest.skip("python -m benchmarks.throughput has not been run", allow_module_level=True)
+ROWS = {row["name"]: row for row in json.loads(RESULTS.read_text())["rows"]}
+MODELS = pytest.mark.parametrize("model", ["gpt", "llama"])
+
+
+@MODELS
+def test_training_is_no_slower_than_transformers(model):
+    ours, theirs, both = (ROWS[f"{model} {side}"] for side in ("arch", "transformers", "arch / transformers"))
+    for which in ("best", "median"):
+        speeds = [side[f"{which}_tokens_per_second"] for side in (ours, theirs)]
+        assert abs(both[f"{which}_ratio"] - speeds[0] / speeds[1]) < 0.001
+        assert speeds[0] >= speeds[1]
+
+
+@MODELS
+def test_both_trained_the_same_model(model):
+    assert ROWS[f"{model} arch"]["parameters"] == ROWS[f"{model} transformers"]["parameters"]
+    assert ROWS[f"{model} arch / transformers"]["greatest_loss_difference"] < 1e-4
+
+
+@MODELS
+def test_the_share_of_the_limit_is_that_of_the_fastest_product(model):
+    both, step = ROWS[f"{model} arch / transformers"], ROWS[f"{model} arch"]["best_s"]
+    fastest = max(both["xla_gflops"] + both["torch_gflops"])
+    assert abs(both["share_of_the_limit"] - both["gflop_a_step"] / fastest / step) < 0.002
+
+
+@MODELS
+def test_the_parts_make_the_step(model):
+    parts = {name: value for name, value in ROWS[f"{model} parts in seconds"].items() if name != "name"}
+    whole = sum(value for name, value in parts.items() if " of " not in name)
+    assert abs(whole - ROWS[f"{model} arch"]["best_s"]) < 0.001
