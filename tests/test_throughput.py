@@ -2,14 +2,30 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 
-RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results" / "throughput-cpu.json"
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "throughput-cpu.json"
 if not RESULTS.exists():
     pytest.skip("python -m benchmarks.throughput has not been run", allow_module_level=True)
 ROWS = {row["name"]: row for row in json.loads(RESULTS.read_text())["rows"]}
 MODELS = pytest.mark.parametrize("model", ["gpt", "llama"])
+
+
+def test_the_stated_speeds_were_measured():
+    stated = re.search(
+        r"train in float32 on two CPU cores at (\d+) and (\d+) tokens/s, ([\d.]+) and ([\d.]+) times what transformers "
+        r"([\d.]+) does .*?, at (\d+) and (\d+) % of the speed of matrix products alone",
+        " ".join((ROOT / "README.md").read_text(encoding="utf-8").split()),
+    )
+    for i, model in enumerate(("gpt", "llama")):
+        both = ROWS[f"{model} arch / transformers"]
+        assert int(stated[1 + i]) == ROWS[f"{model} arch"]["best_tokens_per_second"]
+        assert float(stated[3 + i]) == round(both["best_ratio"], 2)
+        assert stated[5] == ROWS[f"{model} transformers"]["transformers"]
+        assert int(stated[6 + i]) == round(100 * both["share_of_the_limit"])
 
 
 @MODELS

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from arch import tree
+from arch.layers.contract import Context
 from arch.layers.weight import unbox
 from arch.mixers import attention
+from arch.ops.chunked_attention import CHUNK
 from arch.positions import alibi, learned, none, relative, rope
 from tests.contracts.sublayers import EMBED, ROWS, TOKENS, Case, context, holds, inputs
 
@@ -139,3 +141,26 @@ def test_a_reader_without_an_owner_before_it_says_so():
 def test_a_table_that_is_not_shared_stays_in_its_layer():
     cfg = attention.Config(num_heads=2, head_dim=4, position=relative.Config(shares=False))
     assert Case(cfg)(inputs(), context(inputs())).shared == {}
+
+
+def test_rows_of_several_chunks_are_those_of_the_dense_reference(monkeypatch):
+    cfg = attention.Config(num_heads=2, num_kv_heads=1, head_dim=2, window=50, scale=0.3)
+    length = CHUNK + 3
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, length, 5)), jnp.float32)
+    places = jnp.tile(jnp.arange(length), (2, 1))
+    read = Context(positions=places, segment_ids=1 + places // 70, valid=places < length - 2)
+    params = unbox(cfg.make().init(jax.random.key(0), x, read)["params"])
+    run = lambda: jax.jit(cfg.make().apply)({"params": params}, x, read).x[:, :-2]
+    assert cfg.chunked(length, cfg.dropout)
+    chunked = run()
+    monkeypatch.setattr(attention.Config, "chunked", lambda *_: False)
+    np.testing.assert_allclose(chunked, run(), atol=2e-6)
+
+
+DENSE = [{"position": alibi.Config()}, {"soft_cap": 5.0}, {"sinks": True}, {"dropout": 0.1}]
+
+
+@pytest.mark.parametrize("fields", DENSE, ids=lambda fields: next(iter(fields)))
+def test_what_only_the_dense_reference_can_do_is_not_done_in_chunks(fields):
+    cfg = attention.Config(num_heads=2, head_dim=2, **fields)
+    assert not cfg.chunked(CHUNK + 1, cfg.dropout)
