@@ -12,6 +12,9 @@ ENCODER = dict(name="encoder", layers=tiny_tasks.ENCODER, position=dict(name="si
 LAYERS = dict(pattern=(dict(sublayers=(tiny.ATTENTION, tiny.MLP)),))
 DECODER = dict(name="decoder", layers=LAYERS, **tiny_tasks.WIDTHS)
 
+SEQ_LEN = {"classification": 19, "tagging": 19, "chat": 131}
+"""Room for any document; for two conversations."""
+
 RUNS = {
     "classification": dict(
         model=ENCODER | dict(head=dict(name="classification", num_labels=3)),
@@ -54,7 +57,7 @@ def fields(task: str) -> dict:
         optimizer=dict(learning_rate=0.02, warmup_steps=5),
         total_steps=60,
         batch_size=16,
-        seq_len=43,
+        seq_len=SEQ_LEN[task],
         log_every_steps=10,
         eval_every_steps=30,
         checkpoint_every_steps=30,
