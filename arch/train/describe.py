@@ -33,7 +33,7 @@ def describe(cfg: experiment.Config, overrides: Mapping[str, Any]) -> str:
     mesh = _mesh(cfg)
     resolved = cfg.resolve(lambda: cfg.batch_size)  # epochs, if there are some, change no shape
     model = cfg.model.make()
-    optimizer = cfg.optimizer.make(resolved.total_steps, lambda: states.axes(model))
+    optimizer = resolved.optimizer.make(resolved.total_steps, lambda: states.axes(model))
     plan = states.plan(model, optimizer, mesh, states.Beside(bool(cfg.ema.decay), cfg.first_loss_scale))
     steps = 0 if duration.unit(cfg, "total") == "epochs" else resolved.total_steps
     parts = {

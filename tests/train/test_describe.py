@@ -78,6 +78,10 @@ def test_epochs_of_an_unread_text_are_not_guessed():
     assert "2 epochs of a text that is not read here" in text and "the run\n" not in text
 
 
+def test_a_warm_up_may_be_in_percents():
+    assert "70 steps" in describe(small(total_steps=70, optimizer=dict(warmup_percent=10.0)), {})
+
+
 def test_a_batch_that_the_mesh_cannot_split_is_refused():
     with pytest.raises(ValueError, match="batch_size=8 / micro_batches=1 must be a multiple of mesh.data"):
         describe(small(mesh=dict(data=3)), {})
