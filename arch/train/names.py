@@ -14,12 +14,12 @@ from arch.ops.routing.statistics import DEAD_BELOW
 
 PARTS = {
     "phase": ("imports|setup|state|compile|step|total", "of a start; step: the first one; total: all"),
-    "split": (r"\w[\w.-]*", "'valid' for the whole validation split"),
+    "split": (r"[^/]+", "'valid' for all of the validation split; of a mixture also what each source's path is called"),
     "term": (r"[a-z]\w*", "a task's second loss, such as BERT's next_sentence"),
     "layer": (r"(?:layers|encoder|decoder)/\d+(?:/\w+)?", "path of a layer; layers/3/moe_1 for its second mixture"),
     "loss": (
         "balance|router_z|importance|load|entropy",
-        "balance: of the loads, 1 (without its weight) in perfect balance; router_z: of the logits' size; "
+        "balance: least in perfect balance (arch/ops/routing/losses.py); router_z: of the logits' size; "
         "importance, load: of noisy top-k; entropy: of top-p",
     ),
     "expert": (r"\d+", "from 0"),
