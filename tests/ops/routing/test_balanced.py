@@ -10,9 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from arch.ops.routing import base, expert_choice, sinkhorn, soft, top_k
 from tests.contracts.sublayers import jit
-from tests.ops.routing.draws import SHAPES, Case, assert_pairs, call, cases, held_to, make, softmax
-
-LARGE = SHAPES[1:]
+from tests.ops.routing.draws import Case, assert_pairs, call, cases, held_to, make, softmax
 
 
 def _largest_sum(logits):
@@ -36,7 +34,7 @@ def check_base(route, case, tolerance=0.01):
             np.testing.assert_allclose(routing.weights[row, :n, 0], 1 / (1 + np.exp(-chosen)), atol=1e-6)
 
 
-@held_to(cases(LARGE))
+@held_to(cases())
 def test_base_finds_a_balanced_assignment_of_the_largest_sum(case):
     check_base(base.route, case)
 
@@ -103,7 +101,7 @@ def check_sinkhorn(route, case, iterations=20, temperature=1.0):
         np.testing.assert_allclose(routing.weights[row, : len(logits), 0], p[np.arange(len(p)), experts], atol=1e-6)
 
 
-@held_to(cases(LARGE))
+@held_to(cases())
 def test_sinkhorn_takes_the_largest_entries_of_the_balanced_plan(case):
     check_sinkhorn(sinkhorn.route, case)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from arch.ops.routing import capacity, gshard, switch, top_k
 from tests.contracts.sublayers import jit
-from tests.ops.routing.draws import SHAPES, Case, as_numpy, assert_pairs, call, cases, held_to, make, order
+from tests.ops.routing.draws import Case, as_numpy, assert_pairs, call, cases, held_to, make, order
 
-FACTORS = st.sampled_from([0.5, 1.0, 1.25, 2.0])
+FACTORS = st.sampled_from([0.5, 1.25])  # each is compiled anew
 
 
 def _limit(n, k, num_experts, factor):
@@ -34,10 +34,10 @@ def _served(choices, priority, limit):
     return out
 
 
-def _switch(p, factor, priority="token"):
+def _switch(p, factor, sure=None):
     """Each token asks its best expert, the earlier ones (or those that are surest) first."""
     n, e = p.shape
-    first = range(n) if priority == "token" else sorted(range(n), key=lambda t: (-np.float32(p[t].max()), t))
+    first = range(n) if sure is None else sorted(range(n), key=lambda t: (-sure[t], t))
     return _served([[(order(row)[0], row.max())] for row in p], first, _limit(n, 1, e, factor))
 
 
@@ -66,8 +66,9 @@ def _gshard(p, factor, chance=None):
 
 def check_switch(route, case, factor, priority="token"):
     """Switch's top-1 with dropped tokens."""
-    expected = [_switch(p, factor, priority) for _, _, p in case.rows()]
-    assert_pairs(call(route, case, capacity_factor=factor, priority=priority), expected)
+    routing = call(route, case, capacity_factor=factor, priority=priority)
+    sure = routing.probabilities.max(-1) if priority == "batch" else [None] * len(case.lengths)  # ties as they round
+    assert_pairs(routing, [_switch(p, factor, sure[row]) for row, _, p in case.rows()])
 
 
 @held_to(cases(), FACTORS)
@@ -152,7 +153,7 @@ def _dropped(logits, real, *, k, capacity_factor):
     return capacity.drop(top_k.route(logits, real, k=k), real, capacity_factor=capacity_factor)
 
 
-@held_to(cases(SHAPES[1:]), FACTORS, st.sampled_from([1, 2]))
+@held_to(cases(), FACTORS, st.sampled_from([1, 2]))
 def test_no_expert_takes_more_than_its_capacity(case, factor, k):
     routing = call(_dropped, case, k=k, capacity_factor=factor)
     for row, n in enumerate(case.lengths):
