@@ -120,12 +120,12 @@ def test_sinkhorn_s_columns_come_to_the_even_share():
         np.testing.assert_allclose(plan.sum(0), len(logits) / 5, rtol=1e-3)
 
 
-def _expert_choice(p, factor):
-    """For each expert its best tokens, the earlier first among equals."""
+def _expert_choice(p, rounded, factor):
+    """For each expert its best tokens, the earlier first among equals: those whose probabilities round to the same."""
     n, e = p.shape
     out = [{} for _ in range(n)]
     for i in range(e):
-        for t in sorted(range(n), key=lambda t: (-np.float32(p[t, i]), t))[: min(n, math.ceil(factor * n / e))]:
+        for t in sorted(range(n), key=lambda t: (-rounded[t, i], t))[: min(n, math.ceil(factor * n / e))]:
             out[t][i] = p[t, i]
     return out
 
@@ -143,9 +143,11 @@ def by_token(routing) -> list[list[dict[int, float]]]:
 
 def check_expert_choice(route, case, factor):
     """Every expert has its best tokens."""
-    found = by_token(call(route, case, capacity_factor=factor))
+    routing = call(route, case, capacity_factor=factor)
+    np.testing.assert_allclose(routing.probabilities, case.p, atol=1e-6)
+    found = by_token(routing)
     for row, _, p in case.rows():
-        for t, wanted in enumerate(_expert_choice(p, factor)):
+        for t, wanted in enumerate(_expert_choice(p, routing.probabilities[row], factor)):
             assert found[row][t].keys() == wanted.keys()
             assert all(abs(found[row][t][i] - weight) < 1e-6 for i, weight in wanted.items())
         assert not any(found[row][len(p) :])
