@@ -5,8 +5,9 @@ Source:    Raffel et al., T5, 2019, arXiv 1910.10683, sec. 3.1.4 and 3.3.4 (15 %
 Text:      the Python standard library's own source, 7 MB, or --config.data.path=FILE_OR_FOLDER.
 Command:   python run.py --config=configs/t5.py --workdir=runs/t5
 Hardware:  2 CPU cores
-Time:      10 minutes (not measured on an idle machine)
-Expected:  not measured yet; an untrained model has a loss of 7.6 (ln 2048)
+Time:      6 minutes of CPU time, two starts included; on a machine that others shared, so that no speed was measured
+Expected:  validation loss 4.933, accuracy 0.247 and 3.022 bits per byte of what is cut out (seed 0, one run, stopped at
+           step 298 and resumed); an untrained model has a loss of 7.6 (ln 2048)
 """
 
 from arch import config
