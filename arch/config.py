@@ -27,6 +27,7 @@ import types
 import typing
 from typing import Annotated, Any, Literal
 
+FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 FORMAT_VERSION = 1
 """Version of the config tree's format, written into every workdir and checkpoint."""
 
@@ -47,8 +48,12 @@ class Range:
         return (self.low < value if self.open else self.low <= value) and value <= self.high
 
     def __str__(self):
-        upper = "" if self.high == float("inf") else f" and at most {self.high:g}"
-        return f"{'above' if self.open else 'at least'} {self.low:g}{upper}"
+        upper = "" if self.high == float("inf") else f" and at most {_number(self.high)}"
+        return f"{'above' if self.open else 'at least'} {_number(self.low)}{upper}"
+
+
+def _number(value: int | float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +88,8 @@ def choice(*folders: str) -> Any:
     return Annotated[Config, Choice(folders)]
 
 
-PositiveInt = Annotated[int, Range(1)]
+PositiveInt = Annotated[int, Range(1, 2**31 - 1)]
+"""A size: indices into an axis are 32 bits wide."""
 NonNegativeInt = Annotated[int, Range(0)]
 PositiveFloat = Annotated[float, Range(0, open=True)]
 NonNegativeFloat = Annotated[float, Range(0)]
@@ -161,12 +167,17 @@ def _checked(value, hint, name: str):
         except OverflowError:
             raise wrong("finite") from None
     elif not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise wrong(f"of type {hint.__module__}.{hint.__qualname__}" if _is_config(hint) else f"of type {hint.__name__}")
+        kind = f"{hint.__module__}.{hint.__qualname__}" if _is_config(hint) else hint.__name__
+        raise wrong(f"of type {kind}")
     for rule in rules:
         if isinstance(rule, Range) and value not in rule:
             raise wrong(str(rule))
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise wrong("an integer of 64 bits")
     if isinstance(value, float) and not math.isfinite(value):
         raise wrong("finite")
+    if isinstance(value, float) and abs(value) > FLOAT32_MAX:
+        raise wrong(f"at most {FLOAT32_MAX:.6g} in size, what a float32 holds")
     return value
 
 

@@ -267,6 +267,7 @@ def test_an_argument_sets_options(arg, expected):
         ("mixr=mamba", "option 'mixr' in config argument 'mixr=mamba' is unknown; did you mean 'mixer'?"),
         ("layers=two", "option layers='two' must be of type int"),
         ("tiny=perhaps", "option tiny='perhaps' must be of type bool"),
+        ("mamba,mixer=moe", "option 'mixer' in config argument 'mamba,mixer=moe' is given twice"),
     ],
 )
 def test_a_bad_argument_is_refused(arg, message):
@@ -277,3 +278,24 @@ def test_a_bad_argument_is_refused(arg, message):
 def test_a_bare_word_without_options_is_refused():
     with pytest.raises(config.ConfigError, match="option 'tiny' in config argument 'tiny' is unknown"):
         config.parse_arg("tiny")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"size": 2**31}, "size=2147483648 must be at least 1 and at most 2147483647"),
+        ({"count": 2**63}, "count=9223372036854775808 must be an integer of 64 bits"),
+        ({"rate": 1e39}, "rate=1e+39 must be at most 3.40282e+38 in size, what a float32 holds"),
+        ({"rate": -1e39}, "rate=-1e+39 must be at most 3.40282e+38 in size, what a float32 holds"),
+    ],
+)
+def test_numbers_that_no_array_holds_are_refused(value, message):
+    @config.frozen
+    class Numbers(config.Config):
+        size: config.PositiveInt = 2**31 - 1
+        count: config.NonNegativeInt = 2**63 - 1
+        rate: float = 3.4e38
+
+    Numbers()
+    with pytest.raises(config.ConfigError, match=re.escape(message)):
+        Numbers(**value)

@@ -45,7 +45,7 @@ class Config(corpus.Config):
     valid_fraction: Annotated[float, config.Range(0, 0.5, open=True)] = 0.05
     """Fraction of each source's documents, by the hash of their names, kept for validation."""
     tokenizer: tokenizers.Config = tokenizers.Config()
-    tokenizer_max_bytes: config.PositiveInt = 100_000_000
+    tokenizer_max_bytes: Annotated[int, config.Range(1)] = 100_000_000
     """Bytes of the train split that a tokenizer is trained on, at most; a mixture's sources share them by weight."""
     mixture: tuple[Part, ...] = ()
     """Several sources instead of the one that `path` names; () for that one."""

@@ -7,7 +7,7 @@ with one cache a layer. This is the only file with lifted transforms.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
@@ -38,13 +38,17 @@ POLICIES = {
 """What a rematerialised block keeps for the backward pass, beside its input."""
 
 
+MAX_REPEATS = 10_000
+"""How often a period may repeat: all layers are listed where each is looked at."""
+
+
 @config.frozen
 class Config(config.Config):
     """The layers: prefix + pattern * repeats + suffix.
 
     Attributes:
       pattern: the blocks of one period.
-      repeats: how often the period repeats.
+      repeats: how often the period repeats; at most MAX_REPEATS.
       prefix: blocks before the repeated part.
       suffix: blocks after it.
       remat: what the backward pass computes again: 'none', all but matrix products ('dots'), everything ('full'), or
@@ -52,7 +56,7 @@ class Config(config.Config):
     """
 
     pattern: tuple[block.Config, ...]
-    repeats: config.PositiveInt = 1
+    repeats: Annotated[int, config.Range(1, MAX_REPEATS)] = 1
     prefix: tuple[block.Config, ...] = ()
     suffix: tuple[block.Config, ...] = ()
     remat: Remat = "none"

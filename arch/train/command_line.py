@@ -28,6 +28,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str], name: str = "config") -
       ConfigError: a flag, the config file or an override is wrong.
     """
     # The config's library says what it missed, not where: file and paths are checked before it sees them.
+    edge = None
     if (given := value_of(argv, name)) is not None:
         edge = load(given)
         for argument in argv:
@@ -36,7 +37,11 @@ def parse(values: flags.FlagValues, argv: Sequence[str], name: str = "config") -
     try:
         return values(argv)
     except flags.Error as error:
-        raise config.ConfigError(one_line(error)) from None
+        wrong = re.match(rf"flag --(no)?({name}\.[^=]*)=(.*?): ", str(error), re.DOTALL)
+        if wrong is None or edge is None:
+            raise config.ConfigError(one_line(error)) from None
+        kind = type(leaf_at(config.plain(edge), wrong[2].removeprefix(f"{name}."))).__name__
+        raise config.ConfigError(f"--{wrong[2]}={wrong[3]} must be of type {kind}") from None
 
 
 def value_of(argv: Sequence[str], name: str) -> str | None:

@@ -9,7 +9,7 @@ import jax
 from arch import tree
 from arch.data import conversations, tokenizer
 from arch.decode import generate as decoding
-from arch.train import evaluation, experiment, guard, initial, library, loop, restore, setup, start
+from arch.train import capacity, evaluation, experiment, guard, initial, library, loop, restore, setup, start
 from arch.train import verify as verification
 from arch.train.command_line import one_line_errors
 from arch.train.startup import Startup
@@ -23,6 +23,7 @@ def train(
     """`--mode=train`: trains, or goes on training; as a sweep's point, with what the sweep varies as `hparams`."""
     with one_line_errors(ValueError, OSError):
         ready = setup.prepare(cfg, workdir)
+        capacity.state_must_fit(ready.plan, ready.mesh)
     startup.mark("setup")
     with one_line_errors(OSError, guard.BadBatchError, start.StartError):
         loop.train(ready, overrides, startup, hparams)

@@ -19,7 +19,7 @@ from arch import config
 from arch.data import dataset
 from arch.models import decoder
 from arch.sharding import mesh as meshes
-from arch.train import experiment, provenance
+from arch.train import capacity, experiment, provenance
 from arch.train import state as states
 from arch.train.objective import summary
 from arch.train.step import eval_step
@@ -92,6 +92,7 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     workdir = pathlib.Path(workdir)
     mesh = meshes.make(cfg.mesh)
     _check_devices(cfg, mesh)
+    capacity.batch_must_fit(cfg, mesh)
     _check_writable(workdir)
     check_same(cfg, workdir)
     data = functools.cache(lambda: dataset.all_valid(cfg.data) if all_valid else _data(cfg, workdir))

@@ -266,3 +266,8 @@ def test_a_decode_step_s_temporaries_stay_under_one_layer_s_cache():
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < one_layer
     assert memory.alias_size_in_bytes >= 4 * one_layer * 0.99, "the donated caches are not reused"
+
+
+def test_more_layers_than_can_be_listed_are_refused():
+    with pytest.raises(config.ConfigError, match="repeats=10000000000 must be at least 1 and at most 10000"):
+        stack.Config(pattern=(block.Config(sublayers=(mlp.EXAMPLES[0],)),), repeats=10**10)

@@ -111,3 +111,8 @@ def test_the_platform_is_that_of_the_mesh_or_the_default_device():
     assert meshes.platform() == "cpu"
     with jax.set_mesh(MESH):
         assert meshes.platform() == "cpu"
+
+
+def test_a_batch_of_billions_of_rows_is_split_without_listing_them():
+    mesh = meshes.make(meshes.Config())
+    assert meshes.process_shard(mesh, 10**12) == (0, 1)

@@ -116,3 +116,13 @@ def test_an_error_of_the_system_names_the_file():
     with pytest.raises(FileNotFoundError) as caught:
         pathlib.Path("absent.txt").read_text()
     assert command_line.one_line(caught.value) == "absent.txt: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("override", "kind"),
+    [("steps=abc", "int"), ("steps=1.5", "int"), ("deep.on=7", "bool"), ("deep.blocks[0].size=1,2", "int")],
+)
+def test_a_value_of_another_type_is_refused_with_the_field_s_type(file, override, kind):
+    with pytest.raises(config.ConfigError) as caught:
+        parse(f"--config={file}", f"--config.{override}")
+    assert str(caught.value) == f"--config.{override} must be of type {kind}"
