@@ -66,7 +66,8 @@ def wrong_message(mutation, error):
     field = re.findall(r"\w+", mutation.path)[-1]
     lacks = [] if field in message else [f"the field {field!r}"]
     named = mutation.kind in ("misspelt", "a key in it", "block", "another block")  # the path is what is wrong
-    if not named and not any(form in message for form in written(mutation.text)):
+    entry = mutation.text.startswith("(")  # the message names the entry that is wrong
+    if not (named or entry) and not any(form in message for form in written(mutation.text)):
         lacks.append(f"the value {mutation.text!r}")
     if not RULE.search(message):
         lacks.append("a rule")
