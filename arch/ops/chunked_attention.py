@@ -58,10 +58,10 @@ def chunked_attend(
     k = key.shape[2]
     if n % k:
         raise ValueError(f"num_heads={n} must be a multiple of num_kv_heads={k}")
-    scaled = query * jnp.asarray(h**-0.5 if scale is None else scale, query.dtype)
-    grouped = scaled.reshape(b, t, k, n // k, h).transpose(0, 2, 3, 1, 4)
+    grouped = query.reshape(b, t, k, n // k, h).transpose(0, 2, 3, 1, 4)
     heads = (array.swapaxes(1, 2) for array in (key, value))
-    out = _attend((chunk or _chunk(t), causal, window), grouped, *heads, segments, valid)
+    factor = h**-0.5 if scale is None else scale
+    out = _attend((chunk or _chunk(t), causal, window), factor, grouped, *heads, segments, valid)
     return out.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
 
 
@@ -101,17 +101,17 @@ def _product(equation: str, *arrays):
     return jnp.einsum(equation, *(array.astype(dtype) for array in arrays), preferred_element_type=wide)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(rule, query, key, value, segments, valid):
-    return _forward(rule, query, key, value, segments, valid)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(rule, factor, query, key, value, segments, valid):
+    return _forward(rule, factor, query, key, value, segments, valid)[0]
 
 
-def _forward(rule, query, key, value, segments, valid):
-    """query [b k g t h], already scaled; key and value [b k t h]."""
+def _forward(rule, factor, query, key, value, segments, valid):
+    """query [b k g t h]; key and value [b k t h]. The logits are scaled behind their products, which are wide."""
     outs, normalisers = [], []
     for queries, keys in _spans(query.shape[3], *rule):
         query, outs = lax.optimization_barrier((query, outs))  # one chunk after the other
-        logits = _product("bkgth,bksh->bkgts", query[:, :, :, queries], key[:, :, keys])
+        logits = factor * _product("bkgth,bksh->bkgts", query[:, :, :, queries], key[:, :, keys])
         logits = jnp.where(_mask(rule, queries, keys, segments, valid), logits, MASKED)
         top = jnp.max(logits, axis=-1, keepdims=True)
         weights = jnp.exp(logits - top)
@@ -122,7 +122,7 @@ def _forward(rule, query, key, value, segments, valid):
     return out, (query, key, value, segments, valid, out, jnp.concatenate(normalisers, axis=3))
 
 
-def _backward(rule, residuals, d_out):
+def _backward(rule, factor, residuals, d_out):
     """The products over queries have the small factor transposed, [h t] [t s]: XLA would copy the large one on CPU."""
     query, key, value, segments, valid, out, normaliser = residuals
     t = query.shape[3]
@@ -131,7 +131,7 @@ def _backward(rule, residuals, d_out):
     d_queries, d_key, d_value = [], 0.0, 0.0
     for queries, keys in _spans(t, *rule):
         query, d_queries, d_key, d_value = lax.optimization_barrier((query, d_queries, d_key, d_value))
-        logits = _product("bkgth,bksh->bkgts", query[:, :, :, queries], key[:, :, keys])
+        logits = factor * _product("bkgth,bksh->bkgts", query[:, :, :, queries], key[:, :, keys])
         weights = jnp.exp(logits - normaliser[:, :, :, queries])
         weights = jnp.where(_mask(rule, queries, keys, segments, valid), weights, 0.0)
         d_weights = _product("bkgth,bksh->bkgts", d_out[:, :, :, queries], value[:, :, keys])
@@ -141,7 +141,7 @@ def _backward(rule, residuals, d_out):
         d_key += jnp.pad(_product("bkght,bkgts->bkhs", query_t[..., queries], d_logits), around)
         d_value += jnp.pad(_product("bkght,bkgts->bkhs", d_out_t[..., queries], weights), around)
     d_query = jnp.concatenate(d_queries, axis=3)
-    gradients = d_query, d_key.swapaxes(2, 3), d_value.swapaxes(2, 3)
+    gradients = factor * d_query, factor * d_key.swapaxes(2, 3), d_value.swapaxes(2, 3)
     return *(array.astype(query.dtype) for array in gradients), None, None
 
 
