@@ -13,7 +13,7 @@ from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.ops.activation import ACTIVATIONS, Activation
 from arch.ops.linear import linear
-from arch.sharding.mesh import constrain
+from arch.sharding.mesh import constrain, platform
 from arch.typing import Array, Float
 
 
@@ -48,14 +48,14 @@ class GatedMlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], context: Context, cache: None = None) -> Output:
         cfg, d = self.cfg, x.shape[-1]
-        own = partial(weight, self, dtype=x.dtype)
-        gate = linear(x, own("gate", normal(d**-0.5), embed=d, hidden=cfg.hidden_dim))
-        up = linear(x, own("up", normal(d**-0.5), embed=d, hidden=cfg.hidden_dim))
+        own, product = partial(weight, self, dtype=x.dtype), partial(linear, platform=platform())
+        gate = product(x, own("gate", normal(d**-0.5), embed=d, hidden=cfg.hidden_dim))
+        up = product(x, own("up", normal(d**-0.5), embed=d, hidden=cfg.hidden_dim))
         if cfg.bias:
             gate += own("gate_bias", constant(0.0), hidden=cfg.hidden_dim)
             up += own("up_bias", constant(0.0), hidden=cfg.hidden_dim)
         hidden = constrain(ACTIVATIONS[cfg.activation](gate) * up, "batch", None, "hidden")
-        out = linear(hidden, own("down", normal(cfg.hidden_dim**-0.5), hidden=cfg.hidden_dim, embed=d))
+        out = product(hidden, own("down", normal(cfg.hidden_dim**-0.5), hidden=cfg.hidden_dim, embed=d))
         return Output(out + own("down_bias", constant(0.0), embed=d) if cfg.bias else out)
 
 

@@ -30,3 +30,9 @@ def test_the_gradient_of_the_kernel_is_the_fast_product_on_cpu():
     if " dot(" not in gradient(jnp.matmul):
         pytest.skip("this XLA has no such products")
     assert " dot(" not in gradient(linear)
+
+
+def test_elsewhere_it_is_the_plain_product():
+    x, kernel = jnp.ones((3, 4)), jnp.ones((4, 6))
+    shapes = [eqn.outvars[0].aval.shape for eqn in jax.make_jaxpr(lambda *a: linear(*a, platform="gpu"))(x, kernel).eqns]
+    assert shapes == [(3, 6)]
