@@ -42,7 +42,7 @@ class Task(config.Config):
         """Raises ValueError, before anything is compiled, when the model does not fit the opened data."""
 
     def lengths(self, seq_len: int) -> dict[str, int]:
-        """Tokens of a row, by the arguments of the model's `flops`."""
+        """Tokens of a row, by the arguments of the model's `flops`; `predicted`, if not all of them need logits."""
         return {"length": seq_len}
 
     def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:

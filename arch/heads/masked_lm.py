@@ -37,7 +37,7 @@ class Config(HeadConfig):
         return MaskedLm(self, name=name)
 
     def flops(self, row: Row, unembed: Flops) -> Flops:
-        """A projection of each token, and the unembedding."""
+        """A projection of each token, and the unembedding of those that are predicted."""
         return multiply_adds(row.length * row.embed_dim**2) + unembed
 
 

@@ -61,9 +61,15 @@ class Config(config.Config):
         """The Linen module."""
         return Encoder(self)
 
-    def flops(self, length: int) -> Flops:
-        """Of a forward pass over one row of so many tokens, the head's among it."""
-        row, unembed = Row(length, self.embed_dim), multiply_adds(length * self.embed_dim * self.vocab_size)
+    def flops(self, length: int, predicted: int = 0) -> Flops:
+        """Of a forward pass over one row of so many tokens, the head's among it.
+
+        Args:
+          length: tokens.
+          predicted: for how many of them a head for text makes logits; 0 for all.
+        """
+        row = Row(length, self.embed_dim)
+        unembed = multiply_adds((predicted or length) * self.embed_dim * self.vocab_size)
         return self.layers.flops(row) + self.head.flops(row, unembed)
 
     def idle_parameters(self) -> int:

@@ -60,6 +60,10 @@ class Config(task.Task):
             raise ValueError(f"model.token_types={model_cfg.token_types} must be 2 with task.next_sentence=True")
 
     def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:
+    def lengths(self, seq_len: int) -> dict[str, int]:
+        """Only the masked tokens are predicted."""
+        return {"length": seq_len, "predicted": masking.most(seq_len, self.rate)}
+
         """Packed text or pairs, masked anew at each index.
 
         Raises:
@@ -94,7 +98,7 @@ class Config(task.Task):
         """`tokens`, and with pairs `next_sentence`, in which label smoothing and the z-loss have no part."""
         out = module.hidden(batch["tokens"], context)
         weights = batch["weights"]
-        count = masking.most(weights.shape[1], self.rate)  # no logits for the others: they have no weight
+        count = self.lengths(weights.shape[1])["predicted"]  # no logits for the others: they have no weight
         weights, places = jax.lax.top_k(weights, count)
         # Held to the batch's shards: else, on a (2, 2, 2) mesh, XLA scatters partial sums in the choice's gradient.
         chosen = constrain(jnp.take_along_axis(out.x, places[..., None], axis=1), "batch", None, None)

@@ -62,6 +62,7 @@ def estimate(cfg: experiment.Config, plan: states.Plan, *, batch_shards: int, we
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.params)
     rows = -(-cfg.batch_size // cfg.micro_batches // batch_shards)
     lengths = cfg.task.lengths(cfg.seq_len)
+    predicted = lengths.pop("predicted", lengths["length"])
 
     def kept(model_cfg):
         per_row, of_weights = _kept(model_cfg, params, **lengths)
@@ -69,7 +70,7 @@ def estimate(cfg: experiment.Config, plan: states.Plan, *, batch_shards: int, we
 
     layers, plain = _without_remat(cfg.model)
     a_layer = 0 if plain == cfg.model else kept(plain) // layers
-    tokens = min(rows * lengths["length"], cfg.loss.chunk_tokens or math.inf)
+    tokens = min(rows * predicted, cfg.loss.chunk_tokens or math.inf)
     logits = 2 * 4 * tokens * cfg.model.vocab_size if cfg.task.predicts_text else 0
     return Memory(
         parameters=_bytes(state.params),

@@ -79,7 +79,8 @@ def step_flops(model_cfg: Any, num_rows: int, lengths: Mapping[str, int]) -> int
     Args:
       model_cfg: whose `flops` takes the lengths.
       num_rows: of the whole batch.
-      lengths: tokens of a row: `length`, and `source_length` of an encoder-decoder.
+      lengths: tokens of a row: `length`, and `source_length` of an encoder-decoder; `predicted` of an encoder, those
+        that need logits.
 
     Raises:
       UnknownFlops: a part of the model does not say.
@@ -97,9 +98,10 @@ def utilization(
         flops = step_flops(model_cfg, num_rows, lengths)
     except UnknownFlops as error:
         return Utilization(0, num_devices, 0.0, f"no MFU: {error}")
-    tokens = " and ".join(str(length) for length in lengths.values())
+    tokens = " and ".join(str(length) for name, length in lengths.items() if name != "predicted") + " tokens"
+    tokens += f", {lengths['predicted']} of them predicted," if "predicted" in lengths else ""
     count = (
-        f"{flops:.4g} model FLOPs a step = 3 (forward, backward) x {num_rows} rows of {tokens} tokens x the products "
+        f"{flops:.4g} model FLOPs a step = 3 (forward, backward) x {num_rows} rows of {tokens} x the products "
         "of a forward pass, causal attention halved, chosen experts only, nothing for rematerialisation"
     )
     if device_kind not in PEAKS:

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from arch.families import gpt, t5
+from arch.families import bert, gpt, t5
+from arch.heads import masked_lm
 from arch.layers import token_loss
 from arch.sharding import mesh as meshes
-from arch.tasks import span_corruption
+from arch.tasks import masked_tokens, span_corruption
 from arch.train import ema, experiment, memory
 from arch.train import state as states
 from arch.train.step import train_step
@@ -92,6 +93,15 @@ def test_a_chunked_loss_needs_no_logits_of_all_tokens():
     cfg = run(transformer())
     whole, chunked = planned(cfg)[1], planned(cfg.replace(loss=token_loss.Config(chunk_tokens=8)))[1]
     assert whole.activations - chunked.activations == 2 * 4 * (ROWS * LENGTH - 8) * 211
+
+
+def test_masked_tokens_need_no_logits_of_the_others():
+    model = bert.compose(embed_dim=48, num_layers=3, num_heads=3, hidden_dim=96, vocab_size=211, length=LENGTH)
+    every, some = (
+        planned(run(model.replace(head=masked_lm.Config()), task=masked_tokens.Config(rate=rate)))[1].activations
+        for rate in (1.0, 0.25)
+    )
+    assert every - some == 2 * 4 * ROWS * (LENGTH - 16) * 211
 
 
 def test_rematerialisation_keeps_less():

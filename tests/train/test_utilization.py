@@ -2,7 +2,7 @@
 
 import pytest
 
-from arch.families import gpt, mixtral, t5
+from arch.families import bert, gpt, mixtral, t5
 from arch.layers import block, stack
 from arch.layers.contract import SublayerConfig
 from arch.models import decoder
@@ -85,6 +85,11 @@ def test_the_formula_says_what_is_counted_and_which_peak_is_taken():
         assert part in formula
     assert "9.895e+14, the dense bfloat16 peak of 'NVIDIA H100 80GB HBM3', though the model computes in fl" in formula
     assert "though" not in of(SMALL.replace(dtype="bfloat16")).formula
+
+
+def test_the_formula_says_how_many_tokens_are_predicted():
+    use = utilization(bert.PRESETS["bert_base"], 2, {"length": 7, "predicted": 3}, device_kind=H100, num_devices=1)
+    assert "2 rows of 7 tokens, 3 of them predicted, x the products" in use.formula
 
 
 def test_peaks_are_of_a_device_and_dense():
