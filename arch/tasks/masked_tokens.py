@@ -59,11 +59,11 @@ class Config(task.Task):
         if self.next_sentence and model_cfg.token_types != 2:
             raise ValueError(f"model.token_types={model_cfg.token_types} must be 2 with task.next_sentence=True")
 
-    def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:
     def lengths(self, seq_len: int) -> dict[str, int]:
         """Only the masked tokens are predicted."""
         return {"length": seq_len, "predicted": masking.most(seq_len, self.rate)}
 
+    def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:
         """Packed text or pairs, masked anew at each index.
 
         Raises:
