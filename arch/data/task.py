@@ -7,15 +7,18 @@ weights of a batch are known before the model is called, so that micro-batches a
 is the sum over the whole batch.
 """
 
+import logging
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
 from arch import config
 from arch.data import dataset
-from arch.layers import token_loss
+from arch.layers import stack, token_loss
 from arch.layers.contract import Aux, Context
 from arch.typing import Array
+
+log = logging.getLogger("arch")
 
 Batch = dict[str, Array]
 
@@ -82,3 +85,35 @@ def must_reach(model_cfg: Any, length: int) -> None:
     """Raises ValueError when rows of so many tokens have positions that the model does not know."""
     if 0 < model_cfg.position.max_length < length:
         raise ValueError(f"seq_len={length} must be at most {model_cfg.position.max_length}, the model's positions")
+
+
+def must_look(layers: stack.Config, *, ahead: bool, field: str, task: str) -> None:
+    """Raises ValueError unless the attention of a stack looks where the task wants it to.
+
+    A router of experts that is not causal is no error where `ahead` is False: decoders are trained with such (Zhou et
+    al., "Mixture-of-Experts with Expert Choice Routing", 2022, arXiv:2202.09368), though later tokens have a say in
+    what their loss is. A warning in the log names it.
+
+    Args:
+      layers: the stack.
+      ahead: whether a token is to see those behind it, of which it then must not be asked.
+      field: of the config, that holds the stack.
+      task: the task's name.
+    """
+    looking = set()
+    for i, layer in enumerate(layers.blocks):
+        for label, sublayer in zip(layer.labels, layer.sublayers):
+            if getattr(sublayer, "causal", not ahead) == ahead:
+                found = f"{field}: {label}.causal={ahead} of layer {i}"
+                raise ValueError(f"{found} must be {not ahead} with task.name={task!r}{_reason(ahead)}")
+            if "causal" in sublayer.lacks():
+                looking.add(type(getattr(sublayer, "router", sublayer)).__module__.rsplit(".", 1)[-1])
+    if ahead and not looking:
+        raise ValueError(f"{field} must hold attention of causal=False with task.name={task!r}{_reason(ahead)}")
+    if looking and not ahead:
+        names = ", ".join(sorted(looking))
+        log.warning("%s: %s is not causal: later tokens have a say in what the loss of task %s is", field, names, task)
+
+
+def _reason(ahead: bool) -> str:
+    return ", for which tokens see both sides" if ahead else ", or tokens see what they are to predict"

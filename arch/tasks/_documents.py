@@ -21,11 +21,12 @@ class Task(task.Task):
         return type(self).__module__.rsplit(".", 1)[-1]
 
     def must_suit(self, model_cfg: Any, *, seq_len: int) -> None:
-        """Raises ValueError unless the model is an encoder with this head that knows as many positions."""
+        """Raises ValueError unless the model is an encoder with this head that sees both ways, and so far."""
         task.must_be(model_cfg, "encoder", task=self.label)
         head = type(model_cfg.head).__module__.rsplit(".", 1)[-1]
         if head != self.label:
             raise ValueError(f"model.head.name={head!r} must be {self.label!r} with task.name={self.label!r}")
+        task.must_look(model_cfg.layers, ahead=True, field="model.layers", task=self.label)
         task.must_reach(model_cfg, seq_len)
 
     def must_fit(self, model_cfg: Any, tokenized: dataset.Tokenized) -> None:

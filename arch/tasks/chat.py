@@ -21,8 +21,9 @@ class Config(next_token.Config):
     kind: ClassVar[str] = "chat"
 
     def must_suit(self, model_cfg: Any, *, seq_len: int) -> None:
-        """Raises ValueError unless the model is a decoder that knows as many positions."""
+        """Raises ValueError unless the model is a decoder that looks back alone and knows as many positions."""
         task.must_be(model_cfg, "decoder", task="chat")
+        task.must_look(model_cfg.layers, ahead=False, field="model.layers", task="chat")
         task.must_reach(model_cfg, seq_len)
 
     def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:

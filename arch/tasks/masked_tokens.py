@@ -49,6 +49,7 @@ class Config(task.Task):
     def must_suit(self, model_cfg: Any, *, seq_len: int) -> None:
         """Raises ValueError unless the model is an encoder with the head for this, that sees both ways and so far."""
         task.must_be(model_cfg, "encoder", task="masked_tokens")
+        task.must_look(model_cfg.layers, ahead=True, field="model.layers", task="masked_tokens")
         task.must_reach(model_cfg, seq_len)
         head = type(model_cfg.head).__module__.rsplit(".", 1)[-1]
         wanted = "pretraining" if self.next_sentence else "masked_lm"

@@ -16,8 +16,9 @@ class Config(task.Task):
     """Next token: a decoder on packed text."""
 
     def must_suit(self, model_cfg: Any, *, seq_len: int) -> None:
-        """Raises ValueError unless the model is a decoder that knows as many positions."""
+        """Raises ValueError unless the model is a decoder that looks back alone and knows as many positions."""
         task.must_be(model_cfg, "decoder", task="next_token")
+        task.must_look(model_cfg.layers, ahead=False, field="model.layers", task="next_token")
         task.must_reach(model_cfg, seq_len)
 
     def terms(

@@ -43,8 +43,13 @@ class Config(task.Task):
             raise ValueError(f"sentinel={self.sentinel!r} must have a {{}} in the place of its number")
 
     def must_suit(self, model_cfg: Any, *, seq_len: int) -> None:
-        """Raises ValueError unless the model is an encoder-decoder that knows as many positions."""
+        """Raises ValueError unless the model is an encoder-decoder that knows as many positions.
+
+        Its encoder must see both ways, its decoder look back alone.
+        """
         task.must_be(model_cfg, "encoder_decoder", task="span_corruption")
+        task.must_look(model_cfg.encoder, ahead=True, field="model.encoder", task="span_corruption")
+        task.must_look(model_cfg.decoder, ahead=False, field="model.decoder", task="span_corruption")
         task.must_reach(model_cfg, max(seq_len, self._lengths(seq_len)[1]))
 
     def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:

@@ -166,3 +166,13 @@ def test_how_many_documents_lose_an_end_is_logged_once(run, caplog):
 def test_label_smoothing_is_of_classes_too(run):
     batch = run.batch()
     assert run.loss(batch, token_loss.Config(label_smoothing=0.5))[0] != run.loss(batch)[0]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_attention_that_looks_the_wrong_way_is_refused(task):
+    right = task == "chat"
+    names = (task, "tagging" if right else "chat")
+    cfg, other = (experiment.from_dict(tiny_labelled.fields(name)) for name in names)
+    rule = f"attention.causal={not right} of layer 0 must be {right} with task.name='{task}'"
+    with pytest.raises(ValueError, match=rule):
+        cfg.task.must_suit(cfg.model.replace(layers=other.model.layers), seq_len=43)

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from arch import config
 from arch.data import tokenized
+from arch.layers import stack
 from arch.positions import learned
 from arch.tasks import masked_tokens
 from tests.train import tiny, tiny_tasks
@@ -73,3 +75,18 @@ def test_special_tokens_are_not_masked_and_targets_are_the_text(text, tmp_path):
 def test_nothing_masked_is_refused():
     with pytest.raises(ValueError, match="rate=0.0 must be above 0"):
         masked_tokens.Config(rate=0.0)
+
+
+@pytest.mark.parametrize("kind", ["masked", "pairs"])
+@pytest.mark.parametrize(
+    "mixer, rule",
+    [
+        (tiny.ATTENTION, "model.layers: attention.causal=True of layer 0 must be False with task.name='masked_tokens'"),
+        (tiny.MAMBA, "model.layers must hold attention of causal=False with task.name='masked_tokens'"),
+    ],
+    ids=["attention", "mamba"],
+)
+def test_an_encoder_that_sees_one_side_is_refused(kind, mixer, rule):
+    task, model = run(kind, layers=config.from_dict(stack.Config, dict(pattern=(dict(sublayers=(mixer,)),))))
+    with pytest.raises(ValueError, match=rule):
+        task.must_suit(model, seq_len=29)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from arch import config
+from arch.models import decoder
 from arch.positions import learned
 from arch.tasks import next_token
 from tests.train import tiny, tiny_tasks
@@ -19,3 +21,23 @@ def test_a_decoder_suits_as_far_as_its_positions_reach():
     next_token.Config().must_suit(model, seq_len=28)
     with pytest.raises(ValueError, match="seq_len=29 must be at most 28, the model's positions"):
         next_token.Config().must_suit(model, seq_len=29)
+
+
+@pytest.mark.parametrize("mixers", [("attention",), ("mamba", "attention")])
+def test_a_decoder_that_sees_the_next_token_is_refused(mixers):
+    blocks = tuple(dict(sublayers=({"attention": tiny_tasks.BOTH_WAYS, "mamba": tiny.MAMBA}[name],)) for name in mixers)
+    model = config.from_dict(decoder.Config, dict(layers=dict(pattern=blocks), **tiny_tasks.WIDTHS))
+    rule = f"model.layers: attention.causal=False of layer {len(mixers) - 1} must be True with task.name='next_token'"
+    with pytest.raises(ValueError, match=rule):
+        next_token.Config().must_suit(model, seq_len=29)
+
+
+def test_a_router_whose_choice_depends_on_later_tokens_is_named_in_the_log(caplog):
+    ours = dict(name="moe", num_experts=3, top_k=1, hidden_dim=16, renormalize=False, balance_weight=0.0)
+    for router in ("expert_choice", "top_k"):
+        blocks = (dict(sublayers=(tiny.ATTENTION, ours | dict(router=dict(name=router)))),)
+        layers = dict(pattern=blocks, repeats=2)
+        model = config.from_dict(decoder.Config, dict(layers=layers, **tiny_tasks.WIDTHS))
+        next_token.Config().must_suit(model, seq_len=29)
+    rest = "later tokens have a say in what the loss of task next_token is"
+    assert caplog.messages == [f"model.layers: expert_choice is not causal: {rest}"]

@@ -70,3 +70,11 @@ def test_rows_with_more_spans_than_sentinels_are_refused():
 def test_a_sentinel_without_a_place_for_its_number_is_refused():
     with pytest.raises(ValueError, match="sentinel='<x>' must have a {} in the place of its number"):
         span_corruption.Config(sentinel="<x>")
+
+
+def test_an_encoder_that_looks_back_alone_and_a_decoder_that_looks_ahead_are_refused():
+    model = tiny_tasks.config("text", "spans").model
+    with pytest.raises(ValueError, match="model.encoder: attention.causal=True of layer 0 must be False with task"):
+        TASK.must_suit(model.replace(encoder=model.decoder), seq_len=29)
+    with pytest.raises(ValueError, match="model.decoder: attention.causal=False of layer 0 must be True with task"):
+        TASK.must_suit(model.replace(decoder=model.encoder), seq_len=29)
