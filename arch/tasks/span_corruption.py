@@ -53,7 +53,7 @@ class Config(task.Task):
         task.must_reach(model_cfg, max(seq_len, self._lengths(seq_len)[1]))
 
     def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:
-        """Windows of text, cut anew at each index. Each is a dict of
+        """Windows of text, cut anew at each index, of a split but train without regard to the seed. Each is a dict of
 
         source: int32[seq_len], the input. source_positions: int32. source_valid: bool, False for padding.
         tokens: int32[target length], the target one place later. positions, valid: as above.
@@ -62,6 +62,7 @@ class Config(task.Task):
         Raises:
           ValueError: the tokenizer lacks a special token, or the text is too short.
         """
+        seed = seed if split == "train" else 0  # runs of other seeds are validated on the same
         words = tokenized.tokenizer
         sentinels = [words.special(self.sentinel.format(i)) for i in range(self.num_sentinels)]
         start, end = (words.special(text) if text else words.separator for text in (self.start, self.end))

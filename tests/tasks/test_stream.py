@@ -57,9 +57,9 @@ def test_a_run_resumed_on_other_shards_goes_on_in_the_one_stream(data, task):
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_each_epoch_hides_other_tokens_but_validation_always_the_same(data, task):
+def test_each_epoch_hides_other_tokens_but_validation_the_same_whatever_the_seed(data, task):
     train, valid = (task.samples(data, split, seq_len=29, seed=5) for split in ("train", "valid"))
-    again = task.samples(data, "valid", seq_len=29, seed=5)
+    again = task.samples(data, "valid", seq_len=29, seed=6)
     assert equal([valid[i] for i in range(9)], [again[i] for i in range(9)])
     assert not equal([train[i] for i in range(9)], [train[i + train.samples_per_epoch] for i in range(9)])
 
