@@ -2,8 +2,9 @@
 
     goodput = time of the steps whose result was kept / lifetimes of all of the run's processes, so far
 
-A step's time is what the loop took for it, without its wait for the batch. What is lost: starts and compilation, waits
-for data, evaluations, checkpoints and traces, steps that were skipped, steps that a killed process made behind the
+A step's time is what the loop took for it, without waits for data: what of the wait for a batch lies behind the end of
+the device's work, for a wait while it is busy costs nothing. What is lost: starts and compilation, waits for data,
+evaluations, checkpoints, traces and histograms, steps that were skipped, steps that a killed process made behind the
 checkpoint that the next one went on from, and the last moments of that process, of which nothing was written. Not
 counted at all: the time between two processes.
 
@@ -11,11 +12,24 @@ The run's folder remembers: lines of metrics.jsonl that a resume keeps tell of k
 it drops among them, tell how long the earlier processes lived.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
 import pathlib
 import time
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Work(Protocol):
+    """What a device makes, such as a `jax.Array`."""
+
+    def is_ready(self) -> bool:
+        """Whether it is done."""
+
+    def block_until_ready(self):
+        """Returns when it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +71,7 @@ class Clock:
     def __init__(self, began: float, before: Past = Past()):
         self._began, self._before = began, before
         self._kept, self._skipped = before.kept_seconds, before.skipped_steps
+        self._watcher = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self.start(0)
 
     def start(self, step: int) -> None:
@@ -65,16 +80,30 @@ class Clock:
         self._apart = {"data": 0.0, "other": 0.0}
 
     @contextlib.contextmanager
-    def waiting(self):
-        """What happens inside is the wait for a batch."""
-        with self._into("data"):
+    def waiting(self, work: Work | None = None):
+        """What happens inside is the wait for a batch. It counts from when the device has nothing to do.
+
+        Args:
+          work: what the device makes last; None if it has nothing to do. A thread looks at when it is done.
+        """
+        begin = time.perf_counter()
+        done = None if work is None or work.is_ready() else self._watcher.submit(_when_done, work)
+        try:
             yield
+        finally:
+            idle, end = begin, time.perf_counter()
+            if done:
+                idle = done.result() if work.is_ready() else end
+            self._apart["data"] += max(end - idle, 0.0)
 
     @contextlib.contextmanager
     def paused(self):
         """What happens inside belongs to no step."""
-        with self._into("other"):
+        begin = time.perf_counter()
+        try:
             yield
+        finally:
+            self._apart["other"] += time.perf_counter() - begin
 
     def lap(self, step: int, skipped_steps: int) -> dict[str, float]:
         """Ends a lap at this step and begins the next one.
@@ -95,6 +124,10 @@ class Clock:
         self.start(step)
         return {"seconds_per_step": seconds / steps, "data_wait_share": share, **self.so_far()}
 
+    def close(self) -> None:
+        """Ends the thread, once the device is done."""
+        self._watcher.shutdown()
+
     def so_far(self) -> dict[str, float]:
         """`wall_seconds`, `kept_seconds`, `goodput` of the run; the steps of an unfinished lap are among the kept."""
         kept = self._kept + self._lap_seconds() - self._apart["data"]
@@ -104,10 +137,8 @@ class Clock:
     def _lap_seconds(self) -> float:
         return time.perf_counter() - self._start - self._apart["other"]
 
-    @contextlib.contextmanager
-    def _into(self, what: str):
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._apart[what] += time.perf_counter() - begin
+
+def _when_done(work: Work) -> float:
+    with contextlib.suppress(Exception):  # of a computation that failed, which the loop meets where it reads the result
+        work.block_until_ready()
+    return time.perf_counter()

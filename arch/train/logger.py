@@ -71,9 +71,9 @@ class Logger:
         phases = self._startup.seconds | {"total": self._startup.total}
         self._writer.write_scalars(step, {f"perf/startup_{phase}_seconds": s for phase, s in phases.items()})
 
-    def waiting(self):
-        """Context of the wait for a batch."""
-        return self._clock.waiting()
+    def waiting(self, work: clock.Work | None):
+        """Context of the wait for a batch, while the device may still be busy with `work`."""
+        return self._clock.waiting(work)
 
     @contextlib.contextmanager
     def paused(self):
@@ -158,5 +158,6 @@ class Logger:
 
     def close(self) -> None:
         """Closes the files."""
+        self._clock.close()
         self._progress.close()
         self._writer.close()

@@ -73,7 +73,7 @@ class Run:
         self.state, evaluation = start(setup, self.checkpoints)
         self.step = int(self.state.step)
         self.evaluated = (self.step if evaluation else -1, evaluation)
-        self.guard = None
+        self.guard = self.under_way = None
         if self.main:
             provenance.write(setup.workdir, config.to_dict(self.cfg), overrides)
         self.logger = Logger(setup, self.step, startup, self.hparams)
@@ -106,10 +106,11 @@ class Run:
 
     def advance(self, batches: Iterator[dict]) -> None:
         """One step, and what is due behind it."""
-        with self.logger.waiting():
+        with self.logger.waiting(self.under_way):
             rows = next(batches)
         self._heed()
         metrics = self._take(rows)
+        self.under_way = metrics["loss"]
         self.logger.step(self.step, metrics, due=self._due("log"))
         if self._due("eval") or self._due("checkpoint"):
             self.state = self.guard.settle(self.state)

@@ -2,11 +2,13 @@
 
 import json
 import signal
+import threading
 import time
+from unittest import mock
 
 import pytest
 
-from arch.train import clock
+from arch.train import clock, loop
 from tests.train import tiny
 
 
@@ -15,11 +17,31 @@ class Time:
 
     now = 100.0
 
+    def __init__(self):
+        self.read_by_another = threading.Event()
+
     def __call__(self):
-        return self.now
+        now = self.now
+        if threading.current_thread() is not threading.main_thread():
+            self.read_by_another.set()
+        return now
 
     def passes(self, seconds):
         self.now += seconds
+
+
+class Work:
+    """What a device is busy with until it is told to be done."""
+
+    def __init__(self):
+        self.done = threading.Event()
+
+    def is_ready(self):
+        return self.done.is_set()
+
+    def block_until_ready(self):
+        assert self.done.wait(60)
+        raise RuntimeError("a computation that failed")  # does not end the run here
 
 
 @pytest.fixture
@@ -48,6 +70,52 @@ def test_waits_for_data_are_a_share_of_the_lap_and_are_not_kept(now):
     assert watch.lap(4, 0) == dict(
         seconds_per_step=3, data_wait_share=0.25, wall_seconds=12, kept_seconds=9, goodput=0.75
     )
+
+
+def test_a_wait_while_the_device_is_busy_is_no_wait(now):
+    """The loader takes as long as the step: the device is never idle."""
+    watch, work = clock.Clock(began=100.0), [Work() for _ in range(4)]
+    watch.start(0)
+    for one in work:
+        with watch.waiting(one):
+            now.passes(3)
+        one.done.set()
+    lap = watch.lap(4, 0)
+    assert (lap["data_wait_share"], lap["kept_seconds"], lap["goodput"]) == (0, 12, 1)
+    watch.close()
+
+
+def test_a_wait_counts_from_when_the_device_is_done(now):
+    watch, work = clock.Clock(began=100.0), Work()
+    watch.start(0)
+    with watch.waiting(work):
+        now.passes(3)
+        work.done.set()
+        assert now.read_by_another.wait(60)
+        now.passes(2)
+    now.passes(5)
+    assert watch.lap(2, 0)["data_wait_share"] == 0.2
+    watch.close()
+
+
+def test_a_wait_of_a_device_that_was_done_before_counts_whole(now):
+    watch, work = clock.Clock(began=100.0), Work()
+    work.done.set()
+    watch.start(0)
+    with watch.waiting(work):
+        now.passes(3)
+    now.passes(9)
+    assert watch.lap(4, 0)["data_wait_share"] == 0.25
+
+
+def test_the_loop_waits_for_a_batch_beside_the_step_before():
+    run = mock.MagicMock(under_way=None)
+    run._due.return_value = False
+    run._take.side_effect = lambda rows: {"loss": f"loss of {rows}"}
+    batches = iter(["one", "two"])
+    for _ in range(2):
+        loop.Run.advance(run, batches)
+    assert [call.args for call in run.logger.waiting.call_args_list] == [(None,), ("loss of one",)]
 
 
 def test_skipped_steps_are_not_kept(now):
