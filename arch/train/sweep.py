@@ -66,6 +66,8 @@ def read(given: str) -> tuple[Point, ...]:
     function, added = space[names[0]], []
 
     def add(*args, **leaves):
+        if args and "arg" in leaves:
+            raise config.ConfigError(f"point {len(added)} sets both {args} and arg={leaves['arg']!r}: drop one")
         added.append(({"arg": ",".join(args)} if args else {}) | leaves)
 
     offered = {"add": add, "arg": arg, "hyper": hyper}
@@ -130,7 +132,12 @@ def _differ(some: Mapping, other: Mapping, leaf: str) -> bool:
 def _overrides(point: Any, index: int, file: str) -> dict[str, Any]:
     if not isinstance(point, Mapping) or not all(isinstance(leaf, str) for leaf in point):
         raise config.ConfigError(f"{file}: point {index} is {point!r}, and must be a mapping of paths to values")
-    overrides = {leaf.removeprefix("config."): _value(value) for leaf, value in point.items()}
+    overrides = {}
+    for path, value in point.items():
+        leaf = path.removeprefix("config.")
+        if other := next((other for other in overrides if _overlap(leaf, other)), ""):
+            raise config.ConfigError(f"{file}: point {index} sets both {other} and {path}: drop one")
+        overrides[leaf] = _value(value)
     if not isinstance(overrides.get("arg", ""), str):
         raise config.ConfigError(f"{file}: point {index}: arg={overrides['arg']!r} must be of type str")
     return overrides
@@ -148,9 +155,14 @@ def _value(value: Any) -> Any:
 def _check_apart(leaves: Mapping, overrides: Mapping) -> None:
     for leaf in leaves:
         for path in overrides:
-            short, long = sorted((leaf, path), key=len)
-            if long == short or long.startswith((f"{short}.", f"{short}[")):
+            if _overlap(leaf, path):
                 raise config.ConfigError(f"{leaf} is set by the sweep, --config.{path} by the command line: drop one")
+
+
+def _overlap(leaf: str, other: str) -> bool:
+    """Whether two paths are the same, or one a part of what stands at the other."""
+    short, long = sorted((leaf, other), key=len)
+    return long == short or long.startswith((f"{short}.", f"{short}["))
 
 
 def _short(leaf: str, leaves: Sequence[str]) -> str:

@@ -141,6 +141,18 @@ REFUSED = {
     "no mapping": ("def sweep(): return [1]", {}, "point 0 is 1, and must be a mapping"),
     "an argument that is no text": ("def sweep(): return [{'arg': 3}]", {}, "point 0: arg=3 must be of type str"),
     "the same twice": ("def sweep(): return [{'seed': 1}, {}, {'seed': 1}]", {}, "points 0 and 2 are the same"),
+    "the argument twice": ("def sweep(add): add('mlp', arg='hybrid')", {}, "point 0 sets both ('mlp',) and arg"),
+    "a leaf twice": ("def sweep(): return [{'config.seed': 1, 'seed': 2}]", {}, "point 0 sets both seed and seed"),
+    "a block and a leaf of it": (
+        "def sweep(): return [{'model.layers.pattern': (), 'model.layers.pattern[0].dropout': 0.5}]",
+        {},
+        "point 0 sets both model.layers.pattern and model.layers.pattern[0].dropout: drop one",
+    ),
+    "a leaf and the block it is of": (
+        "def sweep(): return [{'model.layers.pattern[0].dropout': 0.5, 'model.layers.pattern': ()}]",
+        {},
+        "point 0 sets both model.layers.pattern[0].dropout and model.layers.pattern: drop one",
+    ),
     "lengths": (
         "def get_hyper(hyper):\n    return hyper.zipit([hyper.sweep('a', [1]), hyper.sweep('b', [1, 2])])",
         {},
