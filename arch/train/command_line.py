@@ -1,13 +1,15 @@
 """What a command line says, or one line on what is wrong with it."""
 
 import contextlib
+import contextvars
 import difflib
 import pathlib
 import re
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from absl import flags
@@ -142,13 +144,27 @@ def leaf_at(tree: Any, path: str) -> Any:
     return tree
 
 
+_POINT: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("point", default=MappingProxyType({}))
+
+
+@contextlib.contextmanager
+def of_point(overrides: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, `override` also sees what a sweep's point gives its leaves."""
+    token = _POINT.set(overrides)
+    try:
+        yield
+    finally:
+        _POINT.reset(token)
+
+
 def override(leaf: str, name: str = "config") -> str:
-    """What this process's command line gives a leaf (`--config.leaf=VALUE`, the last counts), '' for nothing.
+    """What a sweep's point, or this process's command line, gives a leaf (`--config.leaf=VALUE`, the last counts).
 
     For a config file some of whose leaves follow from another, such as the model from `init_from`: overrides are
-    applied only when the file has said which leaves there are.
+    applied only when the file has said which leaves there are. '' if nothing is given.
     """
-    return value_of(sys.argv, rf"{name}\.{leaf}") or ""
+    point = _POINT.get()
+    return str(point[leaf]) if leaf in point else value_of(sys.argv, rf"{name}\.{leaf}") or ""
 
 
 def is_utf8(texts: Sequence[str]) -> bool:

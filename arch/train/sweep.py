@@ -11,7 +11,6 @@ file's colon on the command line. A point's argument is put behind that one, wit
 """
 
 import dataclasses
-import functools
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -99,14 +98,14 @@ def configs(given: str, overrides: Mapping[str, Any], points: Sequence[Point]) -
       ConfigError: a path or value is wrong, or both the command line and a point set a leaf; names the point.
     """
     file, arg = command_line.split(given)
-    load = functools.cache(lambda arg: command_line.load(f"{file}:{arg}" if arg else file))
     cfgs = []
     for point in points:
         try:
-            edge = load(",".join(filter(None, (arg, point.overrides.get("arg", "")))))
-            tree = config.plain(edge)
+            both = ",".join(filter(None, (arg, point.overrides.get("arg", ""))))
             leaves = {leaf: value for leaf, value in point.overrides.items() if leaf != "arg"}
             _check_apart(leaves, overrides)
+            with command_line.of_point(leaves):
+                tree = config.plain(command_line.load(f"{file}:{both}" if both else file))
             for path, value in (*overrides.items(), *leaves.items()):
                 command_line.check_path(tree, path)
                 tree = command_line.replaced(tree, path, value)

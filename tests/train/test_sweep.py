@@ -85,6 +85,16 @@ def test_an_argument_of_a_point_follows_that_of_the_command_line():
         sweep.configs(given, {}, points({"arg": "ffn=moe"}))
 
 
+def test_a_model_that_follows_from_where_the_run_starts_follows_from_the_point(file):
+    given = file(
+        "from arch.train import command_line\n"
+        "def get_config(): return tiny.get_config(command_line.override('init_from'))\n"
+        "def sweep(): return [{'init_from': 'hybrid'}, {'seed': 1}]"
+    )
+    first, second = sweep.configs(given, {}, sweep.read(given))
+    assert (len(first.model.layers.pattern), len(second.model.layers.pattern)) == (2, 1)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
 def test_the_sweep_of_every_config_can_be_run(path):
     if "def sweep(" in path.read_text():
