@@ -19,14 +19,18 @@ from arch.weights.export import export as write_published
 
 def train(
     cfg: experiment.Config, workdir: str, overrides: dict, startup: Startup, hparams: dict | None = None
-) -> None:
-    """`--mode=train`: trains, or goes on training; as a sweep's point, with what the sweep varies as `hparams`."""
+) -> dict[str, float]:
+    """`--mode=train`: trains, or goes on training; as a sweep's point, with what the sweep varies as `hparams`.
+
+    Returns:
+      The metrics of the evaluation at the end; {} if a signal came before it was done.
+    """
     with one_line_errors(ValueError, OSError):
         ready = setup.prepare(cfg, workdir)
         capacity.state_must_fit(ready.plan, ready.mesh)
     startup.mark("setup")
     with one_line_errors(OSError, guard.BadBatchError, start.StartError):
-        loop.train(ready, overrides, startup, hparams)
+        return loop.train(ready, overrides, startup, hparams)
 
 
 def evaluate(cfg: experiment.Config, workdir: str) -> None:

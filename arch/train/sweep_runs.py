@@ -16,11 +16,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from arch import config
-from arch.train import command_line, experiment, modes, provenance, results, setup, sweep
+from arch.train import command_line, experiment, modes, results, setup, sweep
 from arch.train.results import Result
 from arch.train.startup import Startup
 
@@ -138,13 +138,12 @@ def run_point(todo: Sweep, index: int, overrides: Mapping[str, Any], startup: St
         log.info("%s is finished already", point)
         return
     folder = todo.workdir / point.folder
-    with _recorded(todo.workdir, result, main):
-        modes.train(todo.cfgs[index], str(folder), {**overrides, **point.overrides}, startup, todo.hparams(index))
+    args = todo.cfgs[index], str(folder), {**overrides, **point.overrides}, startup, todo.hparams(index)
+    _recorded(lambda: modes.train(*args), todo.workdir, result, main)
 
 
-@contextlib.contextmanager
-def _recorded(workdir: pathlib.Path, result: Result, main: bool) -> Iterator[None]:
-    """Writes a point's record at the beginning and at the end of what happens inside, however it ends."""
+def _recorded(train: Callable[[], Mapping], workdir: pathlib.Path, result: Result, main: bool) -> None:
+    """Calls `train`, whose metrics are {} if a signal stopped it; writes the point's record before and behind it."""
 
     def write(status, error=""):
         result.status, result.error = status, error
@@ -156,7 +155,7 @@ def _recorded(workdir: pathlib.Path, result: Result, main: bool) -> Iterator[Non
     write("running")
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the run minds its signals itself
     try:
-        yield
+        metrics = train()
     except KeyboardInterrupt:
         write("stopped")
         log.info("stopped before the first step")
@@ -164,9 +163,7 @@ def _recorded(workdir: pathlib.Path, result: Result, main: bool) -> Iterator[Non
         write("failed", _first_line(error))
         raise
     else:
-        total = provenance.read_config(workdir / result.folder)["total_steps"]
-        result.step, _, _ = results.measured(workdir / result.folder)
-        write("finished" if result.step >= total else "stopped")
+        write("finished" if metrics else "stopped")
     finally:
         signal.signal(signal.SIGTERM, previous)
 

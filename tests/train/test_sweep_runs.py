@@ -14,7 +14,7 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from arch import config
-from arch.train import modes, results, sweep_runs
+from arch.train import evaluation, modes, results, sweep_runs
 from arch.train.startup import Startup
 from tests.commands import ROOT, Server
 from tests.train import tiny
@@ -53,6 +53,7 @@ def run_point(tmp_path, monkeypatch, train, index=0, points=RATES, **overrides):
 def trained(cfg, workdir, overrides, startup, hparams):
     """As if it had trained to the end."""
     write_run(workdir, cfg.total_steps, cfg)
+    return {"eval/valid/loss": 1.0}
 
 
 def write_run(workdir, step, cfg):
@@ -63,7 +64,7 @@ def write_run(workdir, step, cfg):
 
 def test_a_point_that_trained_to_the_end_is_finished_and_is_not_run_again(tmp_path, monkeypatch):
     calls = []
-    train = lambda *args: (calls.append(args), trained(*args))
+    train = lambda *args: calls.append(args) or trained(*args)
     for _ in range(2):
         run_point(tmp_path, monkeypatch, train, index=1, batch_size=16)
     assert statuses(tmp_path / "run") == {1: "finished"}
@@ -76,7 +77,7 @@ def test_a_point_that_trained_to_the_end_is_finished_and_is_not_run_again(tmp_pa
 
 def test_hyperparameters_are_what_the_points_vary_with_the_value_that_each_has(tmp_path, monkeypatch):
     seen = []
-    train = lambda *args: (seen.append(args[-1]), trained(*args))
+    train = lambda *args: seen.append(args[-1]) or trained(*args)
     points = "[{'seed': 0, 'batch_size': 8}, {'seq_len': 31, 'batch_size': 8}, {'arg': 'hybrid', 'batch_size': 8}]"
     for index in range(3):
         run_point(tmp_path, monkeypatch, train, index, points)
@@ -85,16 +86,29 @@ def test_hyperparameters_are_what_the_points_vary_with_the_value_that_each_has(t
 
 def test_a_finished_point_goes_on_when_its_run_is_to_be_longer(tmp_path, monkeypatch):
     calls = []
-    train = lambda cfg, *args: (calls.append(cfg.total_steps), trained(cfg, *args))
+    train = lambda cfg, *args: calls.append(cfg.total_steps) or trained(cfg, *args)
     for steps in (10, 20, 20):
         run_point(tmp_path, monkeypatch, train, total_steps=steps)
     assert calls == [10, 20]
 
 
 def test_a_point_that_a_signal_ended_early_is_stopped(tmp_path, monkeypatch):
-    run_point(tmp_path, monkeypatch, lambda cfg, workdir, *_: write_run(workdir, cfg.total_steps - 1, cfg))
+    run_point(tmp_path, monkeypatch, lambda cfg, workdir, *_: write_run(workdir, 9, cfg) or {})
     (result,) = results.read(tmp_path / "run")
     assert (result.status, result.step, result.error) == ("stopped", 9, "")
+
+
+def test_a_point_is_finished_only_behind_its_last_evaluation(text, tmp_path, monkeypatch, quick):
+    changes, train, evaluate = {"data.path": str(text), "total_steps": 4}, modes.train, evaluation.evaluate
+    cut = lambda *args, **kwargs: signal.raise_signal(signal.SIGTERM) or evaluate(*args, **kwargs)
+    monkeypatch.setattr(evaluation, "evaluate", cut)
+    run_point(tmp_path, monkeypatch, train, **changes)
+    (result,) = results.read(tmp_path / "run")
+    assert (result.status, result.step, result.last) == ("stopped", 4, {})
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    run_point(tmp_path, monkeypatch, train, **changes)
+    (result,) = results.read(tmp_path / "run")
+    assert (result.status, result.step) == ("finished", 4) and "eval/valid/loss" in result.last
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
