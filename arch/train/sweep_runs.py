@@ -179,7 +179,7 @@ def _first_line(error: BaseException) -> str:
 def _after(todo: Sweep, point: sweep.Point, before: Result, status: int, signals: list, seconds: float) -> Result:
     """The record of a point whose process has ended; written here if the process could not."""
     result = todo.result(point.index)
-    if status in (0, 1, 2) and result.status not in ("", "running"):
+    if status in (0, 1, 2) and result.status not in ("", "running") and result != before:
         return result
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
     result.status, result.error = ("stopped", "") if signals else ("failed", how)

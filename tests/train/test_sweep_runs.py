@@ -204,6 +204,14 @@ def test_a_point_that_crashes_is_recorded_and_the_others_go_on(tmp_path):
     assert [row["index"] for row in json.loads((tmp_path / "results.json").read_text())] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("status", [0, 2])
+def test_an_attempt_that_wrote_no_record_is_not_judged_by_the_one_before(tmp_path, monkeypatch, status):
+    run_point(tmp_path, monkeypatch, lambda *_: {}, points="[{}]")
+    assert statuses(tmp_path / "run") == {0: "stopped"}
+    failed, states = run_all(tmp_path / "run", f"sys.exit({status})", "[{}]")
+    assert failed == 1 and states == {0: ("failed", f"ended with exit status {status}")}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_goes_to_the_point_that_runs_and_ends_the_sweep(tmp_path, number):
     body = f"""
