@@ -2,8 +2,8 @@
 
     WORKDIR/<index>-<overrides>/     a run as any other, and its record (arch/train/results.py)
 
-Finished points are skipped, stopped and failed ones go on where they were. SIGTERM and Ctrl-C end the point that runs
-in a checkpoint, and the sweep with it.
+Finished points are skipped, stopped and failed ones go on where they were. SIGTERM, Ctrl-C and the end of the terminal
+(SIGHUP) end the point that runs in a checkpoint, and the sweep with it.
 """
 
 import contextlib
@@ -188,10 +188,15 @@ def _after(todo: Sweep, point: sweep.Point, before: Result, status: int, signals
     return result
 
 
-class Forwarding:
-    """Context manager in which SIGTERM and SIGINT go to the process that `run` has started, and to all later ones.
+_FORWARDED = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT, signal.SIGHUP: signal.SIGTERM}
+"""The signals that end a sweep, and what the process of its point gets: a run does not know SIGHUP."""
 
-    The process is in a group of its own, so that a terminal's Ctrl-C reaches it once, from here.
+
+class Forwarding:
+    """Context manager in which SIGTERM, SIGINT and SIGHUP end the process that `run` has started, and all later ones.
+
+    The process is in a group of its own, so that a terminal's Ctrl-C reaches it once, from here. Where SIGHUP is
+    ignored it stays so: that is what nohup is for.
     """
 
     def __init__(self):
@@ -199,7 +204,9 @@ class Forwarding:
         self._process: subprocess.Popen | None = None
 
     def __enter__(self):
-        self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        caught = [number for number in _FORWARDED if not (nohup and number == signal.SIGHUP)]
+        self._previous = {number: signal.signal(number, self._on_signal) for number in caught}
         return self
 
     def __exit__(self, *_):
@@ -210,11 +217,11 @@ class Forwarding:
         """The exit status of a command, negative for a signal's number."""
         self._process = subprocess.Popen(command, process_group=0)
         for number in self.signals:  # between the last process and this one
-            self._process.send_signal(number)
+            self._process.send_signal(_FORWARDED[number])
         return self._process.wait()
 
     def _on_signal(self, number, frame):
         del frame
         self.signals.append(number)
         if self._process is not None:
-            self._process.send_signal(number)
+            self._process.send_signal(_FORWARDED[number])

@@ -212,16 +212,34 @@ def test_an_attempt_that_wrote_no_record_is_not_judged_by_the_one_before(tmp_pat
     assert failed == 1 and states == {0: ("failed", f"ended with exit status {status}")}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_goes_to_the_point_that_runs_and_ends_the_sweep(tmp_path, number):
+@pytest.fixture
+def hang_up():
+    """Sets what SIGHUP does."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield lambda action: signal.signal(signal.SIGHUP, action)
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("sent", "heard"),
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), (signal.SIGHUP, signal.SIGTERM)],
+)
+def test_a_signal_goes_to_the_point_that_runs_and_ends_the_sweep(tmp_path, hang_up, sent, heard):
     body = f"""
-signal.signal({int(number)}, lambda *_: (workdir / "heard").touch())
-os.kill(os.getppid(), {int(number)})
+signal.signal({int(heard)}, lambda *_: (workdir / "heard").touch())
+os.kill(os.getppid(), {int(sent)})
 while not (workdir / "heard").exists():
     time.sleep(0.01)
 """
+    hang_up(signal.SIG_DFL)
     failed, states = run_all(tmp_path, body)
     assert failed == 0 and began(tmp_path) == [0] and states == {0: ("stopped", "")}
+
+
+def test_under_nohup_a_sweep_goes_on_without_its_terminal(tmp_path, hang_up):
+    hang_up(signal.SIG_IGN)
+    _, states = run_all(tmp_path, "os.kill(os.getppid(), signal.SIGHUP); sys.exit(3)", "[{}]")
+    assert states == {0: ("failed", "ended with exit status 3")}
 
 
 def test_a_terminal_s_ctrl_c_reaches_a_point_once(tmp_path):
