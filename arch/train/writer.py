@@ -71,7 +71,8 @@ class Writer:
         values = {name: np.asarray(value).item() for name, value in scalars.items()}
         self._line("metrics.jsonl", step, {k: v if math.isfinite(v) else None for k, v in values.items()})
         for name, value in values.items():
-            self._event(step, summary=summary.scalar(name, value))
+            # Not summary.scalar, which warns of every number that is not finite.
+            self._event(step, summary=Summary(value=[Summary.Value(tag=name, simple_value=float(value))]))
         self._flush_now_and_then()
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:

@@ -59,6 +59,13 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
     assert lines(tmp_path) == [{"step": 1, "a": None, "b": None, "c": 1.0}]
 
 
+def test_numbers_that_are_not_finite_are_written_without_a_warning(tmp_path, caplog):
+    with writer.Writer(tmp_path) as w:
+        w.write_scalars(1, {"a": float("nan"), "b": float("inf")})
+    assert np.isnan(scalars(tmp_path, "a")[0][1]) and scalars(tmp_path, "b") == [(1, np.inf)]
+    assert not [record for record in caplog.records if record.name.startswith("tensorboardX")]
+
+
 def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
     with writer.Writer(tmp_path) as w:
         w.write_scalars(1, {"x": 1.0})
