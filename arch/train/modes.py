@@ -1,5 +1,6 @@
 """What `run.py` does in each mode. Errors about the input end in one line, before anything long starts."""
 
+import contextlib
 import json
 import pathlib
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 from arch import tree
 from arch.data import conversations, tokenizer
 from arch.decode import generate as decoding
-from arch.train import capacity, evaluation, experiment, guard, initial, library, loop, restore, setup, start
+from arch.train import capacity, evaluation, experiment, guard, initial, library, lock, loop, restore, setup, start
 from arch.train import verify as verification
 from arch.train.command_line import one_line_errors
 from arch.train.startup import Startup
@@ -25,12 +26,16 @@ def train(
     Returns:
       The metrics of the evaluation at the end; {} if a signal came before it was done.
     """
-    with one_line_errors(ValueError, OSError):
-        ready = setup.prepare(cfg, workdir)
-        capacity.state_must_fit(ready.plan, ready.mesh)
-    startup.mark("setup")
-    with one_line_errors(OSError, guard.BadBatchError, start.StartError):
-        return loop.train(ready, overrides, startup, hparams)
+    with contextlib.ExitStack() as stack:
+        with one_line_errors(ValueError, OSError):
+            if jax.process_index() == 0:
+                setup.check_writable(pathlib.Path(workdir))
+                stack.enter_context(lock.held(workdir))
+            ready = setup.prepare(cfg, workdir)
+            capacity.state_must_fit(ready.plan, ready.mesh)
+        startup.mark("setup")
+        with one_line_errors(OSError, guard.BadBatchError, start.StartError):
+            return loop.train(ready, overrides, startup, hparams)
 
 
 def evaluate(cfg: experiment.Config, workdir: str) -> None:

@@ -93,7 +93,7 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     mesh = meshes.make(cfg.mesh)
     _check_devices(cfg, mesh)
     capacity.batch_must_fit(cfg, mesh)
-    _check_writable(workdir)
+    check_writable(workdir)
     check_same(cfg, workdir)
     data = functools.cache(lambda: dataset.all_valid(cfg.data) if all_valid else _data(cfg, workdir))
     cfg.task.must_suit(cfg.model, seq_len=cfg.seq_len)
@@ -199,7 +199,8 @@ def _check_offload(device: jax.Device) -> None:
         raise ValueError(f"model.layers.remat='offload' must run on devices with pinned host memory; {kind} has none")
 
 
-def _check_writable(workdir: pathlib.Path) -> None:
+def check_writable(workdir: pathlib.Path) -> None:
+    """Makes a folder if there is none. Raises OSError if it cannot be made, or written."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
