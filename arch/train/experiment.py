@@ -122,6 +122,10 @@ FREE = ("dtype", "remat", "dropout")
 """Leaves of the model that may change all the same."""
 
 
+LATER = (*(f"{length}_" for length in ("total", *INTERVALS, "histogram_every")), "mesh.", "checkpoints.", "profile.")
+"""Beginnings of the leaves that may change behind a run's end: no number that it has written is another for them."""
+
+
 def config_dict(**fields):
     """The `ml_collections.ConfigDict` of a run, every leaf present: what `get_config` returns."""
     return config.config_dict(Config, fields)

@@ -1,7 +1,7 @@
 """What became of a sweep's points: a record in each one's folder, and a table that is a function of the records.
 
-    WORKDIR/3-seed=1/result.json     one point: overrides, status, step, evaluations, seconds, error
-    WORKDIR/results.json             all of them, by index
+    WORKDIR/3-seed=1/result.json     one point: overrides, config, status, step, evaluations, seconds, error
+    WORKDIR/results.json             all of them, by index, without their configs
     WORKDIR/results.tsv              the same, a line a point, for a spreadsheet
 
 A status is running, finished, stopped (by a signal; the same command goes on) or failed. `last` is the last evaluation,
@@ -14,7 +14,8 @@ import math
 import pathlib
 from typing import Any
 
-from arch.train import provenance
+from arch import config
+from arch.train import experiment, provenance
 
 FILE = "result.json"
 
@@ -27,7 +28,7 @@ class Result:
       index: of the point.
       folder: its name.
       overrides: what the sweep sets.
-      config: fingerprint of the whole config.
+      config: the whole config, its lengths in the units of the sweep.
       status: running, finished, stopped or failed.
       step: the last with metrics or a checkpoint.
       last: the metrics of the last evaluation.
@@ -39,7 +40,7 @@ class Result:
     index: int
     folder: str
     overrides: dict[str, Any]
-    config: str
+    config: dict[str, Any]
     status: str = "running"
     step: int = 0
     last: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -68,13 +69,36 @@ def read(workdir: pathlib.Path) -> list[Result]:
     return sorted(found, key=lambda result: result.index)
 
 
+def check_done(workdir: pathlib.Path, result: Result, cfg: experiment.Config) -> None:
+    """Refuses another config for a run that is done: its record would tell of one that it never had.
+
+    Raises:
+      ValueError: naming each leaf that changed, with its old and new value.
+    """
+    folder = workdir / result.folder
+    run = provenance.read_config(folder)
+    if run is None or result.step < run["total_steps"]:
+        return
+    old = config.to_dict(experiment.from_dict(result.config))  # leaves that are newer than the record have defaults
+    changed = provenance.diff(old, config.to_dict(cfg))
+    if changed := [line for line in changed if not line.startswith(experiment.LATER)]:
+        raise ValueError(
+            f"the run in {folder} is done, with another config: {'; '.join(changed)}. Undo the change, or take another "
+            "workdir"
+        )
+
+
 def update_table(workdir: pathlib.Path) -> None:
     """Writes both tables from the records, again until they hold the newest, whoever else may write them meanwhile."""
     written = None
-    while (now := [dataclasses.asdict(result) for result in read(workdir)]) != written:
+    while (now := [_row(result) for result in read(workdir)]) != written:
         provenance.write_json(workdir / "results.json", now)
         provenance.write_whole(workdir / "results.tsv", _tsv(now))
         written = now
+
+
+def _row(result: Result) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(result).items() if key != "config"}
 
 
 def _tsv(rows: list[dict]) -> str:

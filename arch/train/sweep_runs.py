@@ -8,7 +8,6 @@ Finished points are skipped, stopped and failed ones go on where they were. SIGT
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import pathlib
@@ -20,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from arch import config
-from arch.train import command_line, experiment, modes, results, setup, sweep
+from arch.train import command_line, experiment, modes, provenance, results, setup, sweep
 from arch.train.results import Result
 from arch.train.startup import Startup
 
@@ -46,12 +45,11 @@ class Sweep:
 
     def result(self, index: int) -> Result:
         """The record of a point; a fresh one if it has not begun, or was of another config."""
-        point = self.points[index]
-        digest = hashlib.sha256(json.dumps(config.to_dict(self.cfgs[index])).encode()).hexdigest()[:16]
+        point, cfg = self.points[index], config.to_dict(self.cfgs[index])
         held = next((each for each in results.read(self.workdir) if each.index == index), None)
         if held is None:
-            return Result(index, point.folder, dict(point.overrides), digest, status="")
-        return held if held.config == digest else dataclasses.replace(held, config=digest, status="")
+            return Result(index, point.folder, dict(point.overrides), cfg, status="")
+        return dataclasses.replace(held, config=cfg, status="") if provenance.diff(held.config, cfg) else held
 
     def hparams(self, index: int) -> dict[str, Any]:
         """What this point's config has at the leaves that vary, for TensorBoard."""
@@ -78,15 +76,16 @@ def check(given: str, overrides: Mapping[str, Any], workdir: str) -> Sweep:
     points = sweep.read(given)
     cfgs = sweep.configs(given, overrides, points)
     folder = pathlib.Path(workdir)
-    for held in results.read(folder):
-        if held.index < len(points):
-            point = points[held.index]
-            if held.overrides != json.loads(json.dumps(dict(point.overrides))):
-                old = sweep.Point(held.index, held.overrides)
-                raise ValueError(f"{old} of {folder} is {point} now: add points at the end, or take another workdir")
+    held = {result.index: result for result in results.read(folder)}
     for point, cfg in zip(points, cfgs):
+        result = held.get(point.index)
+        if result and result.overrides != json.loads(json.dumps(dict(point.overrides))):
+            old = sweep.Point(point.index, result.overrides)
+            raise ValueError(f"{old} of {folder} is {point} now: add points at the end, or take another workdir")
         try:
             setup.check_same(cfg, folder / point.folder)
+            if result:
+                results.check_done(folder, result, cfg)
         except ValueError as error:
             raise ValueError(f"{point}: {error}") from None
     return Sweep(folder, points, tuple(cfgs))

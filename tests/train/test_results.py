@@ -12,7 +12,8 @@ EVALUATIONS = [(2, 5.0, 0.1), (4, 3.0, 0.4), (6, 4.0, 0.5)]
 
 
 def record(index, **fields):
-    return results.Result(index, f"{index}-seed={index}", {"seed": index, "data.path": "a\tb"}, "0" * 16, **fields)
+    overrides = {"seed": index, "data.path": "a\tb"}
+    return results.Result(index, f"{index}-seed={index}", overrides, {"batch_size": 8} | overrides, **fields)
 
 
 def write_metrics(workdir, index, evaluations=EVALUATIONS):

@@ -92,6 +92,23 @@ def test_a_finished_point_goes_on_when_its_run_is_to_be_longer(tmp_path, monkeyp
     assert calls == [10, 20]
 
 
+def test_a_finished_point_keeps_its_config(tmp_path, monkeypatch):
+    run_point(tmp_path, monkeypatch, trained, index=1)
+    given, workdir = write_config(tmp_path), str(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"point 1 \(.*\): .* is done, with another config: optimizer.b2: .* -> 0.5. "):
+        sweep_runs.check(given, {"optimizer.b2": 0.5}, workdir)
+    with pytest.raises(ValueError, match="optimizer.b2: .* -> 0.5"):  # however much longer its run is to be
+        sweep_runs.check(given, {"optimizer.b2": 0.5, "total_steps": 20}, workdir)
+    sweep_runs.check(given, {"mesh.data": 2, "eval_every_steps": 2, "total_steps": 20}, workdir)
+
+
+def test_a_point_that_is_not_finished_may_go_on_with_another_config(tmp_path, monkeypatch):
+    run_point(tmp_path, monkeypatch, lambda cfg, workdir, *_: write_run(workdir, 9, cfg) or {})
+    run_point(tmp_path, monkeypatch, trained, **{"optimizer.b2": 0.5})
+    (result,) = results.read(tmp_path / "run")
+    assert result.status == "finished" and result.config["optimizer"]["b2"] == 0.5
+
+
 def test_a_point_that_a_signal_ended_early_is_stopped(tmp_path, monkeypatch):
     run_point(tmp_path, monkeypatch, lambda cfg, workdir, *_: write_run(workdir, 9, cfg) or {})
     (result,) = results.read(tmp_path / "run")
