@@ -71,8 +71,8 @@ class Histograms:
         return bool(self._every and step % self._every == 0)
 
     def before(self, params: tree.Tree) -> None:
-        """Keeps a copy of the parameters that such a step will change."""
-        self._before = _copy(params)
+        """Keeps a copy of the parameters that such a step will change; waits until it is made."""
+        self._before = jax.block_until_ready(_copy(params))
 
     def after(self, params: tree.Tree) -> dict[str, Histogram]:
         """Of the changed parameters, `parameters/<path>`, and of the change, `updates/<path>`."""

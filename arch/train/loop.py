@@ -125,7 +125,8 @@ class Run:
         number = self.step + 1
         if self.histograms.due(number):
             self.state = self.guard.settle(self.state)
-            self.histograms.before(self.state.params)
+            with self.logger.paused():
+                self.histograms.before(self.state.params)
         if self.tracer.begins(number):
             with self.logger.paused():
                 self.tracer.begin(self.state)
@@ -141,7 +142,8 @@ class Run:
                 self.tracer.end(self.state)
         if self.histograms.due(number):
             self.state = self.guard.settle(self.state)
-            self.logger.histograms(number, self.histograms.after(self.state.params))
+            with self.logger.paused():
+                self.logger.histograms(number, self.histograms.after(self.state.params))
         return metrics
 
     def _due(self, what: str) -> bool:

@@ -79,7 +79,7 @@ NAMES = (
     Name("eval/<split>/accuracy", "", "evaluation", "of the main term"),
     Name("eval/<split>/<term>_loss", "nats", "evaluation", "of another term"),
     Name("eval/<split>/<term>_accuracy", "", "evaluation", "of another term"),
-    Name("perf/seconds_per_step", "s", "log", "since the last line, without evaluations, checkpoints and traces"),
+    Name("perf/seconds_per_step", "s", "log", "since the last line, less evaluations, checkpoints, traces, histograms"),
     Name("perf/tokens_per_second", "1/s", "log", "tokens of a batch, padding among them, by that time"),
     Name("perf/data_wait_share", "", "log", "part of that time in which the device was idle, for want of a batch"),
     Name("perf/tflops_per_second", "1e12/s", "log", "model FLOPs by that time, a device (arch/train/utilization.py)"),

@@ -1,6 +1,8 @@
 """The loop: one trace, a donated state, one line of metrics a step, and an end at numbers that are not finite."""
 
+import contextlib
 import re
+from unittest import mock
 
 import jax
 import pytest
@@ -61,6 +63,26 @@ def test_the_loss_falls(workdir):
 
 def test_every_step_is_logged_once(workdir):
     assert [step for step, name, _ in tiny.curve(workdir) if name == "train/loss"] == list(range(1, 11))
+
+
+def test_histograms_take_no_time_of_a_step():
+    run, events = mock.MagicMock(step=6), []
+
+    def told(name, result=None):
+        return lambda *_: events.append(name) or result
+
+    @contextlib.contextmanager
+    def paused():
+        events.append("pause")
+        yield
+        events.append("go on")
+
+    run.startup.seconds, run.tracer.begins.return_value, run.tracer.ends.return_value = {"step": 1.0}, False, False
+    run.guard.settle, run.guard.take = told("settle", run.state), told("take", (run.state, {}))
+    run.histograms.before, run.histograms.after = told("before"), told("after")
+    run.logger.paused, run.logger.histograms = paused, told("write")
+    loop.Run._take(run, {})
+    assert events == ["settle", "pause", "before", "go on", "take", "settle", "pause", "after", "write", "go on"]
 
 
 def test_evaluations_are_at_their_steps_and_at_the_end(workdir):
