@@ -5,6 +5,7 @@ Everything that can be wrong with a config, a workdir or a corpus is found here,
 
 import dataclasses
 import functools
+import logging
 import pathlib
 import shutil
 from typing import Any
@@ -23,6 +24,8 @@ from arch.train import capacity, experiment, provenance
 from arch.train import state as states
 from arch.train.objective import summary
 from arch.train.step import eval_step
+
+log = logging.getLogger("arch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +62,17 @@ class Setup:
 
     @functools.cached_property
     def evaluated(self) -> dict[str, Any]:
-        """The batches of each evaluation by its name: 'valid', all of that split; of a mixture also each source."""
-        parts = {"valid": self.data} | dataset.by_source(self.data)
-        return {name: self._batches(part, "valid") for name, part in parts.items()}
+        """The batches of each evaluation by its name: 'valid', all of that split; of a mixture also each source.
+
+        A source whose documents alone are too few to make a sample of is left out, which the log says.
+        """
+        found = {"valid": self._batches(self.data, "valid")}
+        for name, part in dataset.by_source(self.data).items():
+            try:
+                found[name] = self._batches(part, "valid")
+            except ValueError as error:
+                log.warning("no evaluation of the source %s by itself: %s", name, error)
+        return found
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:

@@ -57,6 +57,17 @@ def test_each_source_of_a_mixture_is_evaluated_by_its_name(mixed, quick):
     assert low - 0.01 < metrics["eval/valid/loss"] < high + 0.01  # windows that hold the border are of neither
 
 
+def test_a_source_that_is_too_small_to_be_evaluated_alone_is_named_in_the_log(text, tmp_path, caplog):
+    small = tmp_path / "small.txt"
+    small.write_text("three documents " * 18)  # of which one is for validation, and would want another to be paired
+    parts = tuple({"path": str(path), "weight": 1.0, "piece_chars": 97} for path in (text, small))
+    cfg = tiny_tasks.config(text, "pairs", **{"data.path": "", "data.piece_chars": 8192, "data.mixture": parts})
+    ready = tiny.prepare(cfg, tmp_path / "run")
+    assert ready.evaluated.keys() == {"valid", "text"}
+    rule = "1 documents of two tokens or more must be at least 2, to pair them (valid)"
+    assert {*caplog.messages} == {f"no evaluation of the source small by itself: {rule}"}
+
+
 def test_the_sources_documents_are_those_of_the_split(mixed):
     whole, parts = mixed.data.splits["valid"], dataset.by_source(mixed.data)
     assert sum(len(part.splits["valid"].tokens) for part in parts.values()) == len(whole.tokens)
