@@ -75,7 +75,8 @@ class Run:
         self.evaluated = (self.step if evaluation else -1, evaluation)
         self.guard = self.under_way = None
         if self.main:
-            provenance.write(setup.workdir, config.to_dict(self.cfg), overrides)
+            done = self.step >= self.cfg.total_steps
+            provenance.write(setup.workdir, config.to_dict(self.cfg), overrides, done=done)
         self.logger = Logger(setup, self.step, startup, self.hparams)
         self.histograms = Histograms(self.cfg.histogram_every_steps)
         self.tracer = Tracer(self.cfg.profile, setup.workdir, enabled=self.main)

@@ -8,6 +8,7 @@
 import datetime
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import platform
@@ -21,22 +22,30 @@ import jax
 
 from arch import config
 
+log = logging.getLogger("arch")
 _PACKAGES = ("arch-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _ABSENT = object()
 
 
-def write(workdir, cfg: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+def write(workdir, cfg: Mapping[str, Any], overrides: Mapping[str, Any], *, done: bool = False) -> None:
     """Writes the three files, each whole or not at all. To be called by process 0 at every start.
+
+    A run that is done keeps those that it has; the log says what another config would have changed.
 
     Args:
       workdir: the run's folder, created if absent.
       cfg: the config as a nested dict of plain values (`config.to_dict`).
       overrides: the leaves that the command line changed, by path.
+      done: no step is left to take.
 
     Raises:
       OSError: the folder cannot be written.
     """
     workdir = pathlib.Path(workdir)
+    if done and (old := read_config(workdir)) is not None:
+        if changed := diff(old, cfg):
+            log.info("the run is done, and keeps the config that it had: %s is ignored", "; ".join(changed))
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", {"format_version": config.FORMAT_VERSION, "config": cfg})
     write_json(workdir / "overrides.json", overrides)

@@ -7,7 +7,7 @@ from unittest import mock
 import jax
 import pytest
 
-from arch.train import loop, modes
+from arch.train import loop, modes, provenance
 from arch.train import state as states
 from arch.train.startup import Startup
 from tests.train import tiny
@@ -106,6 +106,11 @@ def test_a_finished_run_evaluates_nothing_anew(workdir, text):
     (last,) = [line for line in before if "eval/valid/loss" in line and line["step"] == 10]
     assert {"step": 10, **tiny.train(tiny.config(text), workdir)} == last
     assert tiny.metrics(workdir) == before
+
+
+def test_a_finished_run_keeps_the_config_that_it_had(workdir, text):
+    tiny.train(tiny.config(text, **{"optimizer.learning_rate": 0.5}), workdir)
+    assert provenance.read_config(workdir)["optimizer"]["learning_rate"] == 0.01
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_name_step_and_samples(text, tmp_path, capsys):

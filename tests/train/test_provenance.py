@@ -35,6 +35,16 @@ def test_versions_say_what_ran_where_and_on_what(tmp_path, monkeypatch):
     assert entry["date"].endswith("+00:00")
 
 
+def test_a_run_that_is_done_keeps_its_record_and_says_what_another_config_would_change(tmp_path, caplog):
+    caplog.set_level("INFO", logger="arch")
+    provenance.write(tmp_path, CONFIG, {"seed": 3}, done=True)
+    assert read(tmp_path, "config.json")["config"]["seed"] == 3 and not caplog.messages
+    provenance.write(tmp_path, CONFIG | {"seed": 4}, {"seed": 4}, done=True)
+    assert read(tmp_path, "config.json")["config"]["seed"] == 3 and read(tmp_path, "overrides.json") == {"seed": 3}
+    assert len(read(tmp_path, "versions.json")) == 1
+    assert caplog.messages == ["the run is done, and keeps the config that it had: seed: 3 -> 4 is ignored"]
+
+
 def test_each_start_adds_an_entry(tmp_path):
     for _ in range(3):
         provenance.write(tmp_path, CONFIG, {})
