@@ -16,7 +16,10 @@ PARTS = {
     "phase": ("imports|setup|state|compile|step|total", "of a start; step: the first one; total: all"),
     "split": (r"[^/]+", "'valid' for all of the validation split; of a mixture also what each source's path is called"),
     "term": (r"[a-z]\w*", "a task's second loss, such as BERT's next_sentence"),
-    "layer": (r"(?:layers|encoder|decoder)/\d+(?:/\w+)?", "path of a layer; layers/3/moe_1 for its second mixture"),
+    "layer": (
+        r"(?:(?:encoder|decoder)/)?layers/\d+(?:/\w+)?",
+        "path of a layer, decoder/layers/3 where there is an encoder, too; layers/3/moe_1 for its second mixture",
+    ),
     "loss": (
         "balance|router_z|importance|load|entropy",
         "balance: least in perfect balance (arch/ops/routing/losses.py); router_z: of the logits' size; "
@@ -26,7 +29,7 @@ PARTS = {
     "device": (r"\d+", "JAX's number of a local device of process 0, where it tells of its memory"),
     "path": (r"\w+(?:/\w+)+", "of a parameter, layer by layer: layers/3/attention/query"),
     "statistic": (r"\w+(?:/\d+)?", "as the sublayer calls it; of an array each entry"),
-    "sublayer": (r"(?:layers|encoder|decoder)/\d+/\w+", "path of the sublayer's parameters"),
+    "sublayer": (r"(?:(?:encoder|decoder)/)?layers/\d+/\w+", "path of the sublayer's parameters"),
 }
 """What each part in angle brackets may be: a regular expression, and words."""
 

@@ -3,12 +3,16 @@
 import gzip
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from arch import config
 from arch.layers.contract import Aux
+from arch.layers.weight import unbox
+from arch.models import decoder, encoder, encoder_decoder
 from arch.tasks import next_token
 from arch.train import loop, names, report, utilization
 from arch.train.startup import Startup
@@ -90,6 +94,29 @@ def test_metrics_and_events_hold_the_same_numbers(events, workdir):
         expected = [(line["step"], line[name]) for line in lines if name in line]
         shown = [(event.step, event.value) for event in events.Scalars(name)]
         assert shown == [(step, pytest.approx(value, rel=1e-6)) for step, value in expected], name
+
+
+MODELS = {
+    decoder: dict(layers=LAYERS),
+    encoder: dict(layers=LAYERS, head=dict(name="masked_lm")),
+    encoder_decoder: dict(encoder=LAYERS, decoder=LAYERS),
+}
+
+
+@pytest.mark.parametrize("file", MODELS, ids=lambda file: file.__name__.rsplit(".", 1)[-1])
+def test_what_the_layers_of_any_model_tell_has_one_row(file, monkeypatch):
+    with_everything(monkeypatch)
+    model = config.from_dict(file.Config, dict(vocab_size=13, embed_dim=8) | MODELS[file]).make()
+    tokens = jnp.zeros((3, 5), jnp.int32)
+
+    def stats():
+        params = unbox(model.init(jax.random.key(0), tokens)["params"])
+        inputs = (tokens, tokens) if file is encoder_decoder else (tokens,)
+        return model.apply({"params": params}, *inputs, method="hidden").aux.stats
+
+    told = report.layer_scalars({name: np.ones(leaf.shape) for name, leaf in jax.eval_shape(stats).items()})
+    found = {names.find(name).pattern for name in told}
+    assert found == {row.pattern for row in names.NAMES if row.pattern.startswith(("moe/<layer>", "<sublayer>"))}
 
 
 @pytest.mark.parametrize("name", ["train/nonsense", "perf/startup_lunch_seconds", "moe/layers/load_max", "loss"])
