@@ -122,6 +122,14 @@ def one_undivided(demand, name: str) -> None:
         )
 
 
+def gate_lives(demand, name: str) -> None:
+    """Raises ValueError where a token's only weight is divided by itself: it is 1, and teaches the router nothing."""
+    if demand.k == 1 and demand.renormalize:
+        raise ValueError(
+            f"renormalize=True must be False with top_k=1 and router={name!r}: divided by itself it has no gradient"
+        )
+
+
 def fits(groups, demand) -> None:
     """Raises ValueError when the experts do not lie in so many groups."""
     if demand.num_experts % groups.num_groups:

@@ -6,7 +6,7 @@ import jax
 
 from arch import config
 from arch.ops.routing import forced
-from arch.routers._router import Router, fold
+from arch.routers._router import Router, fold, gate_lives
 
 
 @config.frozen
@@ -26,6 +26,9 @@ class Config(Router):
     def check(self):
         if self.kind != "skewed" and self.share != 1.0:
             raise ValueError(f"share={self.share} must be 1.0 with kind={self.kind!r}, only 'skewed' has a share")
+
+    def must_suit(self, demand):
+        gate_lives(demand, "forced")
 
     def route(self, own, logits, x, context, key, demand):
         """By position."""

@@ -30,9 +30,10 @@ class Config(Router):
         return {"importance": self.importance_weight, "load": self.load_weight}
 
     def must_suit(self, demand):
-        if demand.k >= demand.num_experts:
+        if not 1 < demand.k < demand.num_experts:
             raise ValueError(
-                f"top_k={demand.k} must be below num_experts={demand.num_experts} with router='noisy_top_k'"
+                f"top_k={demand.k} must be above 1, where the gate has a gradient, and below "
+                f"num_experts={demand.num_experts} with router='noisy_top_k'"
             )
 
     def start(self, embed_dim):

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from arch import config
 from arch.ops.routing import sigmoid
-from arch.routers._router import Router, fits
+from arch.routers._router import Router, fits, gate_lives
 
 
 @config.frozen
@@ -29,6 +29,7 @@ class Config(Router):
 
     def must_suit(self, demand):
         fits(self, demand)
+        gate_lives(demand, "sigmoid")
         if self.top_groups == self.num_groups:
             return
         if demand.k % self.top_groups:

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from arch import config
 from arch.ops.routing import top_k
-from arch.routers._router import Router, fits
+from arch.routers._router import Router, fits, gate_lives
 
 
 @config.frozen
@@ -30,6 +30,11 @@ class Config(Router):
 
     def must_suit(self, demand):
         fits(self, demand)
+        gate_lives(demand, "top_k")
+        if demand.k == 1 and self.order == "select_then_softmax":
+            raise ValueError(
+                f"order={self.order!r} must be 'softmax_then_select' with top_k=1: the softmax of one has no gradient"
+            )
         within = demand.num_experts // self.num_groups * self.top_groups
         if demand.k > within:
             raise ValueError(f"top_k={demand.k} must be at most {within}, the experts in top_groups={self.top_groups}")

@@ -228,5 +228,5 @@ def test_a_mixtral_is_read_without_losses_of_the_router():
 
 
 def test_a_mixtral_that_trains_with_losses_of_the_router_is_written_like_one_without():
-    cfg = mixtral.compose(**LLAMA, num_experts=3, top_k=1, window=4, balance_weight=0.1, z_weight=0.2)
+    cfg = mixtral.compose(**LLAMA, num_experts=3, top_k=2, window=4, balance_weight=0.1, z_weight=0.2)
     assert mixtral.write(cfg) == written("mixtral")

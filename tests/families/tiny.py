@@ -56,7 +56,7 @@ TINY = {
     "llama_llama3": (llama, llama.compose(**LLAMA, position=LLAMA3)),
     "mistral": (mistral, mistral.compose(**LLAMA, num_kv_heads=3, window=4)),
     "mistral_full": (mistral, mistral.compose(**LLAMA, position=rope.Config(theta=9.0))),
-    "mixtral": (mixtral, mixtral.compose(**LLAMA, num_experts=3, top_k=1, window=4)),
+    "mixtral": (mixtral, mixtral.compose(**LLAMA, num_experts=3, top_k=2, window=4)),
     "bloom": (bloom, bloom.compose(**SIZES, residual_dropout=0.1)),
     "mamba": (mamba_lm, mamba_lm.compose(vocab_size=11, embed_dim=12, num_layers=2, state_dim=3)),
     "mamba_rank": (

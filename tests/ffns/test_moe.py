@@ -112,7 +112,7 @@ def test_there_is_no_bias_without_a_rate():
 
 # In a decoder
 
-BIASED = moe.Config(num_experts=3, top_k=1, hidden_dim=4, bias_rate=0.25)
+BIASED = moe.Config(num_experts=3, top_k=1, hidden_dim=4, renormalize=False, bias_rate=0.25)
 
 
 def _decoder(*, group=""):

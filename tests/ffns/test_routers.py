@@ -34,7 +34,7 @@ SIZES = dict(num_experts=5, hidden_dim=3)
 ONE, UNDIVIDED = dict(top_k=1, renormalize=False), dict(top_k=2, renormalize=False)
 CONFIGS = {
     "top_k": moe.Config(
-        top_k=2, router=top_k.Config(order="select_then_softmax", jitter=0.1, drop_experts=0.5), **SIZES
+        top_k=2, router=top_k.Config(order="select_then_softmax", jitter=0.1, drop_experts=0.2), **SIZES
     ),
     "sigmoid": moe.Config(top_k=2, bias_rate=0.1, router=sigmoid.Config(scale=2.5), **SIZES),
     "noisy_top_k": moe.Config(top_k=2, balance_weight=0.0, z_weight=0.0, router=noisy_top_k.Config(), **SIZES),
@@ -65,7 +65,11 @@ def test_every_router_is_here_and_is_chosen_by_its_file_s_name():
 
 
 class Trained:
-    """One router's layer in training: its routing, its output by two dispatches, its losses and their gradient."""
+    """One router's layer in training: its routing, its output by two dispatches, the gradient of each loss.
+
+    Attributes:
+      gradient: of the squared 'output' and of each loss, by every weight: {'balance': {'router': ...}}.
+    """
 
     def __init__(self, cfg):
         self.cfg, self.x = cfg, inputs(ROWS, TOKENS)
@@ -77,17 +81,23 @@ class Trained:
 
         def losses(params):
             out = dense.apply({"params": params}, self.x, self.given)
-            return sum(out.aux.losses.values()), out
+            return {"output": jnp.sum(out.x**2), **out.aux.losses}, out
 
         def everything(params):
             own = lambda name, *_, **__: params[name]
             key = self.given.key
             logits = cfg.router.logits(own, self.x, key, self.demand)
             routed = cfg.router.route(own, logits, self.x, self.given, key, self.demand)
-            (_, by_dense), gradient = jax.value_and_grad(losses, has_aux=True)(params)
+            gradient, by_dense = jax.jacrev(losses, has_aux=True)(params)
             return routed, cfg.make().apply({"params": params}, self.x, self.given), by_dense, gradient
 
         self.routed, self.out, self.dense, self.gradient = jit(everything)(self.params)
+
+
+def reaches(trained, loss, name):
+    """Whether the gradient of a loss by a weight is more than rounding: a constant loss has one, too."""
+    value = jnp.sum(trained.dense.x**2) if loss == "output" else trained.dense.aux.losses[loss]
+    return bool(jnp.max(jnp.abs(trained.gradient[loss][name])) > 1e-4 * value)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -110,11 +120,26 @@ def test_the_layer_computes_the_pairs_of_its_router(trained):
     assert not np.any(np.asarray(trained.out.x)[~np.asarray(trained.given.valid)])
 
 
+def test_the_gate_s_gradient_is_nonzero(trained):
+    """The output alone, without any loss of the router's, teaches the router."""
+    if trained.cfg.router.matrices:
+        assert reaches(trained, "output", "router")
+
+
+def test_each_of_its_losses_reaches_the_router(trained):
+    cfg = trained.cfg
+    factors = {"balance": cfg.balance_weight, "router_z": cfg.z_weight, **cfg.router.loss_weights}
+    assert {loss for loss in factors if cfg.router.matrices and reaches(trained, loss, "router")} == {
+        loss for loss, factor in factors.items() if factor
+    }
+
+
 def test_its_losses_reach_its_own_weights_alone(trained):
     matrices = ("router", "router_noise")[: trained.cfg.router.matrices]
-    for name, gradient in trained.gradient.items():
-        assert np.isfinite(gradient).all(), name
-        assert np.any(gradient != 0) == (name in matrices), name
+    for loss in trained.out.aux.losses:
+        for name, gradient in trained.gradient[loss].items():
+            assert np.isfinite(gradient).all(), (loss, name)
+            assert name in matrices or not np.any(gradient), (loss, name)
 
 
 def test_its_own_losses_stand_beside_the_common_ones(trained):
@@ -199,7 +224,15 @@ def test_without_tokens_a_hash_router_says_so():
         (dict(router=gshard.Config(), bias_rate=0.1), "bias_rate=0.1 must be 0 with router='gshard'"),
         (dict(router=gshard.Config(), renormalize=False), "renormalize=False must be True with router='gshard'"),
         (dict(router=gshard.Config(), top_k=1), "top_k=1 must be 2 with router='gshard'"),
-        (dict(router=noisy_top_k.Config(), top_k=6), "top_k=6 must be below num_experts=6"),
+        (dict(router=noisy_top_k.Config(), top_k=6), "top_k=6 must be above 1, .* and below num_experts=6"),
+        (dict(router=noisy_top_k.Config(), top_k=1), "top_k=1 must be above 1, where the gate has a gradient"),
+        (dict(top_k=1), "renormalize=True must be False with top_k=1 and router='top_k'"),
+        (dict(router=sigmoid.Config(), top_k=1), "renormalize=True must be False with top_k=1 and router='sigmoid'"),
+        (dict(router=forced.Config(), top_k=1), "renormalize=True must be False with top_k=1 and router='forced'"),
+        (
+            dict(router=top_k.Config(order="select_then_softmax"), top_k=1, renormalize=False),
+            "order='select_then_softmax' must be 'softmax_then_select' with top_k=1",
+        ),
         (dict(router=sigmoid.Config(num_groups=4)), "num_groups=4 must divide num_experts=6"),
         (dict(router=top_k.Config(num_groups=6), top_k=2), "top_k=2 must be at most 1, the experts in top_groups=1"),
         (dict(router=threshold.Config()), "renormalize=True must be False with router='threshold'"),

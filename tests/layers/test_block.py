@@ -93,7 +93,7 @@ def test_dropout_is_off_when_deterministic():
 
 
 def test_statistics_stand_under_the_sublayer_s_label():
-    cfg, params = _layer(sublayers=(MIXER, moe.Config(num_experts=3, top_k=1, hidden_dim=5)))
+    cfg, params = _layer(sublayers=(MIXER, moe.Config(num_experts=3, top_k=2, hidden_dim=5)))
     aux = cfg.make().apply({"params": params}, inputs(), context(inputs())).aux
     assert "moe/expert_load" in aux.stats and set(aux.losses) == {"balance", "router_z"}
 

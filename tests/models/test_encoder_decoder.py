@@ -145,7 +145,7 @@ def test_generation_takes_the_likeliest_token_of_each_full_pass(run):
 
 
 def test_both_stacks_tell_the_trainer_and_move_their_buffers():
-    ffn = moe.Config(num_experts=3, top_k=1, hidden_dim=5, bias_rate=0.5, balance_weight=0.1)
+    ffn = moe.Config(num_experts=3, top_k=2, hidden_dim=5, bias_rate=0.5, balance_weight=0.1)
     run = Run(T5.replace(encoder=layers("encoder", ffn), decoder=layers("decoder", ffn)))
     aux = run.pair(run.params, IN, OUT).aux
     bias = {path: leaf for path, leaf in tree.paths(run.canonical).items() if path.endswith("router_bias")}

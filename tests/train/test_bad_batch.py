@@ -89,7 +89,7 @@ def test_a_config_refuses_more_steps_than_the_window_holds():
         bad_batch.Config(spike_after=129)
 
 
-MOE = dict(name="moe", num_experts=3, top_k=1, hidden_dim=5, bias_rate=0.125)
+MOE = dict(name="moe", num_experts=3, top_k=2, hidden_dim=5, bias_rate=0.125)
 MODEL = dict(vocab_size=13, embed_dim=6, layers=dict(pattern=(dict(sublayers=(MOE,)),), repeats=2))
 
 

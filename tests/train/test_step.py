@@ -18,7 +18,9 @@ from arch.train.step import eval_step, train_step
 
 ROWS, TOKENS, VOCAB = 4, 11, 13
 TOKEN_BYTES = np.arange(VOCAB) % 3
-MOE = dict(num_experts=3, top_k=1, hidden_dim=5, balance_weight=0.3, z_weight=0.2, bias_rate=0.125)
+MOE = dict(
+    num_experts=3, top_k=1, renormalize=False, hidden_dim=5, balance_weight=0.3, z_weight=0.2, bias_rate=0.125
+)
 MODEL = dict(
     vocab_size=VOCAB,
     embed_dim=6,
