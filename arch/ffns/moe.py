@@ -113,7 +113,7 @@ class Config(SublayerConfig):
         return (self.num_experts - self.top_k) * 3 * embed_dim * self.hidden_dim
 
     def update(self, buffers: Mapping, stats: Mapping) -> dict:
-        """The next balancing bias, from the experts' loads."""
+        """The next balancing bias, from the loads that the router asked for: a full expert is above its share, too."""
         bias = losses.balanced_bias(buffers["router_bias"], stats["expert_load"], rate=self.bias_rate)
         return dict(buffers) | {"router_bias": bias}
 

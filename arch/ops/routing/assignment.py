@@ -27,6 +27,8 @@ class TokenChoice:
       weights: [b t c] float32 factors of their outputs, 0 where not kept.
       probabilities: [b t e] float32 the router's scores of all experts, which sum to one; balance losses read them.
       kept: [b t c] False where the pair is not computed: dropped, not needed, or of a token that is padding.
+      asked: [b t c] the experts that the router wanted before any pair was dropped because its expert is full, -1 for
+        none.
       losses: what this router's paper adds to the objective beside the common losses, not yet weighted.
     """
 
@@ -34,6 +36,7 @@ class TokenChoice:
     weights: Float[Array, "b t c"]
     probabilities: Float[Array, "b t e"]
     kept: Bool[Array, "b t c"]
+    asked: Int[Array, "b t c"]
     losses: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 

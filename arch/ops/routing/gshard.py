@@ -9,12 +9,10 @@ our E. A second choice that chance discards takes no place, as in the released c
 it. Published: capacity 2 n / E, a factor of 1 here; the released code has 2.0 in training and evaluation.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
-from arch.ops.routing import capacity, top_k
+from arch.ops.routing import capacity, scores, top_k
 from arch.ops.routing.assignment import TokenChoice
 from arch.typing import Array, Bool, Float, Key
 
@@ -37,6 +35,5 @@ def route(
     routing = top_k.route(logits, real, k=2, renormalize=True)
     if key is not None:
         second = 2 * routing.weights[..., 1] > jax.random.uniform(key, real.shape)
-        kept = routing.kept & jnp.stack([jnp.ones_like(second), second], axis=-1)
-        routing = dataclasses.replace(routing, kept=kept, weights=jnp.where(kept, routing.weights, 0))
+        routing = scores.narrowed(routing, routing.kept & jnp.stack([jnp.ones_like(second), second], axis=-1))
     return capacity.drop(routing, real, capacity_factor=capacity_factor)

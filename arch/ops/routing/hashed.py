@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arch.ops.routing import scores
 from arch.ops.routing.assignment import TokenChoice
 from arch.typing import Array, Bool, Int
 
@@ -29,8 +30,7 @@ def route(
     experts = table[ids % table.shape[0]]
     weights = jnp.full(experts.shape, 1 / experts.shape[-1], jnp.float32)
     probabilities = jnp.mean(jax.nn.one_hot(experts, num_experts, dtype=jnp.float32), axis=2)
-    kept = jnp.broadcast_to(real[..., None], experts.shape)
-    return TokenChoice(experts, jnp.where(kept, weights, 0), probabilities, kept)
+    return scores.keep_all(experts, weights, probabilities, real)
 
 
 def random_table(vocab_size: int, *, num_experts: int, k: int = 1, seed: int = 0) -> np.ndarray:

@@ -4,6 +4,8 @@
     sigmoid   s_i = 1 / (1 + exp(-l_i)),   p_i = s_i / sum_j s_j      DeepSeek-V3, 2024, arXiv 2412.19437, eq. 15 and 20
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -56,7 +58,13 @@ def keep_all(
 ) -> TokenChoice:
     """The choice of which every pair of a real token is kept."""
     kept = jnp.broadcast_to(real[..., None], experts.shape)
-    return TokenChoice(experts, jnp.where(kept, weights, 0), probabilities, kept)
+    return narrowed(TokenChoice(experts, weights, probabilities, kept, experts), kept)
+
+
+def narrowed(routing: TokenChoice, wanted: Bool[Array, "b t c"]) -> TokenChoice:
+    """The routing of which these pairs alone are wanted."""
+    weights, asked = jnp.where(wanted, routing.weights, 0), jnp.where(wanted, routing.experts, -1)
+    return dataclasses.replace(routing, weights=weights, kept=wanted, asked=asked)
 
 
 def within_groups(

@@ -1,9 +1,10 @@
 """What routing looks like, for the log: loads of the experts, and how sure the router is.
 
-    load_i     = assignments to expert i / all assignments
+    load_i     = assignments to expert i / all assignments, both as the router asked for them, before any was dropped
     cv         = standard deviation of the loads over the experts / their mean 1 / E
     entropy    = mean over tokens of -sum_i p_i log p_i;     confidence = mean over tokens of max_i p_i
-    dropped    = tokens that reach no expert / tokens
+    dropped    = assignments that were dropped because their expert is full / all assignments
+    unserved   = tokens that reach no expert / tokens
 
 `sums` runs in the step. It gives sums over a row's real tokens, averaged over rows: such numbers stay exact when shards
 or micro-batches, of as many rows each, are averaged again. `summary` makes ratios and extremes of the whole batch's
@@ -19,9 +20,9 @@ import numpy as np
 
 from arch.ops.routing.assignment import ExpertChoice, TokenChoice, pairs
 from arch.ops.routing.losses import counts
-from arch.typing import Array, Bool
+from arch.typing import Array, Bool, Float
 
-SUMS = ("expert_load", "sum_tokens", "sum_dropped", "sum_entropy", "sum_confidence")
+SUMS = ("expert_load", "sum_tokens", "sum_dropped", "sum_unserved", "sum_entropy", "sum_confidence")
 """The names of `sums`."""
 
 DEAD_BELOW = 0.01
@@ -36,21 +37,30 @@ def sums(routing: TokenChoice | ExpertChoice, real: Bool[Array, "b t"]) -> dict[
       real: [b t] which tokens are no padding.
 
     Returns:
-      `expert_load` [e] kept assignments to each expert; and scalars: `sum_tokens`, `sum_dropped` (tokens without an
-      expert), `sum_entropy` in nats, `sum_confidence` (the largest probabilities).
+      `expert_load` [e] assignments to each expert, as the router asked for them; and scalars: `sum_tokens`,
+      `sum_dropped` (of those assignments), `sum_unserved` (tokens without an expert), `sum_entropy` in nats,
+      `sum_confidence` (the largest probabilities).
     """
     p, pair = jax.lax.stop_gradient(routing.probabilities), pairs(routing)
-    load = counts(pair.experts[..., None], pair.kept[..., None], num_experts=p.shape[-1])
+    load = asked(routing)
     row = jnp.arange(real.shape[0])[:, None]
     reached = jnp.zeros(real.shape, bool).at[row, pair.tokens].max(pair.kept)
     by_token = {
         "sum_tokens": jnp.ones_like(p[..., 0]),
-        "sum_dropped": ~reached,
+        "sum_unserved": ~reached,
         "sum_entropy": jnp.sum(jax.scipy.special.entr(p), axis=-1),
         "sum_confidence": jnp.max(p, axis=-1),
     }
     means = {name: jnp.mean(jnp.sum(value * real, axis=1)) for name, value in by_token.items()}
+    means["sum_dropped"] = jnp.mean(jnp.sum(load, axis=1) - jnp.sum(pair.kept, axis=1))
     return {"expert_load": jnp.mean(load, axis=0), **means}
+
+
+def asked(routing: TokenChoice | ExpertChoice) -> Float[Array, "b e"]:
+    """How many assignments to each expert the router asked for: where experts choose, those that they have."""
+    if isinstance(routing, ExpertChoice):
+        return jnp.sum(routing.kept, axis=-1, dtype=jnp.float32)
+    return counts(routing.asked, routing.asked >= 0, num_experts=routing.probabilities.shape[-1])
 
 
 def summary(sums: Mapping[str, Any]) -> dict[str, float]:
@@ -61,7 +71,8 @@ def summary(sums: Mapping[str, Any]) -> dict[str, float]:
 
     Returns:
       `load/<expert>`, `load_max`, `load_min`: shares of the assignments; `load_cv`; `dead_experts`, a number of
-      experts; `dropped_fraction`; `router_entropy`; `top1_confidence`. All 0 for a batch of padding.
+      experts; `dropped_fraction`; `unserved_fraction`; `router_entropy`; `top1_confidence`. All 0 for a batch of
+      padding.
     """
     tokens, assigned = np.maximum(sums["sum_tokens"], 1e-9), np.asarray(sums["expert_load"], np.float64)
     load = assigned / max(assigned.sum(), 1e-9)
@@ -70,7 +81,8 @@ def summary(sums: Mapping[str, Any]) -> dict[str, float]:
         "load_min": load.min(),
         "load_cv": load.std() * load.size,
         "dead_experts": np.sum(load < DEAD_BELOW / load.size) if assigned.any() else 0,
-        "dropped_fraction": sums["sum_dropped"] / tokens,
+        "dropped_fraction": sums["sum_dropped"] / max(assigned.sum(), 1e-9),
+        "unserved_fraction": sums["sum_unserved"] / tokens,
         "router_entropy": sums["sum_entropy"] / tokens,
         "top1_confidence": sums["sum_confidence"] / tokens,
     } | {f"load/{i}": share for i, share in enumerate(load)}

@@ -34,10 +34,8 @@ def route(
     before = jnp.cumsum(weights, axis=-1) - weights
     needed = (before < threshold) | (jnp.arange(k) == 0)
     routing = scores.keep_all(experts, weights, probabilities, real)
-    kept = routing.kept & needed
-    return dataclasses.replace(
-        routing, kept=kept, weights=jnp.where(kept, weights, 0), losses={"entropy": entropy(logits, real)}
-    )
+    routing = scores.narrowed(routing, routing.kept & needed)
+    return dataclasses.replace(routing, losses={"entropy": entropy(logits, real)})
 
 
 def entropy(logits: Float[Array, "b t e"], real: Bool[Array, "b t"]) -> Float[Array, ""]:

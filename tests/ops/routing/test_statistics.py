@@ -1,11 +1,13 @@
 """Statistics of routing are exact over micro-batches, leave padding out, and have the values that an eye expects."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arch.ops.routing import capacity, expert_choice, losses, statistics, top_k
+from arch.ops.routing import capacity, expert_choice, gshard, losses, statistics, threshold, top_k
 
 B, T, E = 4, 7, 5
 LENGTHS = (7, 3, 0, 5)
@@ -31,7 +33,7 @@ def test_they_are_means_over_all_real_tokens(logits, real):
     load = np.bincount(np.argsort(-tokens)[:, :2].ravel(), minlength=E) / (2 * len(tokens))
     expected = {
         "load_max": load.max(), "load_min": load.min(), "load_cv": load.std() / load.mean(),
-        "dead_experts": sum(load == 0), "dropped_fraction": 0.0,
+        "dead_experts": sum(load == 0), "dropped_fraction": 0.0, "unserved_fraction": 0.0,
         "router_entropy": -(p * np.log(p)).sum(-1).mean(), "top1_confidence": p.max(-1).mean(),
     } | {f"load/{i}": share for i, share in enumerate(load)}  # fmt: skip
     assert of(top_k.route(logits, real, k=2), real) == pytest.approx(expected, rel=1e-5)
@@ -64,20 +66,58 @@ def test_a_router_that_knows_nothing_has_the_entropy_of_all_experts(real):
     assert (found["router_entropy"], found["top1_confidence"]) == pytest.approx((np.log(E), 1 / E), rel=1e-6)
 
 
-def test_tokens_that_find_their_expert_full_are_dropped(real):
-    same = jnp.zeros((B, T, E)).at[..., 1].set(1)
-    routing = capacity.drop(top_k.route(same, real, k=1), real, capacity_factor=1.0)
-    served = sum(-(-n // E) for n in LENGTHS)
-    assert of(routing, real)["dropped_fraction"] == pytest.approx(1 - served / sum(LENGTHS))
+@pytest.fixture(scope="module")
+def same():
+    """Logits by which all tokens want expert 1, and then expert 3."""
+    return jnp.zeros((B, T, E)).at[..., 1].set(2).at[..., 3].set(1)
 
 
-def test_tokens_that_no_expert_chose_are_dropped(logits, real):
+def test_assignments_that_find_their_expert_full_are_dropped(same, real):
+    routing = capacity.drop(top_k.route(same, real, k=2), real, capacity_factor=1.0)
+    served = sum(-(-2 * n // E) for n in LENGTHS) / sum(LENGTHS)  # with both of their experts
+    found = of(routing, real)
+    assert [found["dropped_fraction"], found["unserved_fraction"]] == pytest.approx([1 - served, 1 - served])
+    without_second = dataclasses.replace(routing, kept=routing.kept.at[..., 1].set(False))
+    found = of(without_second, real)
+    assert [found["dropped_fraction"], found["unserved_fraction"]] == pytest.approx([1 - served / 2, 1 - served])
+
+
+def test_loads_are_of_what_the_router_asked_for(same, real):
+    routing = capacity.drop(top_k.route(same, real, k=1), real, capacity_factor=0.2)
+    found = of(routing, real)
+    assert (found["load/1"], found["dead_experts"]) == (1, E - 1)
+
+
+def test_experts_that_are_all_full_do_not_stop_the_balancing_bias():
+    wanted, real = jnp.asarray([0, 0, 0, 1, 2, 3, 4]), jnp.ones((1, T), bool)
+    routing = capacity.drop(top_k.route(jax.nn.one_hot(wanted, E)[None], real, k=1), real, capacity_factor=0.7)
+    assert jnp.sum(routing.kept, axis=(0, 2)).tolist() == [1, 0, 0, 1, 1, 1, 1]
+    load = statistics.sums(routing, real)["expert_load"]
+    assert losses.balanced_bias(jnp.zeros(E), load, rate=1.0).tolist() == [-1, 1, 1, 1, 1]
+
+
+def test_a_token_that_gets_its_second_choice_is_not_dropped_but_counts_for_the_first(same, real):
+    routing = capacity.second_chance(top_k.route(same, real, k=1), real, capacity_factor=1.0, stages=2)
+    served = sum(min(n, 2 * -(-n // E)) for n in LENGTHS)
+    found = of(routing, real)
+    assert found["load/1"] == 1 and found["dropped_fraction"] == pytest.approx(1 - served / sum(LENGTHS))
+
+
+def test_a_choice_that_the_router_did_not_want_is_not_dropped(logits, real):
+    found = of(threshold.route(logits, real, threshold=0.5, k=E), real)
+    assert found["dropped_fraction"] == 0
+    by_chance = of(gshard.route(logits, real, capacity_factor=E, key=jax.random.key(0)), real)
+    assert by_chance["dropped_fraction"] == 0
+
+
+def test_tokens_that_no_expert_chose_are_unserved(logits, real):
     routing = expert_choice.route(logits, real, capacity_factor=0.5)
     row = np.arange(B)[:, None, None]
     seen = np.zeros((B, T), bool)
     np.logical_or.at(seen, (row, np.asarray(routing.tokens)), np.asarray(routing.kept))
     lost = (np.asarray(real) & ~seen).sum() / sum(LENGTHS)
-    assert 0 < lost < 1 and of(routing, real)["dropped_fraction"] == pytest.approx(lost)
+    assert 0 < lost < 1 and of(routing, real)["unserved_fraction"] == pytest.approx(lost)
+    assert of(routing, real)["dropped_fraction"] == 0
 
 
 def test_a_batch_of_padding_has_statistics_of_zero(logits):
