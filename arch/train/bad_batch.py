@@ -118,9 +118,11 @@ def reason(loss: Float[Array, ""], norm: Float[Array, ""], limits: Float[Array, 
     return jnp.select(tests, jnp.array([_LOSS, _NORM, _LOSS_SPIKE, _NORM_SPIKE], jnp.int32), _FINE)
 
 
-def reason_behind(found: Int[Array, ""], parameter_norm: Float[Array, ""]) -> Int[Array, ""]:
-    """The same once the update is made."""
-    return jnp.where((found == _FINE) & ~jnp.isfinite(parameter_norm), _PARAMETERS, found)
+def reason_behind(
+    found: Int[Array, ""], parameter_norm: Float[Array, ""], taken: Bool[Array, ""]
+) -> Int[Array, ""]:
+    """The same once the update is made, if the batch was taken: also of a spike that was to be taken."""
+    return jnp.where(taken & ~jnp.isfinite(parameter_norm), _PARAMETERS, found)
 
 
 def order(step: int, what: int) -> np.ndarray:

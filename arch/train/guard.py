@@ -52,10 +52,11 @@ class _Turn:
     def event(self, cfg: bad_batch.Config) -> Event | None:
         """What is wrong with it, where that is not settled by its order: waits for the device."""
         quantity, kind = bad_batch.REASONS[int(self.verdict["reason"])]
-        if not kind or self.order != JUDGE:
+        update = quantity == "parameter_norm"  # no order settles that
+        if not kind or (self.order != JUDGE and not update):
             return None
         limits = dict(zip(("loss", "gradient_norm"), self.verdict["limits"]))
-        action = "stop" if quantity == "parameter_norm" else cfg.action(kind)
+        action = "stop" if update else cfg.action(kind)
         value, limit = float(self.metrics[quantity]), float(limits.get(quantity, np.inf))
         return Event(self.step, quantity, kind, value, limit, action, float(self.metrics["loss"]))
 
@@ -124,7 +125,9 @@ class Guard:
         log.warning(what)
         self._logger.bad_batch(event.step, what)
         turn.order = SKIP if event.action == "skip" else TAKE
-        return self._told(state, turn)
+        state = self._told(state, turn)
+        event = turn.event(self._cfg)  # an update, if it was taken, that leaves parameters which are no numbers
+        return self._dealt_with(state, turn, event) if event else state
 
     def _ways_on(self, state: TrainState, event: Event) -> str:
         """Saves what is good of the state, and says how to go on from there."""

@@ -86,7 +86,7 @@ def train_step(
             "parameter_norm": parameter_norm,
             "skipped_steps": watch.skipped,
             "stats": log["stats"],
-            "verdict": {"reason": bad_batch.reason_behind(reason, parameter_norm), "limits": limits},
+            "verdict": {"reason": bad_batch.reason_behind(reason, parameter_norm, taken), "limits": limits},
         } | log["losses"]
         if state.loss_scale:
             metrics["loss_scale"] = state.loss_scale.scale

@@ -165,6 +165,27 @@ def test_a_spike_changes_nothing_until_it_is_taken(world, calm):
     assert taken == changed(world, world[2], JUDGE)[0]
 
 
+@pytest.fixture(scope="module")
+def wild(world):
+    """The state before an update which takes parameters out of float32, while loss and gradient are finite."""
+    adam, *others = world[0].opt_state
+    moments = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e30), adam.mu)
+    return dataclasses.replace(world[0], opt_state=(adam._replace(mu=moments), *others))
+
+
+@pytest.mark.parametrize("what", [JUDGE, TAKE])
+def test_an_update_that_leaves_no_numbers_is_the_reason(world, wild, what):
+    watch = entered([0.1] * 5, [100.0] * 5) if what == TAKE else wild.watch
+    _, metrics = changed(world, world[2], what, state=dataclasses.replace(wild, watch=watch))
+    assert np.isfinite(metrics["gradient_norm"]) and not np.isfinite(metrics["parameter_norm"])
+    assert bad_batch.REASONS[int(metrics["verdict"]["reason"])] == ("parameter_norm", "nonfinite")
+
+
+def test_parameters_that_are_no_numbers_are_not_the_fault_of_a_batch_that_is_not_taken():
+    for found, (quantity, _) in enumerate(bad_batch.REASONS[:5]):
+        assert int(bad_batch.reason_behind(jnp.int32(found), jnp.float32(np.nan), jnp.bool(False))) == found
+
+
 def test_a_batch_that_is_taken_ends_the_row_of_skipped_ones(world):
     skipped = dataclasses.replace(world[0], watch=dataclasses.replace(world[0].watch, in_a_row=jnp.int32(3)))
     state, _ = world[1](skipped, world[2], jax.random.key(0), bad_batch.order(2, JUDGE))

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from arch import tree
 from arch.data import task
 from arch.sharding import mesh as meshes
-from arch.train import command_line, experiment, forensics, guard, restore
+from arch.train import bad_batch, command_line, experiment, forensics, guard, restore
 from arch.train import state as states
 from arch.train.logger import Logger
 from arch.train.objective import objective, totals
@@ -328,3 +328,36 @@ def test_one_number_a_step_is_read_when_the_next_step_is_under_way(text, tmp_pat
         watch.take(first, ready.dataset("train")[i], i + 1)
     watch.settle(first)
     assert events == ["step 1", "step 2", "look at 1", "step 3", "look at 2", "look at 3"]
+def test_an_update_that_takes_parameters_out_of_range_ends_the_run(quick, text, tmp_path):
+    changes = {"optimizer.learning_rate": 1e30, "optimizer.warmup_steps": 0, "bad_batch.layer_norms": False}
+    said = r"parameter_norm is inf at step 1, .*; there is no checkpoint; .*skip_steps='\(1,\)' leaves this batch out$"
+    with pytest.raises(guard.BadBatchError, match=said):
+        tiny.train(tiny.config(text, **BASE | changes), tmp_path)
+    assert report(tmp_path, 1)["quantity"] == "parameter_norm" and not tiny.steps_in(tmp_path)
+
+
+def test_a_spike_whose_update_takes_parameters_out_of_range_ends_the_run(text, tmp_path):
+    """Neither the next step nor a checkpoint comes behind it."""
+    changes = {"bad_batch.on_spike": "save", "bad_batch.layer_norms": False}
+    ready, orders = tiny.prepare(tiny.config(text, **BASE | changes), tmp_path), []
+    spike, update = bad_batch.REASONS.index(("loss", "spike")), len(bad_batch.REASONS) - 1
+
+    def step(state, batch, key, order):
+        number, what = order[0] + 1, order[1]
+        orders.append((number, what))
+        reason = {bad_batch.JUDGE: spike, bad_batch.TAKE: update}[what] if number == 1 else 0
+        metrics = {"loss": 9.0, "gradient_norm": 1.0, "parameter_norm": np.inf}
+        return state, metrics | {"verdict": {"reason": reason, "limits": (1.0, 1.0)}}
+
+    logger, save = mock.create_autospec(Logger, instance=True), mock.Mock(return_value=-1)
+    state = dataclasses.replace(ready.plan.abstract, step=0)
+    watch = guard.Guard(ready, step, jax.random.key(0), logger, save)
+    rows = ready.dataset("train")
+    watch.take(state, rows[0], 1)
+    with pytest.raises(guard.BadBatchError, match="parameter_norm is inf at step 1, .* has been saved before"):
+        watch.take(state, rows[1], 2)
+    assert orders == [(1, bad_batch.JUDGE), (2, bad_batch.JUDGE), (1, bad_batch.TAKE)]
+    save.assert_called_once_with(None)
+    assert report(tmp_path, 1)["action"] == "save"
+
+
