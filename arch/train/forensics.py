@@ -2,7 +2,7 @@
 
     WORKDIR/bad_batches/step_123/report.json   what was wrong, what was done, sample ids and where they come from, norms
                                  batch.npz     the whole batch, of all processes, with its sample ids
-                                 texts.txt     its tokens as text, a sample behind another
+                                 texts.txt     its tokens as text, a sample behind another, of pairs also the source
                                  config.json   the config of the run
 
 report.json has the norms, by canonical path, of every module's output in the order of the forward pass, of the gradient
@@ -11,7 +11,9 @@ computed for the report alone, the gradient as the step computes it, the outputs
 the task's samples tell it, it has the origin of each: its documents, by their numbers in WORKDIR/data/train.offsets.npy
 (of a mixture among those of its source).
 Process 0 writes; it reads all rows of the batch again, which are a function of the step. A folder appears under its
-name when it is whole. One that is there stays: the batch of a step, and the state before it, are always the same.
+name when it is whole. One that is there stays, and the run says so: the batch and the state before it are the same
+again, unless the run has gone back to an earlier checkpoint with another config. Then remove the folder to have a new
+one.
 """
 
 import dataclasses
@@ -21,6 +23,7 @@ import math
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -84,7 +87,8 @@ class Forensics:
         cfg, folder = self._setup.cfg.bad_batch, self._root / f"step_{event.step}"
         there = folder.exists()
         if not _agreed(not there and len([*self._root.glob("step_*")]) < cfg.max_saved):
-            return f"{folder} has been saved before" if there else f"not saved: bad_batch.max_saved={cfg.max_saved}"
+            before = f"{folder} has been saved before, and stays"
+            return before if there else f"not saved: bad_batch.max_saved={cfg.max_saved}"
         studied = {"parameters_of_step": int(state.step)}
         if cfg.layer_norms:
             norms = self._norms(state, batch, self._key)
@@ -106,12 +110,24 @@ class Forensics:
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
         partial.mkdir(parents=True)
         np.savez_compressed(partial / "batch.npz", **rows)
-        decode = setup.data.tokenizer.decode
-        texts = [f"--- sample {i}\n{decode(row)}\n" for i, row in zip(ids, rows["tokens"].tolist())]
-        (partial / "texts.txt").write_text("".join(texts), encoding="utf-8")
+        (partial / "texts.txt").write_text(texts(rows, setup.data.tokenizer.decode), encoding="utf-8")
         for name, content in (("report", report), ("config", config.to_dict(cfg))):
             (partial / f"{name}.json").write_text(json.dumps(_plain(content), indent=2) + "\n", encoding="utf-8")
         os.replace(partial, folder)
+
+
+def texts(rows: dict[str, np.ndarray], decode: Callable[[list[int]], str]) -> str:
+    """What the samples of a batch say, without padding and, as `decode` drops them, special tokens."""
+    masks = {"source": ("source_valid",), "tokens": ("valid", "segment_ids")}
+    pieces = []
+    for row, sample in enumerate(rows["ids"].tolist()):
+        for field in (name for name in masks if name in rows):
+            real = np.ones(rows[field][row].shape, bool)
+            for mask in (name for name in masks[field] if name in rows):
+                real &= rows[mask][row] > 0
+            what = f" {field}" if "source" in rows else ""
+            pieces.append(f"--- sample {sample}{what}\n{decode(rows[field][row][real].tolist())}\n")
+    return "".join(pieces)
 
 
 class Norms:

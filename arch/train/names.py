@@ -71,7 +71,7 @@ NAMES = (
     Name("train/<term>_nats", "nats", "log", "mean -log p of the targets of another term"),
     Name("train/<term>_accuracy", "", "log", "accuracy of another term"),
     Name("train/<loss>", "nats", "log", "a loss of the routers: sum over layers, weighted"),
-    Name("train/gradient_norm", "", "log", "L2 norm of the gradient before it is clipped; 0 for a skipped step"),
+    Name("train/gradient_norm", "", "log", "L2 norm of the gradient before clipping; 0 where a loss scale overflows"),
     Name("train/parameter_norm", "", "log", "L2 norm of the trained parameters behind the step"),
     Name("train/learning_rate", "", "log", "of the last step that changed parameters"),
     Name("train/loss_scale", "", "log", "of float16's loss scaling, at this step"),

@@ -22,7 +22,7 @@ from arch.train import bad_batch, command_line, experiment, forensics, guard, re
 from arch.train import state as states
 from arch.train.logger import Logger
 from arch.train.objective import objective, totals
-from tests.train import tiny
+from tests.train import tiny, tiny_labelled, tiny_tasks
 
 ROWS = 16
 LAYERS = {"pattern": ({"sublayers": (tiny.MLP,), "dropout": 0.1},), "repeats": 2}
@@ -187,7 +187,8 @@ def test_the_message_names_everything(stopped):
         f"; the newest checkpoint is of step {FIRST - 1}; --config.bad_batch.skip_steps='({FIRST},)' leaves this batch "
         "out, --config.bad_batch.on_nonfinite=skip all that are like it"
     )
-    assert second == first.replace("saved in ", "").replace(f"step_{FIRST};", f"step_{FIRST} has been saved before;")
+    before = f"step_{FIRST} has been saved before, and stays;"
+    assert second == first.replace("saved in ", "").replace(f"step_{FIRST};", before)
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -259,6 +260,41 @@ def test_a_spike_that_is_saved_is_taken_as_any_other_batch(text, tmp_path):
     assert report(tmp_path / "save", 9)["action"] == "save" and not (tmp_path / "off" / "bad_batches").exists()
 
 
+def saved(ready, workdir):
+    """The texts and the rows that are saved of the first batch."""
+    with jax.set_mesh(ready.mesh):
+        event = forensics.Event(1, "loss", "spike", 2.0, 1.0, "save", 2.0)
+        state = dataclasses.replace(ready.plan.abstract, step=0)
+        forensics.Forensics(ready, jax.random.key(0)).save(event, state, {})
+    folder = workdir / "bad_batches" / "step_1"
+    with np.load(folder / "batch.npz") as rows:
+        return (folder / "texts.txt").read_text(encoding="utf-8"), dict(rows)
+
+
+def test_the_texts_of_an_encoder_decoder_are_sources_and_targets(text, tmp_path):
+    cfg = tiny_tasks.config(text, "spans", **{"bad_batch.layer_norms": False})
+    texts, rows = saved(ready := tiny.prepare(cfg, tmp_path), tmp_path)
+    pieces = texts.split("--- sample ")[1:]
+    assert len(pieces) == 2 * cfg.batch_size
+    decode = ready.data.tokenizer.decode
+    for i, (source, target) in enumerate(zip(pieces[::2], pieces[1::2])):
+        assert source == f"{i} source\n{decode(rows['source'][i][rows['source_valid'][i]])}\n"
+        assert target == f"{i} tokens\n{decode(rows['tokens'][i][rows['valid'][i]])}\n"
+    assert all(len(piece) > len("0 source\n") + 3 and "\0" not in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("task", ["classification", "tagging"])
+def test_the_texts_of_labelled_documents_have_no_padding(task, tmp_path):
+    fields = tiny_labelled.fields(task) | {"bad_batch": {"layer_norms": False}}
+    data = fields["data"] | {"path": str(tiny_labelled.write(tmp_path / "data.jsonl", task))}
+    texts, rows = saved(tiny.prepare(experiment.from_dict(fields | {"data": data}), tmp_path / "run"), tmp_path / "run")
+    assert not rows["valid"].all()
+    said = [piece.split("\n", 1)[1].removesuffix("\n") for piece in texts.split("--- sample ")[1:]]
+    assert len(said) == fields["batch_size"]
+    for words in said:
+        assert len(words.split()) == 3 and set(words.split()) <= set(tiny_labelled.WORDS)
+
+
 NORMS = {
     "parameters": {"a": 1.0, "b": 1.0},
     "activations": {"encode": 1.0, "layers/0": 1.0, "layers/1": 1.0},
@@ -302,32 +338,6 @@ def test_a_norm_overflows_only_where_a_number_does():
     assert not any(np.isfinite(forensics.norm(np.float32([1, bad]))) for bad in (np.inf, np.nan))
 
 
-class Number:
-    """A number on the device that tells when it is read."""
-
-    def __init__(self, value, name, events):
-        self.value, self.name, self.events = value, name, events
-
-    def __int__(self):
-        self.events.append(self.name)
-        return self.value
-
-
-def test_one_number_a_step_is_read_when_the_next_step_is_under_way(text, tmp_path):
-    ready, events = tiny.prepare(tiny.config(text), tmp_path), []
-    first = ready.plan.abstract
-
-    def step(state, batch, key, order):
-        number = int(order[0]) + 1
-        events.append(f"step {number}")
-        reason = Number(0, f"look at {number}", events)
-        return state, {"loss": object(), "verdict": {"reason": reason, "limits": object()}}
-
-    watch = guard.Guard(ready, step, jax.random.key(0), mock.create_autospec(Logger, instance=True), lambda state: -1)
-    for i in range(3):
-        watch.take(first, ready.dataset("train")[i], i + 1)
-    watch.settle(first)
-    assert events == ["step 1", "step 2", "look at 1", "step 3", "look at 2", "look at 3"]
 def test_an_update_that_takes_parameters_out_of_range_ends_the_run(quick, text, tmp_path):
     changes = {"optimizer.learning_rate": 1e30, "optimizer.warmup_steps": 0, "bad_batch.layer_norms": False}
     said = r"parameter_norm is inf at step 1, .*; there is no checkpoint; .*skip_steps='\(1,\)' leaves this batch out$"
@@ -361,3 +371,29 @@ def test_a_spike_whose_update_takes_parameters_out_of_range_ends_the_run(text, t
     assert report(tmp_path, 1)["action"] == "save"
 
 
+class Number:
+    """A number on the device that tells when it is read."""
+
+    def __init__(self, value, name, events):
+        self.value, self.name, self.events = value, name, events
+
+    def __int__(self):
+        self.events.append(self.name)
+        return self.value
+
+
+def test_one_number_a_step_is_read_when_the_next_step_is_under_way(text, tmp_path):
+    ready, events = tiny.prepare(tiny.config(text), tmp_path), []
+    first = ready.plan.abstract
+
+    def step(state, batch, key, order):
+        number = int(order[0]) + 1
+        events.append(f"step {number}")
+        reason = Number(0, f"look at {number}", events)
+        return state, {"loss": object(), "verdict": {"reason": reason, "limits": object()}}
+
+    watch = guard.Guard(ready, step, jax.random.key(0), mock.create_autospec(Logger, instance=True), lambda state: -1)
+    for i in range(3):
+        watch.take(first, ready.dataset("train")[i], i + 1)
+    watch.settle(first)
+    assert events == ["step 1", "step 2", "look at 1", "step 3", "look at 2", "look at 3"]
