@@ -4,7 +4,9 @@
 
 Each document, without its separator, is cut into windows of at most T = seq_len - 3 tokens; a window of n tokens is cut
 once more, after a number a of them that is uniform in 1 ... n - 1: the first part is A. B is the second, or as many
-tokens of another document, both drawn uniformly. Windows, cuts and draws are functions of (seed, index).
+tokens of another document: one drawn uniformly of those that have more, from a place behind its first token that is
+drawn uniformly too. If no other document has more, B is shorter, whether it follows A or not. So neither its length nor
+an opening tells which it is. Windows, cuts and draws are functions of (seed, index).
 Devlin et al., "BERT", 2018, arXiv:1810.04805, sec. 3.1 (task 2) and appendix A.2. Its released code cuts between
 sentences, makes one sample of ten shorter, and goes on behind A when B is from elsewhere.
 """
@@ -50,18 +52,24 @@ class Pairs:
         lengths = np.diff(self._offsets) - 1
         whole, rest = np.divmod(lengths, seq_len - 3)
         self._ends = np.cumsum(np.where(lengths > 1, whole + (rest > 1), 0))  # of the documents' windows
-        self._long = np.flatnonzero(lengths > 1)
-        if len(self._long) < 2:
-            raise ValueError(f"{len(self._long)} documents of two tokens or more must be at least 2, to pair them")
+        long = np.count_nonzero(lengths > 1)
+        if long < 2:
+            raise ValueError(f"{long} documents of two tokens or more must be at least 2, to pair them")
+        self._by_length = np.argsort(lengths, kind="stable")
+        self._lengths = lengths[self._by_length]  # ascending
+        self._rank = np.argsort(self._by_length)
         self.samples_per_epoch = int(self._ends[-1])
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        window = self._tokens[slice(*self._window(index))]
+        own, begin, end = self._window(index)
+        window = self._tokens[begin:end]
         cut, other, document, place = np.random.Philox(np.random.SeedSequence((self._seed, index, 9))).random_raw(4)
         first, second = np.split(window, [1 + int(cut % np.uint64(len(window) - 1))])
         elsewhere = bool(other >> np.uint64(63))
+        longest = self._lengths[-2 if own == self._by_length[-1] else -1]  # of the other documents
+        second = second[: longest - 1]
         if elsewhere:
-            second = self._from_elsewhere(index, len(second), int(document), int(place))
+            second = self._from_elsewhere(own, len(second), int(document), int(place))
         cls, sep = self._ids
         parts = [[cls], first, [sep], second, [sep]]
         types = np.repeat([0, 1], [len(first) + 2, len(second) + 1])
@@ -74,32 +82,26 @@ class Pairs:
             "next_sentence": np.int32(elsewhere),
         }
 
-    def _window(self, index: int) -> tuple[int, int]:
-        """Where the window of an index begins and ends among the tokens."""
+    def _window(self, index: int) -> tuple[int, int, int]:
+        """The document that the window of an index lies in, and where it begins and ends among the tokens."""
         number = index
         if self.endless:
             epoch, number = divmod(index, self.samples_per_epoch)
             seed = int(np.random.SeedSequence((self._seed, epoch, 10)).generate_state(1)[0])
             last = self.samples_per_epoch - 1
             number = grain.experimental.index_shuffle(number, max_index=last, seed=seed, rounds=4)
-        document = self._document(number)
+        document = int(np.searchsorted(self._ends, number, side="right"))
         size, before = self._seq_len - 3, self._ends[document - 1] if document else 0
         begin = int(self._offsets[document] + 1 + (number - before) * size)
-        return begin, min(begin + size, int(self._offsets[document + 1]))
+        return document, begin, min(begin + size, int(self._offsets[document + 1]))
 
-    def _document(self, number: int) -> int:
-        """The document that a window lies in."""
-        return int(np.searchsorted(self._ends, number, side="right"))
-
-    def _from_elsewhere(self, index: int, size: int, document: int, place: int) -> np.ndarray:
-        """At most `size` tokens of another document than that of the index, by two random numbers."""
-        begin, _ = self._window(index)
-        own = np.searchsorted(self._offsets, begin, side="right") - 1
-        others = self._long[self._long != own]
-        chosen = others[document % len(others)]
-        first, last = int(self._offsets[chosen]) + 1, int(self._offsets[chosen + 1])
-        start = first + place % max(last - first - size + 1, 1)
-        return self._tokens[start : min(start + size, last)]
+    def _from_elsewhere(self, own: int, size: int, document: int, place: int) -> np.ndarray:
+        """`size` tokens of another document than one's own, of which both have more, by two random numbers."""
+        shorter = int(np.searchsorted(self._lengths, size, side="right"))
+        rank = shorter + document % (len(self._lengths) - shorter - 1)
+        rank += rank >= self._rank[own]
+        start = int(self._offsets[self._by_length[rank]]) + 2 + place % int(self._lengths[rank] - size)
+        return self._tokens[start : start + size]
 
     def _padded(self, values: np.ndarray) -> np.ndarray:
         out = np.zeros(self._seq_len, np.int32)

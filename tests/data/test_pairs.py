@@ -55,6 +55,36 @@ def test_half_of_the_pairs_are_from_elsewhere():
     assert abs(share - 0.5) < 4 * 0.5 / len(SAMPLES) ** 0.5
 
 
+def of_lengths(*lengths):
+    """Documents of so many tokens and an opener each, in which a token is its place, and 600 labels and samples' Bs."""
+    tokens = np.concatenate([np.arange(-1, n) % 1000 for n in lengths])
+    offsets = np.concatenate([[0], np.cumsum(np.add(lengths, 1))])
+    made = pairs.Pairs(tokens, offsets, seq_len=SEQ_LEN, cls_id=CLS, sep_id=SEP, shuffled=True)
+    samples = [made[i] for i in range(600)]
+    return np.array([sample["next_sentence"] for sample in samples]), [parts(sample)[1] for sample in samples]
+
+
+def test_neither_length_nor_opening_of_the_second_text_tells_where_it_is_from():
+    labels, seconds = of_lengths(3, 61, 2, 5, 4, 31, 7)
+    sizes = np.array([len(second) for second in seconds])
+    means = [sizes[labels == label].mean() for label in (0, 1)]
+    assert abs(means[0] - means[1]) < 4 * sizes.std() * (2 / 300) ** 0.5
+    assert all(second[0] > 0 for second in seconds)
+
+
+def test_beside_short_documents_alone_each_second_text_is_short():
+    labels, seconds = of_lengths(61, 5, 4)
+    sizes = np.array([len(second) for second in seconds])
+    assert [set(sizes[labels == label]) for label in (0, 1)] == [{1, 2, 3, 4}] * 2
+
+
+def test_a_second_text_from_elsewhere_begins_at_each_place_but_the_first():
+    labels, seconds = of_lengths(9, 9)
+    for size in (4, 5, 6, 7, 8):
+        starts = {int(text[0]) for text, label in zip(seconds, labels) if label and len(text) == size}
+        assert starts == set(range(1, 10 - size))
+
+
 def test_cuts_are_uniform():
     whole = [parts(sample) for sample in SAMPLES]
     cuts = np.array([len(first) for first, second in whole if len(first) + len(second) == SEQ_LEN - 3])
