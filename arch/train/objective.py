@@ -56,10 +56,10 @@ def totals(task: Task, batch: Batch) -> dict[str, Array]:
     return {name: jnp.maximum(weight, 1.0) for name, weight in task.weights(batch).items()}
 
 
-def count_bytes(task: Task, batch: Batch, token_bytes) -> Float[Array, ""]:
-    """Bytes of text that the batch's targets stand for, as a float; 0 where they are no text."""
-    if not task.predicts_text:
-        return jnp.zeros(())
+def count_bytes(task: Task, batch: Batch, token_bytes) -> Float[Array, ""] | None:
+    """Bytes of text that the batch's targets stand for, as a float; None where they are no text, or it is not known."""
+    if not task.predicts_text or token_bytes is None:
+        return None
     return jnp.sum(jnp.asarray(token_bytes, jnp.float32)[batch["targets"]] * batch["weights"])
 
 
@@ -67,16 +67,17 @@ def means(task: Task, terms: Mapping[str, token_loss.Sums], totals: Mapping[str,
     """What to log of the terms of a step.
 
     Returns:
-      `accuracy` of the main term, where that is text also `nats_per_token` and `bits_per_byte`; of each other term
-      `<name>_nats` and `<name>_accuracy`.
+      `accuracy` of the main term, where that is text also `nats_per_token`, and `bits_per_byte` where its bytes are
+      known; of each other term `<name>_nats` and `<name>_accuracy`.
     """
     nats = {name: sums.nats / totals[name] for name, sums in terms.items()}
     accuracy = {name: sums.correct / totals[name] for name, sums in terms.items()}
     main = task.main_term
     out = {"accuracy": accuracy[main]}
     if task.predicts_text:
-        bits = terms[main].nats / jnp.log(2.0)
-        out |= {"nats_per_token": nats[main], "bits_per_byte": bits / jnp.maximum(num_bytes, 1.0)}
+        out["nats_per_token"] = nats[main]
+        if num_bytes is not None:
+            out["bits_per_byte"] = terms[main].nats / jnp.log(2.0) / jnp.maximum(num_bytes, 1.0)
     for name in sorted(terms.keys() - {main}):
         out |= {f"{name}_nats": nats[name], f"{name}_accuracy": accuracy[name]}
     return out
@@ -87,16 +88,18 @@ def summary(task: Task, sums: dict) -> dict[str, float]:
 
     Returns:
       `loss` in nats, that of all terms together, and `accuracy` of the main one; where that is text its `ppl`
-      (perplexity) and `bits_per_byte`; of each other term `<name>_loss` and `<name>_accuracy`.
+      (perplexity), and `bits_per_byte` where its bytes are known; of each other term `<name>_loss` and
+      `<name>_accuracy`.
     """
-    terms, num_bytes = sums["terms"], max(sums["bytes"], 1.0)
+    terms, num_bytes = sums["terms"], sums["bytes"]
     loss = {name: term["nats"] / max(term["weight"], 1.0) for name, term in terms.items()}
     accuracy = {name: term["correct"] / max(term["weight"], 1.0) for name, term in terms.items()}
     main = task.main_term
     out = {"loss": sum(loss.values()), "accuracy": accuracy[main]}
     if task.predicts_text:
-        bits = terms[main]["nats"] / math.log(2.0)
-        out |= {"ppl": math.inf if loss[main] > 700 else math.exp(loss[main]), "bits_per_byte": bits / num_bytes}
+        out["ppl"] = math.inf if loss[main] > 700 else math.exp(loss[main])
+        if num_bytes is not None:
+            out["bits_per_byte"] = terms[main]["nats"] / math.log(2.0) / max(num_bytes, 1.0)
     for name in sorted(terms.keys() - {main}):
         out |= {f"{name}_loss": loss[name], f"{name}_accuracy": accuracy[name]}
     return out

@@ -41,7 +41,7 @@ def train_step(
       model_cfg: its config, whose `update` gives the non-trained leaves their next values.
       optimizer: over the trained parameters.
       trainable: tree of booleans over the parameters.
-      token_bytes: [v] bytes of text that each id stands for.
+      token_bytes: [v] bytes of text that each id stands for; None where that is not known.
       task: what is learned.
       micro_batches: how many parts of the batch follow each other, to save memory; a divisor of its rows.
       loss: of a token.
@@ -105,7 +105,7 @@ def train_step(
 def eval_step(
     model, token_bytes, *, task: Task = next_token.Config(), loss: token_loss.Config = token_loss.Config()
 ) -> Callable:
-    """The function (params, batch) -> sums over the batch: `nats`, `correct`, `weight` of each of `terms`; `bytes`."""
+    """The function (params, batch) -> sums over it: `nats`, `correct`, `weight` of each of `terms`; `bytes` or None."""
 
     def step(params, batch: Batch) -> dict:
         weights = task.weights(batch)

@@ -4,8 +4,11 @@ import math
 
 import jax
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
 from arch.data import dataset, tokenized
+from arch.data.foreign_tokenizer import Foreign, Roles
 from arch.tasks import masked_tokens, next_token
 from arch.train import evaluation, objective
 from arch.train import state as states
@@ -31,7 +34,38 @@ def test_classes_are_no_text():
     class Classes(next_token.Config):
         predicts_text = False
 
-    assert objective.summary(Classes(), {"terms": {"tokens": TOKENS}, "bytes": 0.0}).keys() == {"loss", "accuracy"}
+    assert objective.summary(Classes(), {"terms": {"tokens": TOKENS}, "bytes": None}).keys() == {"loss", "accuracy"}
+
+
+def test_a_text_of_unknown_bytes_has_no_bits_per_byte():
+    out = objective.summary(next_token.Config(), {"terms": {"tokens": TOKENS}, "bytes": None})
+    assert out.keys() == {"loss", "accuracy", "ppl"}
+
+
+@pytest.fixture(scope="module")
+def wordpiece(tmp_path_factory):
+    """The folder of a tokenizer as BERT's, which drops spaces."""
+    words = ["[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "aehilnoprsuwy")]
+    made = tokenizers.Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.add_special_tokens(words[:4])
+    folder = tmp_path_factory.mktemp("wordpiece")
+    Foreign(made, Roles(sep_token="[SEP]", mask_token="[MASK]")).save(folder)
+    return folder
+
+
+def test_a_tokenizer_that_drops_spaces_trains_and_evaluates_without_bits_per_byte(
+    text, wordpiece, quick, tmp_path, caplog
+):
+    own = {"data.tokenizer": dict(kind="pretrained", path=str(wordpiece), separator=""), "data.piece_chars": 197}
+    cfg = tiny_tasks.config(text, "masked", total_steps=1, **own, **{"optimizer.warmup_steps": 0})
+    with caplog.at_level("INFO", logger="arch"):
+        tiny.train(cfg, tmp_path)
+    assert "no bits per byte: tokenizer of kind WordPiece must keep spaces" in caplog.text
+    told = {name: value for _, name, value in tiny.curve(tmp_path)}
+    assert {"train/nats_per_token", "eval/valid/loss", "eval/valid/ppl"} < told.keys()
+    assert not [name for name in told if name.endswith("bits_per_byte")]
+    assert math.isfinite(told["eval/valid/loss"])
 
 
 def test_a_loss_beyond_all_numbers_has_an_infinite_perplexity():
