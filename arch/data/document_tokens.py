@@ -21,7 +21,7 @@ Columns = dict[str, np.ndarray]
 def encode(
     kind: Kind, maker: tokenizer.Tokenizer, documents: Sequence[Document | Labelled], known: Mapping[str, int]
 ) -> Iterable[Columns]:
-    """Each document's `tokens`, and of a labelled one its `labels` and `token_types`: ints[length] each.
+    """Each document's `tokens`, and of a labelled one its `labels`, `token_types` and `parts`: ints[length] each.
 
     Args:
       kind: what the documents are.
@@ -37,7 +37,7 @@ def encode(
         return ({"tokens": np.concatenate([[maker.separator], ids])} for ids in texts)
     if kind == "chat":
         return [
-            {"tokens": tokens, "labels": labels, "token_types": np.zeros_like(labels)}
+            {"tokens": tokens, "labels": labels, **dict.fromkeys(("token_types", "parts"), np.zeros_like(labels))}
             for tokens, labels in conversations.encode(maker, documents)
         ]
     return _whole(kind, maker, documents, known)
@@ -52,7 +52,7 @@ def _whole(kind: Kind, maker, documents: Sequence[Labelled], known: Mapping[str,
         for place, label in zip(places[::-1], ids[::-1]):  # of words that share a token, the first is left
             if place >= 0:
                 labels[place] = label
-        yield {"tokens": enclosed.ids, "labels": labels, "token_types": enclosed.types}
+        yield {"tokens": enclosed.ids, "labels": labels, "token_types": enclosed.types, "parts": enclosed.parts}
 
 
 def _first_tokens(words: Sequence[str], starts: np.ndarray, ends: np.ndarray) -> list[int]:

@@ -55,7 +55,7 @@ class Documents(Rows):
     token_types: int32[seq_len], if the split has that column.
 
     Args:
-      part: the documents, with the column `labels`.
+      part: the documents, with the column `labels`, and of pairs `parts`, which text each token belongs to.
       seq_len: at least 4.
       seed: of the order.
       shuffled: training or validation.
@@ -76,8 +76,8 @@ class Documents(Rows):
         begin, end = self._part.offsets[number : number + 2]
         columns = {"tokens": self._part.tokens} | dict(self._part.columns)
         held = {name: np.asarray(column[begin:end], np.int32) for name, column in columns.items()}
-        types = held.get("token_types", np.zeros(end - begin, np.int32))
-        kept = _kept(np.bincount(types), self._seq_len)
+        parts = held.pop("parts", np.zeros(end - begin, np.int32))
+        kept = _kept(np.bincount(parts), self._seq_len)
         row = {name: np.pad(values[kept], (0, self._seq_len - len(kept))) for name, values in held.items()}
         places = np.arange(self._seq_len, dtype=np.int32)
         labels, valid = row.pop("labels"), places < len(kept)

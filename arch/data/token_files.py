@@ -20,7 +20,8 @@ class Split(NamedTuple):
     offsets: int64[documents + 1], where each document begins in `tokens`, and the end.
     num_bytes: bytes of text in the split.
     sources: how many of the documents, from the first on, come from each source.
-    columns: what goes with each token of labelled data, by name, memory-mapped: int32 `labels`, uint8 `token_types`.
+    columns: what goes with each token of labelled data, by name, memory-mapped: int32 `labels`,
+      uint8 `token_types` and `parts`.
     """
 
     tokens: np.ndarray
@@ -42,7 +43,7 @@ def dtype(tokenizer) -> np.dtype:
     return np.dtype(np.uint16 if tokenizer.size <= 2**16 else np.uint32)
 
 
-COLUMNS = {"labels": np.dtype(np.int32), "token_types": np.dtype(np.uint8)}
+COLUMNS = {"labels": np.dtype(np.int32), "token_types": np.dtype(np.uint8), "parts": np.dtype(np.uint8)}
 """The columns that there may be, and their types."""
 
 

@@ -2,13 +2,12 @@
 
     meta.json  tokenizer.json  train.tokens.npy  train.offsets.npy  valid.tokens.npy  valid.offsets.npy
 
-of labelled data also train.labels.npy ..., one number for each token (`document_tokens`), and train.token_types.npy
-... of two texts to classify. meta.json then names the labels in the order of their ids, those of the train split.
-A published tokenizer brings tokenizer_config.json and generation_config.json. A split's stream is each document as
-[separator] + tokens, one after another; document j is `tokens[offsets[j]:offsets[j + 1]]`. The separator opens its
-document, and is the target of the last token of the one before. (Labelled documents have their own special tokens.) The
-folder appears under its name only when it is
-whole, and from then on the text is no longer needed.
+of labelled data also train.labels.npy ..., one number for each token (`document_tokens`), and of two texts to classify
+train.token_types.npy and train.parts.npy ... meta.json then names the labels in the order of their ids, those of the
+train split. A published tokenizer brings tokenizer_config.json and generation_config.json. A split's stream is each
+document as [separator] + tokens, one after another; document j is `tokens[offsets[j]:offsets[j + 1]]`. The separator
+opens its document, and is the target of the last token of the one before. (Labelled documents have their own special
+tokens.) The folder appears under its name only when it is whole, and from then on the text is no longer needed.
 """
 
 import dataclasses
@@ -67,7 +66,7 @@ class Config(corpus.Config):
     def columns(self) -> tuple[str, ...]:
         """What goes with each token."""
         pairs = any(source.pair_field for source in self.sources())
-        return () if self.kind == "text" else ("labels", "token_types") if pairs else ("labels",)
+        return () if self.kind == "text" else ("labels", "token_types", "parts") if pairs else ("labels",)
 
     def weights(self) -> tuple[float, ...]:
         """Of the sources."""

@@ -114,7 +114,7 @@ class Bytes:
     def _bare(self, text: str) -> Enclosed:
         ids = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
         starts = np.cumsum(ids & 0xC0 != 0x80) - 1  # the first bytes of characters
-        return Enclosed(ids, np.zeros_like(ids), starts, starts + 1)
+        return Enclosed(ids, *np.zeros((2, len(ids)), np.int64), starts, starts + 1)
 
     def decode(self, ids: Iterable) -> str:
         """The text of the ids; separators are dropped, broken UTF-8 becomes U+FFFD."""

@@ -189,6 +189,15 @@ def test_a_published_tokenizer_puts_its_own_tokens_around_a_pair():
     assert found["labels"].tolist() == [0, -1, -1, -1, -1]
 
 
+def test_a_pair_of_a_tokenizer_without_types_still_has_two_parts():
+    """As RoBERTa's: two tokens between the texts, all of type 0."""
+    maker = wordpiece()._tokenizer
+    maker.post_processor = processors.RobertaProcessing(("[SEP]", 2), ("[CLS]", 1))
+    (found,) = Foreign(maker, Roles(cls_token="[CLS]", sep_token="[SEP]")).enclosed([("the the", "on")])
+    assert found.ids.tolist() == [1, 6, 6, 2, 2, 5, 2] and not found.types.any()
+    assert found.parts.tolist() == [0, 0, 0, 0, 1, 1, 1]
+
+
 def test_a_tokenizer_made_here_may_have_special_tokens_of_its_own_for_it():
     maker = makers.Bytes(["[SEP]", "[CLS]"])
     (found,) = maker.enclosed([("a", "b")])

@@ -14,7 +14,7 @@ def split(lengths, pairs=False, seed=0):
     tokens = np.arange(offsets[-1])
     labels = np.where(np.random.default_rng(seed).random(len(tokens)) < 0.5, tokens, -1)
     types = np.concatenate([np.arange(n) >= n // 3 for n in lengths]).astype(np.uint8)
-    columns = {"labels": labels} | ({"token_types": types} if pairs else {})
+    columns = {"labels": labels} | ({"token_types": 0 * types, "parts": types} if pairs else {})
     return token_files.Split(tokens, offsets, 0, (len(lengths),), columns)
 
 
