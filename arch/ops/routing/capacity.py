@@ -70,6 +70,8 @@ def second_chance(
 ) -> TokenChoice:
     """Top-1 routing in which a token that finds its expert full goes to its next best one, if that has room.
 
+    An expert of probability 0, which `noise.drop_experts` took away, is none.
+
     Args:
       routing: of one place a token, nothing dropped.
       real: [b t] which tokens are no padding.
@@ -87,7 +89,9 @@ def second_chance(
     experts, done = routing.experts[..., 0], jnp.zeros_like(real)
     used = jnp.zeros((real.shape[0], e), jnp.int32)
     for stage in range(choices.shape[-1]):
-        tried, waiting = choices[..., stage], real & ~done
+        tried = choices[..., stage]
+        there = scores.at(routing.probabilities, tried[..., None])[..., 0] > 0
+        waiting = real & ~done & there
         place = places(tried, waiting, num_experts=e) + jnp.take_along_axis(used, tried, axis=1)
         now = waiting & (place < bound)
         experts, done = jnp.where(now, tried, experts), done | now

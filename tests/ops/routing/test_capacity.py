@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from arch.ops.routing import capacity, gshard, switch, top_k
+from arch.ops.routing import capacity, gshard, scores, switch, top_k
 from tests.contracts.sublayers import jit
 from tests.ops.routing.draws import Case, as_numpy, assert_pairs, call, cases, held_to, make, order
 
@@ -179,6 +179,15 @@ def test_dropped_counts_tokens_without_any_expert():
     case = make("equal", lengths=(11, 5))
     routing = switch.route(jnp.asarray(case.logits), jnp.asarray(case.real), capacity_factor=1.0)
     np.testing.assert_allclose(capacity.dropped(routing, jnp.asarray(case.real)), [8 / 11, 4 / 5], rtol=1e-6)
+
+
+def test_a_second_chance_never_goes_to_a_dropped_expert():
+    """Five tokens want expert 0, which takes two, then 1, which is dropped: with three stages two find expert 2."""
+    logits = jnp.broadcast_to(jnp.asarray([3.0, scores.DROPPED, 1.0]), (1, 5, 3))
+    real = jnp.ones((1, 5), bool)
+    routing = switch.route(logits, real, capacity_factor=1.0, stages=3)
+    np.testing.assert_array_equal(routing.kept[0, :, 0], [True, True, True, True, False])
+    np.testing.assert_array_equal(routing.experts[0, :4, 0], [0, 0, 2, 2])
 
 
 def test_a_second_chance_is_for_one_place_a_token():
