@@ -77,8 +77,9 @@ class Config(SublayerConfig):
         if not self.router.matrices and (self.balance_weight or self.z_weight):
             found = f"balance_weight={self.balance_weight} and z_weight={self.z_weight}"
             raise ValueError(f"{found} must be 0 with router={name!r}, which they could not reach")
-        if self.router.balances and self.balance_weight:
-            raise ValueError(f"balance_weight={self.balance_weight} must be 0 with router={name!r}, always balanced")
+        if self.router.balances and self.balance_weight and self.balance_loss == "f_dot_p":
+            found = f"balance_weight={self.balance_weight} must be 0 with balance_loss='f_dot_p'"
+            raise ValueError(f"{found} and router={name!r}, always balanced")
         if self.expert_dropout and self.dispatch == "dense":
             raise ValueError(f"expert_dropout={self.expert_dropout} must be 0 with dispatch='dense'")
         self.router.must_suit(self.demand)

@@ -53,7 +53,7 @@ class Router(config.Config):
     biased: ClassVar[bool] = False
     """Whether it heeds a balancing bias."""
     balances: ClassVar[bool] = False
-    """Whether the load is even whatever the logits are, so that a balance loss has no gradient."""
+    """Whether the load is even whatever the logits are, so that f.P is constant: its gradient goes through P alone."""
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -128,6 +128,12 @@ def gate_lives(demand, name: str) -> None:
         raise ValueError(
             f"renormalize=True must be False with top_k=1 and router={name!r}: divided by itself it has no gradient"
         )
+
+
+def all_there(router, name: str) -> None:
+    """Raises ValueError on dropped experts, where balance would send tokens to them, which then have a weight of 0."""
+    if router.drop_experts:
+        raise ValueError(f"drop_experts={router.drop_experts} must be 0 with router={name!r}, which uses every expert")
 
 
 def fits(groups, demand) -> None:

@@ -4,12 +4,12 @@ from typing import ClassVar
 
 from arch import config
 from arch.ops.routing import base
-from arch.routers._router import Router, one_undivided
+from arch.routers._router import Router, all_there, one_undivided
 
 
 @config.frozen
 class Config(Router):
-    """BASE, see `arch.ops.routing.base`; the layer's top_k is 1, `renormalize` off, and no loss is needed.
+    """BASE, see `arch.ops.routing.base`; the layer's top_k is 1, `renormalize` off, and no f.P loss.
 
     Training is not causal: which expert a token has depends on the tokens after it. Evaluation is.
 
@@ -20,6 +20,10 @@ class Config(Router):
     tolerance: config.PositiveFloat = 0.01
 
     unnormalized: ClassVar[bool] = True
+    balances: ClassVar[bool] = True
+
+    def check(self):
+        all_there(self, "base")
 
     def must_suit(self, demand):
         one_undivided(demand, "base")

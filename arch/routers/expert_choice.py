@@ -4,12 +4,12 @@ from typing import ClassVar
 
 from arch import config
 from arch.ops.routing import capacity, expert_choice
-from arch.routers._router import Router
+from arch.routers._router import Router, all_there
 
 
 @config.frozen
 class Config(Router):
-    """Expert choice, see `arch.ops.routing.expert_choice`; for encoders, `renormalize` off and no balance loss.
+    """Expert choice, see `arch.ops.routing.expert_choice`; for encoders, `renormalize` off and no f.P loss.
 
     The paper's capacity factor 2 is the layer's top_k=2 here: how many experts a token has on average.
 
@@ -21,6 +21,9 @@ class Config(Router):
 
     unnormalized: ClassVar[bool] = True
     balances: ClassVar[bool] = True
+
+    def check(self):
+        all_there(self, "expert_choice")
 
     def must_suit(self, demand):
         if demand.renormalize:

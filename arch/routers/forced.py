@@ -27,6 +27,11 @@ class Config(Router):
         if self.kind != "skewed" and self.share != 1.0:
             raise ValueError(f"share={self.share} must be 1.0 with kind={self.kind!r}, only 'skewed' has a share")
 
+    @property
+    def balances(self):
+        """In turn."""
+        return self.kind == "balanced" or not self.share
+
     def must_suit(self, demand):
         gate_lives(demand, "forced")
 

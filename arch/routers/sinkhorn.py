@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from arch import config
 from arch.ops.routing import sinkhorn
-from arch.routers._router import Router, one_undivided
+from arch.routers._router import Router, all_there, one_undivided
 
 
 @config.frozen
@@ -22,6 +22,9 @@ class Config(Router):
     temperature: config.PositiveFloat = 1.0
 
     unnormalized: ClassVar[bool] = True
+
+    def check(self):
+        all_there(self, "sinkhorn")
 
     def must_suit(self, demand):
         one_undivided(demand, "sinkhorn")

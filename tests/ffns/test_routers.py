@@ -41,7 +41,7 @@ CONFIGS = {
     "threshold": moe.Config(router=threshold.Config(threshold=0.3), **UNDIVIDED, **SIZES),
     "switch": moe.Config(router=switch.Config(capacity_factor=1.0, stages=2), **ONE, **SIZES),
     "gshard": moe.Config(top_k=2, router=gshard.Config(), **SIZES),
-    "base": moe.Config(router=base.Config(), **ONE, **SIZES),
+    "base": moe.Config(balance_weight=0.0, router=base.Config(), **ONE, **SIZES),
     "sinkhorn": moe.Config(router=sinkhorn.Config(), **ONE, **SIZES),
     "hashed": moe.Config(top_k=2, balance_weight=0.0, z_weight=0.0, router=hashed.Config(table_size=7), **SIZES),
     "forced": moe.Config(top_k=2, router=forced.Config(), **SIZES),
@@ -121,9 +121,9 @@ def test_the_layer_computes_the_pairs_of_its_router(trained):
 
 
 def test_the_gate_s_gradient_is_nonzero(trained):
-    """The output alone, without any loss of the router's, teaches the router."""
-    if trained.cfg.router.matrices:
-        assert reaches(trained, "output", "router")
+    """The output alone, without any loss of the router's, teaches each of its weights."""
+    for name in ("router", "router_noise")[: trained.cfg.router.matrices]:
+        assert reaches(trained, "output", name), name
 
 
 def test_each_of_its_losses_reaches_the_router(trained):
@@ -238,7 +238,19 @@ def test_without_tokens_a_hash_router_says_so():
         (dict(router=threshold.Config()), "renormalize=True must be False with router='threshold'"),
         (
             dict(router=expert_choice.Config(), renormalize=False),
-            "balance_weight=0.01 must be 0 with router='expert_choice', always balanced",
+            "balance_weight=0.01 must be 0 with balance_loss='f_dot_p' and router='expert_choice', always balanced",
+        ),
+        (
+            dict(router=base.Config(), top_k=1, renormalize=False),
+            "balance_weight=0.01 must be 0 with balance_loss='f_dot_p' and router='base', always balanced",
+        ),
+        (
+            dict(router=forced.Config(kind="balanced")),
+            "balance_weight=0.01 must be 0 with balance_loss='f_dot_p' and router='forced', always balanced",
+        ),
+        (
+            dict(router=forced.Config(kind="skewed", share=0.0)),
+            "balance_weight=0.01 must be 0 with balance_loss='f_dot_p' and router='forced', always balanced",
         ),
         (dict(dispatch="dense", expert_dropout=0.1), "expert_dropout=0.1 must be 0 with dispatch='dense'"),
     ],
@@ -246,3 +258,10 @@ def test_without_tokens_a_hash_router_says_so():
 def test_a_layer_that_its_router_cannot_serve_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         moe.Config(**dict(num_experts=6, top_k=2, hidden_dim=3) | changes)
+
+
+@pytest.mark.parametrize("router", [sinkhorn, base, expert_choice])
+def test_experts_are_not_dropped_where_balance_fills_them(router):
+    name = router.__name__.rsplit(".", 1)[-1]
+    with pytest.raises(ValueError, match=f"drop_experts=0.1 must be 0 with router='{name}'"):
+        router.Config(drop_experts=0.1)
