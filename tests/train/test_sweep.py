@@ -63,9 +63,9 @@ def test_every_spelling_gives_the_same_points(file, spelling):
 
 
 def test_a_point_sets_leaves_inside_tuples_and_the_argument_and_leaves_the_others_alone(file):
-    given = file(f"def sweep():\n    return [{{'arg': 'hybrid', '{TOP_K}': 1}}, {{'optimizer.learning_rate': 3}}]")
+    given = file(f"def sweep():\n    return [{{'arg': 'hybrid', '{TOP_K}': 3}}, {{'optimizer.learning_rate': 3}}]")
     first, second = sweep.configs(given, {"seed": 7}, sweep.read(given))
-    assert command_line.leaf_at(config.to_dict(first), TOP_K) == 1
+    assert command_line.leaf_at(config.to_dict(first), TOP_K) == 3
     assert len(second.model.layers.pattern) == 1 and second.optimizer.learning_rate == 3.0
     assert (first.seed, second.seed, first.optimizer.learning_rate) == (7, 7, 0.01)
 
