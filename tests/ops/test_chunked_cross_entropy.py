@@ -189,3 +189,14 @@ def test_a_split_batch_and_vocabulary_change_neither_value_nor_gradients():
         actual = jax.jit(loss)(*split)
     for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
+
+
+def test_float64_has_the_gradient_of_all_logits_in_float64():
+    with jax.enable_x64():
+        x, table, weights = (jnp.asarray(np.asarray(array, np.float64)) for array in (X, TABLE, WEIGHTS))
+        gradients = [
+            jax.grad(lambda table: function(x, table, TARGETS, weights)[0])(table)
+            for function in (partial(chunked_cross_entropy, chunk=5), whole)
+        ]
+        assert gradients[0].dtype == jnp.float64
+        np.testing.assert_allclose(*gradients, rtol=1e-12, atol=1e-12)
