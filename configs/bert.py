@@ -7,8 +7,8 @@ Command:   python run.py --config=configs/bert.py --workdir=runs/bert
            python run.py --config=configs/bert.py:pairs=false --workdir=runs/roberta        # packed text, no pairs
 Hardware:  2 CPU cores
 Time:      not measured to its end; 60 steps ran at 600 tokens/s on a machine that others shared: 45 minutes at that
-Expected:  not measured yet: loss 7.114 in training at step 60, with pairs that were drawn otherwise; an untrained model 8.3
-           (ln 2048 + ln 2) and an accuracy of 0.0005
+Expected:  not measured yet: loss 7.114 in training at step 60, with pairs that were drawn otherwise; an untrained model
+           has a loss of 8.3 (ln 2048 + ln 2) and an accuracy of 0.0005
 """
 
 from arch import config
