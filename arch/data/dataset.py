@@ -72,6 +72,10 @@ class Mapped:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return self._function(self._samples[index], index)
 
+    def origin(self, index: int) -> dict:
+        """What the samples that these are made of tell of where one comes from; {} if nothing."""
+        return getattr(self._samples, "origin", lambda _: {})(index)
+
 
 def make(samples: Samples, *, batch_size: int, shard_index: int = 0, shard_count: int = 1) -> grain.MapDataset:
     """One shard's batches by global step.

@@ -82,6 +82,10 @@ class Pairs:
             "next_sentence": np.int32(elsewhere),
         }
 
+    def origin(self, index: int) -> dict[str, list[int]]:
+        """Where a sample comes from: in `documents` the number, from 0 in the order of `offsets`, of the one of A."""
+        return {"documents": [self._window(index)[0]]}
+
     def _window(self, index: int) -> tuple[int, int, int]:
         """The document that the window of an index lies in, and where it begins and ends among the tokens."""
         number = index

@@ -50,6 +50,11 @@ def test_the_second_text_follows_the_first_or_is_of_another_document():
             assert second[0] == first[-1] + 1
 
 
+def test_the_origin_of_a_sample_is_the_document_of_its_first_text():
+    for index, sample in enumerate(SAMPLES[:50]):
+        assert made().origin(index) == {"documents": [parts(sample)[0][0] // 100]}
+
+
 def test_half_of_the_pairs_are_from_elsewhere():
     share = np.mean([sample["next_sentence"] for sample in SAMPLES])
     assert abs(share - 0.5) < 4 * 0.5 / len(SAMPLES) ** 0.5

@@ -64,6 +64,12 @@ def test_each_epoch_hides_other_tokens_but_validation_the_same_whatever_the_seed
     assert not equal([train[i] for i in range(9)], [train[i + train.samples_per_epoch] for i in range(9)])
 
 
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_sample_of_each_task_tells_its_source_and_documents(data, task):
+    told = task.samples(data, "train", seq_len=29).origin(7)
+    assert told.keys() == {"source", "documents"} and told["documents"]
+
+
 def test_the_rows_behind_a_validation_split_have_no_weight(data):
     for task in TASKS.values():
         whole = dataset.make(task.samples(data, "valid", seq_len=29), batch_size=53)
