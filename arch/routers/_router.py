@@ -80,7 +80,7 @@ class Router(config.Config):
         """
         weight = own("router", self.start(x.shape[-1]), embed=x.shape[-1], experts=demand.num_experts)
         read = noise.jitter(x.astype(weight.dtype), fold(key, 0), epsilon=self.jitter)
-        logits = jnp.einsum("btd,de->bte", read, weight)
+        logits = jnp.einsum("btd,de->bte", read, weight, precision=jax.lax.Precision.HIGHEST)
         return noise.drop_experts(logits, fold(key, 1), rate=self.drop_experts, at_least=demand.k)
 
     def start(self, embed_dim: int) -> Callable:

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from arch import config
@@ -43,5 +44,6 @@ class Config(Router):
     def route(self, own, logits, x, context, key, demand):
         """Noisy in training, plain top-k of the same logits in evaluation."""
         weight = own("router_noise", constant(0.0), embed=x.shape[-1], experts=demand.num_experts)
-        noise = jnp.einsum("btd,de->bte", x.astype(weight.dtype), weight)
+        exact = jax.lax.Precision.HIGHEST
+        noise = jnp.einsum("btd,de->bte", x.astype(weight.dtype), weight, precision=exact)
         return noisy_top_k.route(logits, context.real(), k=demand.k, noise=noise, key=fold(key, 2))

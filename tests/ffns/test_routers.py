@@ -265,3 +265,19 @@ def test_experts_are_not_dropped_where_balance_fills_them(router):
     name = router.__name__.rsplit(".", 1)[-1]
     with pytest.raises(ValueError, match=f"drop_experts=0.1 must be 0 with router='{name}'"):
         router.Config(drop_experts=0.1)
+
+
+@pytest.mark.parametrize("name", ["top_k", "noisy_top_k"])
+def test_the_scores_are_products_of_full_float32(name):
+    """TPUs and GPUs round the factors of a float32 product unless it says otherwise."""
+    cfg, x = CONFIGS[name], inputs(1, 3)
+    own = lambda *_, **axes: jnp.zeros(tuple(axes.values()))
+
+    def routed(x):
+        logits = cfg.router.logits(own, x, None, cfg.demand)
+        return cfg.router.route(own, logits, x, context(x), None, cfg.demand)
+
+    products = [e for e in jax.make_jaxpr(routed)(x).eqns if e.primitive.name == "dot_general"]
+    scores = [e for e in products if e.invars[1].aval.shape == (x.shape[-1], cfg.num_experts)]
+    assert len(scores) == cfg.router.matrices
+    assert all(set(e.params["precision"]) == {jax.lax.Precision.HIGHEST} for e in scores)
