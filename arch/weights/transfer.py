@@ -22,7 +22,7 @@ log = logging.getLogger("arch")
 def with_head(found: Published, head: Any) -> Published:
     """The checkpoint as one of the model with this head.
 
-    What starts fresh, and which tensors are left out, is logged.
+    What of the head is taken, what starts fresh, and which tensors are left out, is logged.
 
     Args:
       found: of an encoder.
@@ -43,6 +43,9 @@ def with_head(found: Published, head: Any) -> Published:
     left = [name for rule in found.rules for name in rule.theirs if name not in used]
     if fresh or left:
         log.info("%s has another head: fresh are %s; left out are %s", found.source.path, _named(fresh), _named(left))
+    if kept := tuple(path for path in ours if path.startswith(HEAD) and path not in fresh):
+        order = ", its labels in the checkpoint's order, which may not be the data's" if _labelled(head, kept) else ""
+        log.warning("%s: of the head are taken as they are %s%s", found.source.path, _named(kept), order)
     return dataclasses.replace(found, config=config, rules=held, names=names, fresh=fresh)
 
 
@@ -52,6 +55,11 @@ def _holds(rule: Rule, ours: dict, names: dict[str, str], found: Published) -> b
         return False
     shapes = [found.source.tensors[names[name]].shape for name in rule.theirs]
     return shapes == rule.shapes([ours[path] for path in rule.ours])
+
+
+def _labelled(head: Any, kept: tuple[str, ...]) -> bool:
+    """Whether what is kept of a head has an output for each label."""
+    return hasattr(head, "num_labels") and f"{HEAD}output" in kept
 
 
 def _named(names: tuple[str, ...] | list[str]) -> str:

@@ -63,6 +63,14 @@ def test_what_is_fresh_and_what_is_left_out_is_logged_by_name(tmp_path, caplog):
     assert "fresh are head/output, head/output_bias; left out are cls.predictions.transform.dense.weight" in caplog.text
 
 
+@pytest.mark.parametrize("old, said", [(classification.Config(num_labels=3), True), (pooler.Config(), False)], ids=str)
+def test_a_head_that_is_taken_is_logged_and_that_its_labels_are_not_compared(tmp_path, caplog, old, said):
+    path, _ = written(tmp_path, old)
+    transfer.with_head(pretrained.open(path), classification.Config(num_labels=3))
+    assert "of the head are taken as they are head/" in caplog.text
+    assert ("its labels in the checkpoint's order, which may not be the data's" in caplog.text) == said
+
+
 def test_fresh_values_come_from_who_starts_the_run(tmp_path):
     path, _ = written(tmp_path, TOKENS)
     cfg = bert.compose(**SIZES, head=tagging.Config(num_labels=3))
