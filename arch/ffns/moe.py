@@ -103,10 +103,13 @@ class Config(SublayerConfig):
         return Moe(self, name=name)
 
     def flops(self, row: Row) -> Flops:
-        """The router, the top k experts of each token, their weighted sum, the shared expert; none left aside."""
+        """The router, the experts of each token, their weighted sum, the shared expert; none left aside.
+
+        What is executed is that of the dispatch 'grouped': the others fill whole capacities.
+        """
         an_expert = 3 * row.embed_dim * self.hidden_dim + row.embed_dim
         router = self.router.matrices * row.embed_dim * self.num_experts
-        chosen = multiply_adds(row.length * (router + self.top_k * an_expert))
+        chosen = multiply_adds(round(row.length * (router + self.router.experts_a_token(self.demand) * an_expert)))
         return chosen + self.shared.flops(row) if self.shared_dim else chosen
 
     def idle_parameters(self, embed_dim: int) -> int:

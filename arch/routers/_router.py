@@ -99,6 +99,10 @@ class Router(config.Config):
         """The routing of `logits`."""
         raise NotImplementedError
 
+    def experts_a_token(self, demand: Demand) -> float:
+        """How many experts a token has on average when none is dropped. Raises UnknownFlops if that is not fixed."""
+        return demand.k
+
     def capacity(self, tokens: int, demand: Demand, deterministic: bool) -> int:
         """The most pairs that an expert can have in a row of so many tokens."""
         return tokens

@@ -34,6 +34,10 @@ class Config(Router):
         takes_all = self.capacity_factor * demand.k >= demand.num_experts
         return () if takes_all else ("causal", "segments", "cache")
 
+    def experts_a_token(self, demand):
+        """What the experts take together, at most all of them."""
+        return min(self.capacity_factor * demand.k, demand.num_experts)
+
     def capacity(self, tokens, demand, deterministic):
         """The same in training and evaluation."""
         factor = self.capacity_factor * demand.k

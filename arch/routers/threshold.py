@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from arch import config
+from arch.layers.flops import unknown
 from arch.ops.routing import threshold
 from arch.routers._router import Router
 
@@ -29,6 +30,10 @@ class Config(Router):
     def must_suit(self, demand):
         if demand.renormalize:
             raise ValueError("renormalize=True must be False with router='threshold', whose weights are probabilities")
+
+    def experts_a_token(self, demand):
+        """As many as the probabilities take: not known before."""
+        raise unknown(self)
 
     def route(self, own, logits, x, context, key, demand):
         """Top-p."""

@@ -10,6 +10,7 @@ import pytest
 from arch import config
 from arch.ffns import moe
 from arch.layers import block, stack
+from arch.layers.flops import Row, UnknownFlops
 from arch.layers.weight import unbox
 from arch.models import decoder
 from arch.ops.routing import assignment
@@ -281,3 +282,20 @@ def test_the_scores_are_products_of_full_float32(name):
     scores = [e for e in products if e.invars[1].aval.shape == (x.shape[-1], cfg.num_experts)]
     assert len(scores) == cfg.router.matrices
     assert all(set(e.params["precision"]) == {jax.lax.Precision.HIGHEST} for e in scores)
+
+
+def test_flops_are_of_the_experts_that_a_token_has():
+    row = Row(length=20, embed_dim=7)
+
+    def flops(router, **fields):
+        return moe.Config(num_experts=6, top_k=2, hidden_dim=5, renormalize=False, router=router, **fields).flops(row)
+
+    off = dict(balance_weight=0.0)
+    even, double, all_of_them = (
+        flops(expert_choice.Config(capacity_factor=factor), **off).required for factor in (1.0, 2.0, 9.0)
+    )
+    assert flops(top_k.Config()).required == even
+    an_expert = 2 * (3 * 7 * 5 + 7)
+    assert double - even == 20 * 2 * an_expert and all_of_them - double == 20 * 2 * an_expert
+    with pytest.raises(UnknownFlops, match="threshold"):
+        flops(threshold.Config())

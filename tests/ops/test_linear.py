@@ -36,3 +36,9 @@ def test_elsewhere_it_is_the_plain_product():
     x, kernel = jnp.ones((3, 4)), jnp.ones((4, 6))
     shapes = [eqn.outvars[0].aval.shape for eqn in jax.make_jaxpr(lambda *a: linear(*a, platform="gpu"))(x, kernel).eqns]
     assert shapes == [(3, 6)]
+
+
+def test_the_backward_pass_keeps_nothing_but_the_arguments():
+    x, kernel = jax.ShapeDtypeStruct((3, 5), jnp.float32), jax.ShapeDtypeStruct((5, 6), jnp.float32)
+    kept = jax.eval_shape(lambda *given: jax.vjp(linear, *given)[1], x, kernel)
+    assert sorted(leaf.shape for leaf in jax.tree.leaves(kept)) == [(3, 5), (5, 6)]

@@ -19,6 +19,9 @@ from arch.ops.routing import losses, scores
 from arch.ops.routing.assignment import TokenChoice
 from arch.typing import Array, Bool, Float, Key
 
+FLOOR = 1e-6
+"""Added to the noise's deviation, which underflows where x W_noise is far below 0: the load divides by it."""
+
 
 def route(
     logits: Float[Array, "b t e"],
@@ -34,7 +37,7 @@ def route(
       logits: [b t e] x W_g.
       real: [b t] which tokens are no padding.
       k: experts a token.
-      noise: [b t e] x W_noise; the noise has the standard deviation softplus of it.
+      noise: [b t e] x W_noise; the noise has the standard deviation softplus of it, plus FLOOR.
       key: for the noise; None for no noise, and then the load is the plain count, without gradient.
 
     Raises:
@@ -43,7 +46,7 @@ def route(
     e = logits.shape[-1]
     if not 1 <= k < e:
         raise ValueError(f"k={k} must be at least 1 and below the number of experts, {e}")
-    clean, stddev = scores.wide(logits), jax.nn.softplus(scores.wide(noise))
+    clean, stddev = scores.wide(logits), jax.nn.softplus(scores.wide(noise)) + FLOOR
     noisy = clean if key is None else clean + stddev * jax.random.normal(key, clean.shape, clean.dtype)
     experts = scores.best(noisy, k)
     weights = scores.softmax(scores.at(noisy, experts))

@@ -129,3 +129,13 @@ def test_some_expert_must_be_left_out():
     case = make("normal")
     with pytest.raises(ValueError, match="k=5 must be at least 1 and below the number of experts, 5"):
         noisy_top_k.route(jnp.asarray(case.logits), jnp.asarray(case.real), k=5, noise=jnp.asarray(_noise(case)))
+
+
+def test_gradients_are_finite_where_the_noise_underflows():
+    logits, real = jnp.asarray([[[2.0, 1.0, 0.0], [1.0, 1.0, 1.0]]]), jnp.ones((1, 2), bool)
+
+    def losses(noise):
+        found = noisy_top_k.route(logits, real, k=2, noise=noise, key=jax.random.key(0)).losses
+        return found["load"] + found["importance"]
+
+    assert np.isfinite(jax.grad(losses)(jnp.full(logits.shape, -200.0))).all()
