@@ -65,7 +65,8 @@ def test_a_signal_stops_the_run_and_the_same_run_goes_on(
     assert capfd.readouterr().err.count(f"{name}: stopping at the next safe point") == 1
     (stopped,) = [line for line in caplog.messages if line.startswith(f"{name}: stopped at step ")]
     step = int(re.search(r"at step (\d+) of 10", stopped)[1])
-    assert {"compile": step == 0, "training": step == 3, "evaluation": step == 4, "saving": step >= 4}[phase]
+    # In training the line of step 3 comes while the device is at step 4.
+    assert {"compile": step == 0, "training": step == 4, "evaluation": step == 4, "saving": step >= 4}[phase]
     assert tiny.steps_in(tmp_path)[-1:] == ([step] if step else [])
     assert not list((tmp_path / "checkpoints").glob("*tmp*"))
     tiny.train(cfg, tmp_path)

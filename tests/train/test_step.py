@@ -217,8 +217,9 @@ def test_leaves_that_are_not_trained_follow_their_own_rule(world, whole):
 
 
 def test_the_second_step_is_not_traced_again(world, whole, batch):
+    before = world.traces
     state, _ = world.step(whole[0], batch, jax.random.key(0))
-    assert world.traces == 1 and int(state.step) == 2
+    assert world.traces == before > 0 and int(state.step) == 2
 
 
 def test_a_donated_state_is_given_up(world, batch):
