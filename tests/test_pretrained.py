@@ -198,7 +198,7 @@ def test_an_encoder_has_no_next_token(command, tmp_path, mode):
     export(config, params, tmp_path / "bert", family="bert")
     byte_level(foreign_tokenizer.Roles(eos_token="<end>")).save(tmp_path / "bert")
     done = command(CONFIG, f"--config.init_from={tmp_path / 'bert'}", f"--workdir={tmp_path / 'run'}", f"--mode={mode}")
-    check_refusal(done, "model.name='encoder' must be 'decoder' here", workdir=tmp_path / "run")
+    check_refusal(done, "model.name='encoder' must be 'decoder' ", workdir=tmp_path / "run")
 
 
 def has_peer():

@@ -9,7 +9,7 @@ import os
 import pathlib
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Config(config.Config):
     """Endings of the files to read in a folder; () for all (of its record files, if it has some)."""
     max_bytes: config.NonNegativeInt = 0
     """Byte budget: reading stops before the first document that would exceed it; 0 for no limit."""
-    piece_chars: config.PositiveInt = 8192
+    piece_chars: Annotated[int, config.Range(1)] = 8192
     """Characters of the documents that a single file of text is cut into."""
 
 

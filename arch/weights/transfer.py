@@ -43,7 +43,8 @@ def with_head(found: Published, head: Any) -> Published:
     left = [name for rule in found.rules for name in rule.theirs if name not in used]
     if fresh or left:
         log.info("%s has another head: fresh are %s; left out are %s", found.source.path, _named(fresh), _named(left))
-    if kept := tuple(path for path in ours if path.startswith(HEAD) and path not in fresh):
+    kept = tuple(path for path in ours if path.startswith(HEAD) and path not in fresh)
+    if kept and (head != found.config.head or _labelled(head, kept)):
         order = ", its labels in the checkpoint's order, which may not be the data's" if _labelled(head, kept) else ""
         log.warning("%s: of the head are taken as they are %s%s", found.source.path, _named(kept), order)
     return dataclasses.replace(found, config=config, rules=held, names=names, fresh=fresh)
