@@ -33,8 +33,7 @@ def route(
       renormalize: divide the weights by their sum.
     """
     probabilities = scores.softmax(logits)
-    weights = scores.at(probabilities, experts)
-    weights = scores.normalized(weights) if renormalize else weights
+    weights = scores.gates(probabilities, experts, renormalize=renormalize)
     return scores.keep_all(experts, weights, probabilities, real)
 
 

@@ -44,6 +44,12 @@ def at(scores: Float[Array, "*b e"], experts: Int[Array, "*b c"]) -> Float[Array
     return jnp.take_along_axis(scores, experts, axis=-1)
 
 
+def gates(scores: Float[Array, "*b e"], experts: Int[Array, "*b c"], *, renormalize: bool) -> Float[Array, "*b c"]:
+    """The scores of these experts, divided by their sum if so asked: the weights of their outputs."""
+    weights = at(scores, experts)
+    return normalized(weights) if renormalize else weights
+
+
 def normalized(weights: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     """The weights divided by their sum over a token's experts; zeros stay zeros."""
     total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -65,6 +71,26 @@ def narrowed(routing: TokenChoice, wanted: Bool[Array, "b t c"]) -> TokenChoice:
     """The routing of which these pairs alone are wanted."""
     weights, asked = jnp.where(wanted, routing.weights, 0), jnp.where(wanted, routing.experts, -1)
     return dataclasses.replace(routing, weights=weights, kept=wanted, asked=asked)
+
+
+def best_within(
+    scores: Float[Array, "*b e"], k: int, *, num_groups: int, top_groups: int, members: int
+) -> Int[Array, "*b c"]:
+    """The c = k experts of the highest scores among those of a token's best groups; all are, with as many top groups.
+
+    Args:
+      scores: of all experts.
+      k: how many.
+      num_groups, top_groups, members: see `within_groups`.
+
+    Raises:
+      ValueError: k experts are more than lie in so many groups, or these do not fit the number of experts.
+    """
+    if top_groups == num_groups:
+        return best(scores, k)
+    if k > (within := scores.shape[-1] // num_groups * top_groups):
+        raise ValueError(f"k={k} must be at most {within}, the experts in top_groups={top_groups}")
+    return best(within_groups(scores, num_groups=num_groups, top_groups=top_groups, members=members), k)
 
 
 def within_groups(

@@ -42,14 +42,10 @@ def route(
     Raises:
       ValueError: k or the groups do not fit the number of experts.
     """
+    if top_groups != num_groups and k % top_groups:
+        raise ValueError(f"k={k} must be a multiple of top_groups={top_groups}: k / top_groups speak for a group")
     score = jax.nn.sigmoid(scores.wide(logits))
-    choice = scores.biased(score, bias, logits)
-    if top_groups != num_groups:
-        if k % top_groups:
-            raise ValueError(f"k={k} must be a multiple of top_groups={top_groups}: k / top_groups speak for a group")
-        groups = dict(num_groups=num_groups, top_groups=top_groups)
-        choice = scores.within_groups(choice, members=k // top_groups, **groups)
-    experts = scores.best(choice, k)
-    weights = scores.at(score, experts)
-    weights = scores.normalized(weights) if renormalize else weights
+    groups = dict(num_groups=num_groups, top_groups=top_groups, members=k // top_groups)
+    experts = scores.best_within(scores.biased(score, bias, logits), k, **groups)
+    weights = scores.gates(score, experts, renormalize=renormalize)
     return scores.keep_all(experts, scale * weights, scores.normalized(score), real)

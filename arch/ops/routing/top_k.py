@@ -49,14 +49,9 @@ def route(
     """
     probabilities = scores.softmax(logits)
     score = scores.biased(probabilities, bias, logits)
-    if top_groups != num_groups:
-        if k > (within := logits.shape[-1] // num_groups * top_groups):
-            raise ValueError(f"k={k} must be at most {within}, the experts in top_groups={top_groups}")
-        score = scores.within_groups(score, num_groups=num_groups, top_groups=top_groups, members=1)
-    experts = scores.best(score, k)
+    experts = scores.best_within(score, k, num_groups=num_groups, top_groups=top_groups, members=1)
     if order == "select_then_softmax":
         weights = scores.softmax(scores.at(logits, experts))
     else:
-        weights = scores.at(probabilities, experts)
-        weights = scores.normalized(weights) if renormalize else weights
+        weights = scores.gates(probabilities, experts, renormalize=renormalize)
     return scores.keep_all(experts, scale * weights, probabilities, real)
