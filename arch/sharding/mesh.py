@@ -1,8 +1,9 @@
-"""Device meshes with the axes (data, fsdp, tensor), and the rules that place logical axes on them.
+"""Device meshes with the axes (data, fsdp, expert, tensor), and the rules that place logical axes on them.
 
-`data` replicates weights and splits the batch; `fsdp` splits the batch and every weight (ZeRO-3); `tensor` splits heads,
-hidden channels and vocabulary. Weights and activations name logical axes; `RULES` is the only place that maps them to
-mesh axes. All axes are Auto: the compiler propagates, our constraints steer.
+`data` replicates weights and splits the batch; `fsdp` splits the batch and every weight (ZeRO-3); `expert` splits the
+experts of a mixture, and is one more `fsdp` to the batch and to all other weights; `tensor` splits heads, hidden channels
+and vocabulary. Weights and activations name logical axes; `RULES` is the only place that maps them to mesh axes. All axes
+are Auto: the compiler propagates, our constraints steer.
 """
 
 import math
@@ -14,16 +15,16 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from arch import config
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "expert", "tensor")
 
 RULES: dict[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
-    "embed": ("fsdp",),
+    "batch": ("data", "fsdp", "expert"),
+    "embed": ("fsdp", "expert"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "hidden": ("tensor",),
     "vocab": ("tensor",),
-    "experts": (),
+    "experts": ("expert",),
     "head_dim": (),
     "state": (),
     "conv": (),
@@ -36,6 +37,9 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 """Logical axis -> the mesh axes that split it. Every axis name of every weight is a key (tests hold that)."""
 
+BATCH_SHARDS = " * ".join(f"mesh.{axis}" for axis in RULES["batch"])
+"""How a message names `batch_shards`."""
+
 
 @config.frozen
 class Config(config.Config):
@@ -43,6 +47,7 @@ class Config(config.Config):
 
     data: int = -1
     fsdp: int = 1
+    expert: int = 1
     tensor: int = 1
 
     def check(self):
@@ -54,8 +59,8 @@ class Config(config.Config):
             raise ValueError(f"{', '.join(a for a, s in sizes.items() if s == -1)}: only one axis may be -1")
 
 
-def shape(cfg: Config, num_devices: int) -> tuple[int, int, int]:
-    """The sizes of (data, fsdp, tensor) on so many devices.
+def shape(cfg: Config, num_devices: int) -> tuple[int, ...]:
+    """The sizes of AXES on so many devices.
 
     Raises:
       ValueError: the axes' product is not the number of devices.
@@ -119,6 +124,11 @@ def batch_shards(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[name] for name in RULES["batch"])
 
 
+def weight_shards(mesh: Mesh | AbstractMesh) -> int:
+    """Into how many parts a weight is split that does not lie along `tensor`."""
+    return math.prod(mesh.shape[name] for name in RULES["embed"])
+
+
 def process_shard(mesh: Mesh, num_rows: int) -> tuple[int, int]:
     """(index, count) of the contiguous rows of the global batch that this process loads.
 
@@ -128,7 +138,7 @@ def process_shard(mesh: Mesh, num_rows: int) -> tuple[int, int]:
     parts = batch_shards(mesh)
     if num_rows % parts:
         raise ValueError(
-            f"batch_size={num_rows} must be a multiple of mesh.data * mesh.fsdp = {parts}, the parts it is split into"
+            f"batch_size={num_rows} must be a multiple of {BATCH_SHARDS} = {parts}, the parts it is split into"
         )
     rows = sharding(("batch",), (num_rows,), mesh).devices_indices_map((num_rows,))
     here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]

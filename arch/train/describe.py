@@ -54,7 +54,7 @@ def _mesh(cfg: experiment.Config) -> jax.sharding.AbstractMesh:
     mesh = meshes.abstract(cfg.mesh, here if -1 in sizes and here % known == 0 else known)
     if cfg.batch_size // cfg.micro_batches % meshes.batch_shards(mesh):
         rows = f"batch_size={cfg.batch_size} / micro_batches={cfg.micro_batches}"
-        raise ValueError(f"{rows} must be a multiple of mesh.data * mesh.fsdp = {meshes.batch_shards(mesh)}")
+        raise ValueError(f"{rows} must be a multiple of {meshes.BATCH_SHARDS} = {meshes.batch_shards(mesh)}")
     return mesh
 
 
@@ -85,7 +85,8 @@ def _flops(cfg: experiment.Config, steps: int, num_devices: int) -> str:
 
 
 def _memory(cfg: experiment.Config, plan: states.Plan, mesh) -> str:
-    sizes = memory.estimate(cfg, plan, batch_shards=meshes.batch_shards(mesh), weight_shards=mesh.shape["fsdp"])
+    shards = dict(batch_shards=meshes.batch_shards(mesh), weight_shards=meshes.weight_shards(mesh))
+    sizes = memory.estimate(cfg, plan, **shards)
     names = ("parameters", "optimizer", "average", "gradients", "activations", "total")
     rows = [f"| {name} | {getattr(sizes, name) / GIB:.3f} |" for name in names]
     mesh_text = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())

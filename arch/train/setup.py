@@ -199,7 +199,7 @@ def _check_devices(cfg: experiment.Config, mesh: Mesh) -> None:
     if rows % meshes.batch_shards(mesh):
         raise ValueError(
             f"batch_size={cfg.batch_size} / micro_batches={cfg.micro_batches} = {rows} rows must be a multiple of "
-            f"mesh.data * mesh.fsdp = {meshes.batch_shards(mesh)}"
+            f"{meshes.BATCH_SHARDS} = {meshes.batch_shards(mesh)}"
         )
     remat = getattr(getattr(cfg.model, "layers", None), "remat", "none")
     if remat == "offload":

@@ -9,15 +9,17 @@ from jax.sharding import PartitionSpec as P
 from arch.sharding import mesh as meshes
 
 MESH = meshes.make(meshes.Config(data=2, fsdp=2, tensor=2))
+EXPERTS = meshes.make(meshes.Config(fsdp=2, expert=2, tensor=2))
 
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        (dict(), (8, 1, 1)),
-        (dict(data=2, fsdp=2, tensor=2), (2, 2, 2)),
-        (dict(data=1, fsdp=-1, tensor=2), (1, 4, 2)),
-        (dict(data=1, tensor=-1), (1, 1, 8)),
+        (dict(), (8, 1, 1, 1)),
+        (dict(data=2, fsdp=2, tensor=2), (2, 2, 1, 2)),
+        (dict(data=1, fsdp=-1, tensor=2), (1, 4, 1, 2)),
+        (dict(data=1, tensor=-1), (1, 1, 1, 8)),
+        (dict(expert=4), (2, 1, 4, 1)),
     ],
 )
 def test_minus_one_takes_the_devices_that_are_left(sizes, expected):
@@ -41,8 +43,8 @@ def test_two_open_axes_are_refused():
         meshes.Config(data=-1, tensor=-1)
 
 
-def test_a_mesh_has_the_three_axes_and_all_devices():
-    assert dict(MESH.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+def test_a_mesh_has_the_four_axes_and_all_devices():
+    assert dict(MESH.shape) == {"data": 2, "fsdp": 2, "expert": 1, "tensor": 2}
     assert set(MESH.devices.flat) == set(jax.devices())
 
 
@@ -66,6 +68,20 @@ def test_the_rules_place(axes, dims, expected):
     assert meshes.spec(axes, dims, MESH) == expected
 
 
+@pytest.mark.parametrize(
+    ("axes", "dims", "expected"),
+    [
+        (("experts", "embed", "hidden"), (4, 4, 4), P("expert", "fsdp", "tensor")),
+        (("experts", "embed", "hidden"), (3, 4, 4), P(None, ("fsdp", "expert"), "tensor")),
+        (("embed", "heads", "head_dim"), (4, 6, 5), P(("fsdp", "expert"), "tensor", None)),
+        (("embed", "experts"), (4, 4), P(("fsdp", "expert"), None)),
+        (("batch", None, "hidden"), (8, 3, 4), P(("fsdp", "expert"), None, "tensor")),
+    ],
+)
+def test_the_axis_expert_splits_experts_and_the_batch_and_all_weights_without_experts(axes, dims, expected):
+    assert meshes.spec(axes, dims, EXPERTS) == expected
+
+
 def test_a_mesh_axis_of_size_one_places_nothing():
     mesh = meshes.make(meshes.Config(data=8))
     assert meshes.spec(("batch", "embed", "heads"), (8, 8, 8), mesh) == P("data", None, None)
@@ -76,8 +92,10 @@ def test_an_axis_without_a_rule_is_refused():
         meshes.spec(("head",), (4,), MESH)
 
 
-def test_the_batch_is_split_over_data_and_fsdp():
-    assert meshes.batch_shards(MESH) == 4
+@pytest.mark.parametrize(("sizes", "batch", "weights"), [(dict(data=4, fsdp=2), 8, 2), (dict(fsdp=2, expert=4), 8, 8)])
+def test_the_batch_is_split_over_all_axes_but_tensor_and_weights_over_fsdp_and_expert(sizes, batch, weights):
+    mesh = meshes.make(meshes.Config(**sizes))
+    assert (meshes.batch_shards(mesh), meshes.weight_shards(mesh)) == (batch, weights)
 
 
 def test_one_process_loads_all_rows():
@@ -85,7 +103,7 @@ def test_one_process_loads_all_rows():
 
 
 def test_a_batch_that_does_not_split_evenly_is_refused():
-    with pytest.raises(ValueError, match=r"batch_size=6 must be a multiple of mesh\.data \* mesh\.fsdp = 4"):
+    with pytest.raises(ValueError, match=r"batch_size=6 must be a multiple of mesh\.data \* mesh\.fsdp \* mesh\.expert = 4"):
         meshes.process_shard(MESH, 6)
 
 
@@ -93,7 +111,7 @@ def test_a_global_batch_holds_the_rows_in_order():
     rows = np.arange(24).reshape(8, 3)
     batch = meshes.global_batch({"tokens": rows}, MESH)["tokens"]
     np.testing.assert_array_equal(batch, rows)
-    assert batch.sharding.spec == P(("data", "fsdp"))
+    assert batch.sharding.spec == P(("data", "fsdp", "expert"))
 
 
 def test_constrain_without_a_mesh_returns_its_argument():
