@@ -106,7 +106,7 @@ def must_look(layers: stack.Config, *, ahead: bool, field: str, task: str) -> No
             if getattr(sublayer, "causal", not ahead) == ahead:
                 found = f"{field}: {label}.causal={ahead} of layer {i}"
                 raise ValueError(f"{found} must be {not ahead} with task.name={task!r}{_reason(ahead)}")
-            if "causal" in sublayer.lacks():
+            if "causal" in (sublayer.lacks() if ahead else sublayer.lacks_in_training()):
                 looking.add(type(getattr(sublayer, "router", sublayer)).__module__.rsplit(".", 1)[-1])
     if ahead and not looking:
         raise ValueError(f"{field} must hold attention of causal=False with task.name={task!r}{_reason(ahead)}")

@@ -69,7 +69,7 @@ class Config(SublayerConfig):
     def check(self):
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k={self.top_k} must be at most num_experts={self.num_experts}")
-        name = type(self.router).__module__.rsplit(".", 1)[-1]
+        name = self.router.label
         if self.bias_rate and not self.router.biased:
             raise ValueError(f"bias_rate={self.bias_rate} must be 0 with router={name!r}, which heeds no bias")
         if not self.renormalize and not self.router.unnormalized:
@@ -96,7 +96,11 @@ class Config(SublayerConfig):
 
     def lacks(self) -> tuple[str, ...]:
         """What the router lacks."""
-        return self.router.lacks(self.demand)
+        return self.router.lacks(self.demand, training=False)
+
+    def lacks_in_training(self) -> tuple[str, ...]:
+        """What the router lacks there: an assignment of whole rows, or less room."""
+        return self.router.lacks(self.demand, training=True)
 
     def make(self, name: str | None = None) -> "Moe":
         """The Linen module."""

@@ -149,6 +149,10 @@ class SublayerConfig(config.Config):
         """The traits of the contract that this sublayer honestly lacks: 'causal', 'segments', 'cache' ..."""
         return ()
 
+    def lacks_in_training(self) -> tuple[str, ...]:
+        """The same where `deterministic` is False."""
+        return self.lacks()
+
     def flops(self, row: Row) -> Flops:
         """Of a forward pass over one row (see `arch.layers.flops`). Raises UnknownFlops unless it is overridden."""
         raise unknown(self)

@@ -11,7 +11,7 @@ from arch import config
 from arch.layers.contract import Context
 from arch.layers.weight import normal
 from arch.ops.routing import losses, noise
-from arch.ops.routing.assignment import ExpertChoice, TokenChoice, pairs
+from arch.ops.routing.assignment import Choice, pairs
 from arch.typing import Array, Bool, Float, Key
 
 
@@ -56,6 +56,11 @@ class Router(config.Config):
     """Whether the load is even whatever the logits are, so that f.P is constant: its gradient goes through P alone."""
 
     @property
+    def label(self) -> str:
+        """The file's name, by which it is chosen."""
+        return type(self).__module__.rsplit(".", 1)[-1]
+
+    @property
     def loss_weights(self) -> dict[str, float]:
         """The factors of the losses of its own, by name."""
         return {}
@@ -63,8 +68,8 @@ class Router(config.Config):
     def must_suit(self, demand: Demand) -> None:
         """Raises ValueError on a layer that the router cannot serve."""
 
-    def lacks(self, demand: Demand) -> tuple[str, ...]:
-        """The traits of the contract that the layer lacks in evaluation because of the router."""
+    def lacks(self, demand: Demand, *, training: bool) -> tuple[str, ...]:
+        """The traits of the contract that the layer lacks because of the router, in training or in evaluation."""
         return ()
 
     def logits(
@@ -95,7 +100,7 @@ class Router(config.Config):
         context: Context,
         key: Key[Array, ""] | None,
         demand: Demand,
-    ) -> TokenChoice | ExpertChoice:
+    ) -> Choice:
         """The routing of `logits`."""
         raise NotImplementedError
 
@@ -107,10 +112,14 @@ class Router(config.Config):
         """The most pairs that an expert can have in a row of so many tokens."""
         return tokens
 
-    def load(self, routing: TokenChoice | ExpertChoice, real: Bool[Array, "b t"]) -> Float[Array, "b e"]:
+    def load(self, routing: Choice, real: Bool[Array, "b t"]) -> Float[Array, "b e"]:
         """[b e] the assignments that the balance loss counts: all those that are computed."""
         pair, e = pairs(routing), routing.probabilities.shape[-1]
         return losses.counts(pair.experts[..., None], pair.kept[..., None], num_experts=e)
+
+
+WHOLE_ROW = ("causal", "segments", "cache")
+"""What a layer lacks whose router looks at all of a row before it decides."""
 
 
 def fold(key: Key[Array, ""] | None, number: int) -> Key[Array, ""] | None:
@@ -118,31 +127,22 @@ def fold(key: Key[Array, ""] | None, number: int) -> Key[Array, ""] | None:
     return None if key is None else jax.random.fold_in(key, number)
 
 
-def one_undivided(demand, name: str) -> None:
+def one_undivided(router: Router, demand: Demand) -> None:
     """Raises ValueError unless a token has one expert, with a weight that is not divided by itself."""
     if demand.k != 1 or demand.renormalize:
-        raise ValueError(
-            f"top_k={demand.k} and renormalize={demand.renormalize} must be 1 and False with router={name!r}"
-        )
+        found = f"top_k={demand.k} and renormalize={demand.renormalize}"
+        raise ValueError(f"{found} must be 1 and False with router={router.label!r}")
 
 
-def gate_lives(demand, name: str) -> None:
+def gate_lives(router: Router, demand: Demand) -> None:
     """Raises ValueError where a token's only weight is divided by itself: it is 1, and teaches the router nothing."""
     if demand.k == 1 and demand.renormalize:
-        raise ValueError(
-            f"renormalize=True must be False with top_k=1 and router={name!r}: divided by itself it has no gradient"
-        )
+        found = f"renormalize=True must be False with top_k=1 and router={router.label!r}"
+        raise ValueError(f"{found}: divided by itself it has no gradient")
 
 
-def all_there(router, name: str) -> None:
+def all_there(router: Router) -> None:
     """Raises ValueError on dropped experts, where balance would send tokens to them, which then have a weight of 0."""
     if router.drop_experts:
-        raise ValueError(f"drop_experts={router.drop_experts} must be 0 with router={name!r}, which uses every expert")
-
-
-def fits(groups, demand) -> None:
-    """Raises ValueError when the experts do not lie in so many groups."""
-    if demand.num_experts % groups.num_groups:
-        raise ValueError(f"num_groups={groups.num_groups} must divide num_experts={demand.num_experts}")
-    if groups.top_groups > groups.num_groups:
-        raise ValueError(f"top_groups={groups.top_groups} must be at most num_groups={groups.num_groups}")
+        found = f"drop_experts={router.drop_experts} must be 0 with router={router.label!r}"
+        raise ValueError(f"{found}, which uses every expert")

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from arch import config
 from arch.ops.routing import base
-from arch.routers._router import Router, all_there, one_undivided
+from arch.routers._router import WHOLE_ROW, Router, all_there, one_undivided
 
 
 @config.frozen
@@ -23,10 +23,14 @@ class Config(Router):
     balances: ClassVar[bool] = True
 
     def check(self):
-        all_there(self, "base")
+        all_there(self)
 
     def must_suit(self, demand):
-        one_undivided(demand, "base")
+        one_undivided(self, demand)
+
+    def lacks(self, demand, *, training):
+        """The assignment in training is of the whole row."""
+        return WHOLE_ROW if training else ()
 
     def route(self, own, logits, x, context, key, demand):
         """BASE's."""

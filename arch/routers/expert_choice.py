@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from arch import config
 from arch.ops.routing import capacity, expert_choice
-from arch.routers._router import Router, all_there
+from arch.routers._router import WHOLE_ROW, Router, all_there
 
 
 @config.frozen
@@ -23,16 +23,16 @@ class Config(Router):
     balances: ClassVar[bool] = True
 
     def check(self):
-        all_there(self, "expert_choice")
+        all_there(self)
 
     def must_suit(self, demand):
         if demand.renormalize:
             raise ValueError("renormalize=True must be False with router='expert_choice', whose tokens' experts vary")
 
-    def lacks(self, demand):
+    def lacks(self, demand, *, training):
         """Whether an expert takes a token depends on all tokens of the row, unless it takes them all."""
         takes_all = self.capacity_factor * demand.k >= demand.num_experts
-        return () if takes_all else ("causal", "segments", "cache")
+        return () if takes_all else WHOLE_ROW
 
     def experts_a_token(self, demand):
         """What the experts take together, at most all of them."""

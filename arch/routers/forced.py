@@ -33,7 +33,7 @@ class Config(Router):
         return self.kind == "balanced" or not self.share
 
     def must_suit(self, demand):
-        gate_lives(demand, "forced")
+        gate_lives(self, demand)
 
     def route(self, own, logits, x, context, key, demand):
         """By position."""

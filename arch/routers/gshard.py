@@ -1,17 +1,16 @@
 """Two experts a token up to a capacity, the second by chance in training (GShard; GLaM in every other layer)."""
 
 from arch import config
-from arch.ops.routing import capacity, gshard, losses
-from arch.routers._router import Router, fold
+from arch.ops.routing import gshard, losses
+from arch.routers._limited import Limited
+from arch.routers._router import WHOLE_ROW, fold
 
 
 @config.frozen
-class Config(Router):
+class Config(Limited):
     """GShard's top-2 gating, see `arch.ops.routing.gshard`; the layer's top_k is 2 and `renormalize` on.
 
     Attributes:
-      capacity_factor: in training, how much more than its even share of a row's pairs an expert takes.
-      eval_capacity_factor: the same in evaluation; num_experts / 2 and above drops nothing.
       random_second: in training the second expert is used with twice the probability that its weight says.
     """
 
@@ -23,18 +22,9 @@ class Config(Router):
         if demand.k != 2:
             raise ValueError(f"top_k={demand.k} must be 2 with router='gshard'")
 
-    def lacks(self, demand):
+    def lacks(self, demand, *, training):
         """A row's first choices, even of later tokens, come before any second one."""
-        return () if 2 * self.eval_capacity_factor >= demand.num_experts else ("causal", "segments", "cache")
-
-    def factor(self, deterministic):
-        """The capacity factor in evaluation or in training."""
-        return self.eval_capacity_factor if deterministic else self.capacity_factor
-
-    def capacity(self, tokens, demand, deterministic):
-        """By the factor."""
-        sizes = dict(k=demand.k, num_experts=demand.num_experts)
-        return capacity.limit(tokens, capacity_factor=self.factor(deterministic), **sizes)
+        return () if self.drops_nothing(demand, training=training) else WHOLE_ROW
 
     def route(self, own, logits, x, context, key, demand):
         """GShard's."""

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from arch import config
 from arch.ops.routing import sinkhorn
-from arch.routers._router import Router, all_there, one_undivided
+from arch.routers._router import WHOLE_ROW, Router, all_there, one_undivided
 
 
 @config.frozen
@@ -24,10 +24,14 @@ class Config(Router):
     unnormalized: ClassVar[bool] = True
 
     def check(self):
-        all_there(self, "sinkhorn")
+        all_there(self)
 
     def must_suit(self, demand):
-        one_undivided(demand, "sinkhorn")
+        one_undivided(self, demand)
+
+    def lacks(self, demand, *, training):
+        """The plan in training is of the whole row."""
+        return WHOLE_ROW if training else ()
 
     def route(self, own, logits, x, context, key, demand):
         """Sinkhorn's."""

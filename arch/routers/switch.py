@@ -6,16 +6,15 @@ import jax.numpy as jnp
 
 from arch import config
 from arch.ops.routing import capacity, losses, switch
-from arch.routers._router import Router, one_undivided
+from arch.routers._limited import Limited
+from arch.routers._router import WHOLE_ROW, one_undivided
 
 
 @config.frozen
-class Config(Router):
+class Config(Limited):
     """Switch routing, see `arch.ops.routing.switch`; the layer's top_k is 1 and `renormalize` off.
 
     Attributes:
-      capacity_factor: in training, how much more than its even share of a row's tokens an expert takes.
-      eval_capacity_factor: the same in evaluation; num_experts and above drops nothing.
       priority: who is served first, the earlier token or the one that is surest ('batch', as V-MoE has it).
       stages: how many experts a token tries in turn; from 2 on, "no token left behind".
     """
@@ -32,23 +31,13 @@ class Config(Router):
             raise ValueError(f"priority={self.priority!r} must be 'token' with stages={self.stages}")
 
     def must_suit(self, demand):
-        one_undivided(demand, "switch")
+        one_undivided(self, demand)
 
-    def lacks(self, demand):
+    def lacks(self, demand, *, training):
         """A row's tokens compete for room, which grows with their number."""
-        if self.eval_capacity_factor >= demand.num_experts:
+        if self.drops_nothing(demand, training=training):
             return ()
-        sees_all = self.priority == "batch" or self.stages > 1
-        return ("causal", "segments", "cache") if sees_all else ("segments", "cache")
-
-    def factor(self, deterministic):
-        """The capacity factor in evaluation or in training."""
-        return self.eval_capacity_factor if deterministic else self.capacity_factor
-
-    def capacity(self, tokens, demand, deterministic):
-        """By the factor."""
-        sizes = dict(k=demand.k, num_experts=demand.num_experts)
-        return capacity.limit(tokens, capacity_factor=self.factor(deterministic), **sizes)
+        return WHOLE_ROW if self.priority == "batch" or self.stages > 1 else ("segments", "cache")
 
     def route(self, own, logits, x, context, key, demand):
         """Switch's."""

@@ -17,47 +17,48 @@ from jax.tree_util import register_dataclass
 from arch.typing import Array, Bool, Float, Int
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What TokenChoice and ExpertChoice have in common: n owners, tokens or experts, of c places each.
+
+    Attributes:
+      weights: [b n c] float32 factors of the experts' outputs, 0 where not kept.
+      probabilities: [b t e] float32 the router's scores of all experts, which sum to one; balance losses read them.
+      kept: [b n c] False where the pair is not computed: dropped, not needed, or of a token that is padding.
+      losses: what this router's paper adds to the objective beside the common losses, not yet weighted.
+    """
+
+    weights: Float[Array, "b n c"]
+    probabilities: Float[Array, "b t e"]
+    kept: Bool[Array, "b n c"]
+    losses: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+
 @register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TokenChoice:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenChoice(Choice):
     """Each token has c places, and an expert in each.
 
     Attributes:
       experts: [b t c] the experts of each token, best first; ties go to the lower number.
-      weights: [b t c] float32 factors of their outputs, 0 where not kept.
-      probabilities: [b t e] float32 the router's scores of all experts, which sum to one; balance losses read them.
-      kept: [b t c] False where the pair is not computed: dropped, not needed, or of a token that is padding.
       asked: [b t c] the experts that the router wanted before any pair was dropped because its expert is full, -1 for
         none.
-      losses: what this router's paper adds to the objective beside the common losses, not yet weighted.
     """
 
     experts: Int[Array, "b t c"]
-    weights: Float[Array, "b t c"]
-    probabilities: Float[Array, "b t e"]
-    kept: Bool[Array, "b t c"]
     asked: Int[Array, "b t c"]
-    losses: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
 @register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ExpertChoice:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpertChoice(Choice):
     """Each expert has c places, and a token in each.
 
     Attributes:
       tokens: [b e c] the tokens of each expert, best first.
-      weights: [b e c] float32 factors of the expert's outputs, 0 where not kept.
-      probabilities: [b t e] float32, as in TokenChoice.
-      kept: [b e c] False where the place is empty.
-      losses: as in TokenChoice.
     """
 
     tokens: Int[Array, "b e c"]
-    weights: Float[Array, "b e c"]
-    probabilities: Float[Array, "b t e"]
-    kept: Bool[Array, "b e c"]
-    losses: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
 @register_dataclass
@@ -74,7 +75,7 @@ class SoftChoice:
     combine: Float[Array, "b t e c"]
 
 
-Routing = TokenChoice | ExpertChoice | SoftChoice
+Routing = Choice | SoftChoice
 
 
 @register_dataclass
@@ -95,7 +96,7 @@ class Pairs:
     kept: Bool[Array, "b m"]
 
 
-def pairs(routing: TokenChoice | ExpertChoice) -> Pairs:
+def pairs(routing: Choice) -> Pairs:
     """The pairs, those of one token (or, for ExpertChoice, of one expert) side by side."""
     first = routing.experts if isinstance(routing, TokenChoice) else routing.tokens
     owner = jnp.broadcast_to(jnp.arange(first.shape[1])[:, None], first.shape)

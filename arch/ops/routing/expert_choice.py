@@ -33,4 +33,5 @@ def route(
     weights, tokens = jax.lax.top_k(eligible, limit(t, **sizes))
     place = jnp.arange(tokens.shape[-1])
     kept = jnp.broadcast_to(place < limits(real, **sizes)[:, None, None], tokens.shape)
-    return ExpertChoice(tokens, jnp.where(kept, weights, 0), probabilities, kept)
+    weights = jnp.where(kept, weights, 0)
+    return ExpertChoice(tokens=tokens, weights=weights, probabilities=probabilities, kept=kept)

@@ -64,7 +64,8 @@ def keep_all(
 ) -> TokenChoice:
     """The choice of which every pair of a real token is kept."""
     kept = jnp.broadcast_to(real[..., None], experts.shape)
-    return narrowed(TokenChoice(experts, weights, probabilities, kept, experts), kept)
+    routing = TokenChoice(experts=experts, weights=weights, probabilities=probabilities, kept=kept, asked=experts)
+    return narrowed(routing, kept)
 
 
 def narrowed(routing: TokenChoice, wanted: Bool[Array, "b t c"]) -> TokenChoice:

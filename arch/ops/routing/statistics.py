@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arch.ops.routing.assignment import ExpertChoice, TokenChoice, pairs
+from arch.ops.routing.assignment import Choice, ExpertChoice, pairs
 from arch.ops.routing.losses import counts
 from arch.typing import Array, Bool, Float
 
@@ -29,7 +29,7 @@ DEAD_BELOW = 0.01
 """An expert is dead at a load under this part of the even one."""
 
 
-def sums(routing: TokenChoice | ExpertChoice, real: Bool[Array, "b t"]) -> dict[str, Array]:
+def sums(routing: Choice, real: Bool[Array, "b t"]) -> dict[str, Array]:
     """Sums over each row's real tokens, averaged over the rows; no gradient goes through them.
 
     Args:
@@ -56,7 +56,7 @@ def sums(routing: TokenChoice | ExpertChoice, real: Bool[Array, "b t"]) -> dict[
     return {"expert_load": jnp.mean(load, axis=0), **means}
 
 
-def asked(routing: TokenChoice | ExpertChoice) -> Float[Array, "b e"]:
+def asked(routing: Choice) -> Float[Array, "b e"]:
     """How many assignments to each expert the router asked for: where experts choose, those that they have."""
     if isinstance(routing, ExpertChoice):
         return jnp.sum(routing.kept, axis=-1, dtype=jnp.float32)
