@@ -4,7 +4,9 @@ A document's place in the order, and its split, come from the SHA-256 of its nam
 file stays in its split when the corpus grows, when the byte budget changes and on another Python version.
 """
 
+import functools
 import hashlib
+import logging
 import os
 import pathlib
 import sysconfig
@@ -15,6 +17,8 @@ import numpy as np
 
 from arch import config
 from arch.data import hub, labelled, records, standard_library
+
+log = logging.getLogger("arch")
 
 
 class Document(NamedTuple):
@@ -53,7 +57,8 @@ def read(cfg: Config, kind: labelled.Kind = "text") -> Iterator[Document | label
     """The documents of a corpus one by one, none of them empty.
 
     Texts come in the order of their names' hashes; records in their own order, file after file in the order of the
-    files' names' hashes. Only the document at hand is in memory (of records, a few hundred).
+    files' names' hashes. Only the document at hand is in memory (of records, a few hundred). How many labelled records
+    are left out, since they hold no text, the log says.
 
     Args:
       cfg: which corpus.
@@ -62,17 +67,27 @@ def read(cfg: Config, kind: labelled.Kind = "text") -> Iterator[Document | label
     Raises:
       ValueError: a missing path, a file that is damaged or not UTF-8 text (named), labels that are none, or no text.
     """
-    total, taken = 0, False
-    for document in filter(lambda document: document.text, _documents(cfg, kind)):
+    total, taken, empty = 0, 0, 0
+    for document in _documents(cfg, kind):
+        if not document.text:
+            empty += 1
+            continue
         total += len(document.text.encode())
         if cfg.max_bytes and total > cfg.max_bytes:
             break
-        taken = True
+        taken += 1
         yield document
+    if empty and kind != "text":
+        _tell_empty(cfg.path, empty, taken + empty)
     if not taken:
         budget = f" within max_bytes={cfg.max_bytes}" if cfg.max_bytes else ""
         chosen = f" with suffixes={cfg.suffixes}" if cfg.suffixes and os.path.isdir(cfg.path) else ""
         raise ValueError(f"data.path={cfg.path!r} must hold text: found no document{chosen}{budget}")
+
+
+@functools.cache  # once, however often a corpus is read
+def _tell_empty(path: str, empty: int, count: int) -> None:
+    log.info("%s: %d of %d records hold no text and are left out", path, empty, count)
 
 
 def form(cfg: Config) -> str:

@@ -116,16 +116,16 @@ def samples(tokenized: Tokenized, split: str, of_source: Callable[..., Samples],
       ValueError: of_source's, with the name of the source behind it, or a weight too small.
     """
     whole = tokenized.splits[split]
+    whole = whole._replace(name=whole.name or split)
     if split != "train":
-        return _named(split, of_source, whole, seed=0, shuffled=False)
+        return _named(of_source, whole, seed=0, shuffled=False)
     if len(whole.sources) == 1:
-        return _named(split, of_source, whole, seed=seed, shuffled=True)
-    made, ends = [], np.cumsum(whole.sources)
+        return _named(of_source, whole, seed=seed, shuffled=True)
+    parts, made, ends = tokenized.meta["config"]["mixture"], [], np.cumsum(whole.sources)
     for i, (first, last) in enumerate(zip(ends - whole.sources, ends)):
-        how = dict(seed=mixture.source_seed(seed, i), shuffled=True)
-        made.append(_named(f"{split}, mixture[{i}]", of_source, whole.part(int(first), int(last)), **how))
-    weights = [part["weight"] for part in tokenized.meta["config"]["mixture"]]
-    return mixture.Mixture(made, weights, seed=seed)
+        part = whole.part(int(first), int(last), f"{split}, mixture[{i}] {parts[i]['path']}".rstrip())
+        made.append(_named(of_source, part, seed=mixture.source_seed(seed, i), shuffled=True))
+    return mixture.Mixture(made, [part["weight"] for part in parts], seed=seed)
 
 
 def by_source(tokenized: Tokenized) -> dict[str, Tokenized]:
@@ -138,7 +138,7 @@ def by_source(tokenized: Tokenized) -> dict[str, Tokenized]:
         path = tokenized.meta["config"]["mixture"][i]["path"]
         name = pathlib.PurePath(path or "stdlib").name.split(".")[0]
         name = f"{name}-{i}" if name in named or name in tokenized.splits else name
-        named[name] = tokenized._replace(splits={"valid": whole.part(int(first), int(last))})
+        named[name] = tokenized._replace(splits={"valid": whole.part(int(first), int(last), f"valid, {name}")})
     return named
 
 
@@ -156,11 +156,11 @@ def packed(tokenized: Tokenized, split: str, *, seq_len: int, seed: int = 0) -> 
     return samples(tokenized, split, of_source, seed=seed)
 
 
-def _named(name: str, of_source: Callable[..., Samples], part: token_files.Split, **how) -> Samples:
+def _named(of_source: Callable[..., Samples], part: token_files.Split, **how) -> Samples:
     try:
         return of_source(part, **how)
     except ValueError as error:
-        raise ValueError(f"{error} ({name})") from None
+        raise ValueError(f"{error} ({part.name})") from None
 
 
 def batches(dataset: grain.MapDataset, start_step: int = 0, *, num_threads: int = 2, ahead: int = 4):

@@ -11,6 +11,7 @@ the row with the least room that is enough, or else into a new one. Ding, Wang, 
 
 import bisect
 import collections
+from collections.abc import Iterable
 
 import grain
 import numpy as np
@@ -27,11 +28,14 @@ class Rows:
       endless: whether there is no last index.
       samples_per_epoch: R.
       truncated: documents that are longer than a row, of which the row holds a part.
+      unlabelled: how many of these have no label in that part, so that nothing is learned from them.
     """
 
-    def __init__(self, part: Split, count: int, *, seed: int, shuffled: bool, truncated: int):
-        self._part, self._seed, self.endless = part, seed, shuffled
-        self.samples_per_epoch, self.truncated = count, truncated
+    def __init__(self, part: Split, count: int, *, seed: int, shuffled: bool, cut: Iterable[np.ndarray]):
+        """`cut`: of each document that is longer than a row, which of the tokens that the row holds have a label."""
+        self._part, self._seed, self.endless, self.samples_per_epoch = part, seed, shuffled, count
+        learned = [bool(has.any()) for has in cut]
+        self.truncated, self.unlabelled = len(learned), learned.count(False)
 
     def __getitem__(self, index: int) -> Sample:
         if not self.endless:
@@ -68,8 +72,8 @@ class Documents(Rows):
         if seq_len < 4:
             raise ValueError(f"seq_len={seq_len} must be at least 4, for the tokens around one text or two")
         lengths = np.diff(part.offsets)
-        long = int(np.count_nonzero(lengths > seq_len))
-        super().__init__(part, len(lengths), seed=seed, shuffled=shuffled, truncated=long)
+        cut = (part.columns["labels"][a : a + seq_len - 1] >= 0 for a in part.offsets[:-1][lengths > seq_len])
+        super().__init__(part, len(lengths), seed=seed, shuffled=shuffled, cut=cut)
         self._seq_len = seq_len
 
     def _row(self, number: int) -> Sample:
@@ -118,11 +122,12 @@ class Conversations(Rows):
 
     def __init__(self, part: Split, *, seq_len: int, seed: int = 0, shuffled: bool):
         targets = np.diff(part.offsets) - 1
-        long = int(np.count_nonzero(targets > seq_len))
         rows = best_fit(np.minimum(targets, seq_len), seq_len)
         self._documents = np.argsort(rows, kind="stable")
         self._bounds = np.searchsorted(rows[self._documents], np.arange(rows.max() + 2))
-        super().__init__(part, len(self._bounds) - 1, seed=seed, shuffled=shuffled, truncated=long)
+        begins = part.offsets[:-1][targets > seq_len] + 1
+        cut = (part.columns["labels"][a : a + seq_len] > 0 for a in begins)
+        super().__init__(part, len(self._bounds) - 1, seed=seed, shuffled=shuffled, cut=cut)
         self._seq_len = seq_len
 
     def _row(self, number: int) -> Sample:

@@ -22,6 +22,7 @@ class Split(NamedTuple):
     sources: how many of the documents, from the first on, come from each source.
     columns: what goes with each token of labelled data, by name, memory-mapped: int32 `labels`,
       uint8 `token_types` and `parts`.
+    name: what the log and errors call it, if not by the name of the split.
     """
 
     tokens: np.ndarray
@@ -29,13 +30,14 @@ class Split(NamedTuple):
     num_bytes: int
     sources: tuple[int, ...]
     columns: Mapping[str, np.ndarray] = {}
+    name: str = ""
 
-    def part(self, first: int, last: int) -> "Split":
+    def part(self, first: int, last: int, name: str = "") -> "Split":
         """The documents from the first up to the last, which is not among them; `num_bytes` is still the whole's."""
         begin, end = self.offsets[[first, last]]
         columns = {name: column[begin:end] for name, column in self.columns.items()}
         offsets = self.offsets[first : last + 1] - begin
-        return Split(self.tokens[begin:end], offsets, self.num_bytes, (last - first,), columns)
+        return Split(self.tokens[begin:end], offsets, self.num_bytes, (last - first,), columns, name)
 
 
 def dtype(tokenizer) -> np.dtype:
@@ -94,9 +96,11 @@ def read(folder: pathlib.Path, name: str, counts: dict) -> Split:
     """The split whose files `Writer` wrote, and of which it said `counts`.
 
     Raises:
-      ValueError: files and counts do not agree.
+      ValueError: files and counts do not agree, or pairs are not told apart by `parts`.
     """
     files = ["tokens", *counts["columns"]]
+    if "token_types" in files and "parts" not in files:
+        raise ValueError(f"{name} has pairs without 'parts', as an earlier version wrote them")
     arrays = {column: np.load(folder / f"{name}.{column}.npy", mmap_mode="r") for column in files}
     offsets = np.load(folder / f"{name}.offsets.npy")
     for column, values in arrays.items():

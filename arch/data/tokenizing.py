@@ -50,8 +50,8 @@ def write(cfg: Any, folder: pathlib.Path) -> None:
     meta = {"format_version": FORMAT_VERSION, "config": asked, "separator": cfg.tokenizer.separator}
     meta |= {"labels": list(labels), "splits": counts}
     for name in SPLITS:
-        tokens, offsets, _, _, columns = token_files.read(folder, name, meta["splits"][name])
-        for array in (tokens, offsets, *columns.values()):
+        split = token_files.read(folder, name, meta["splits"][name])
+        for array in (split.tokens, split.offsets, *split.columns.values()):
             digest.update(array.data)
     digest.update(json.dumps(meta["labels"]).encode() if labels else b"")
     meta["fingerprint"] = digest.hexdigest()

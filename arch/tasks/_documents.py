@@ -40,21 +40,30 @@ class Task(task.Task):
         columns = [split.columns for split in tokenized.splits.values()]
         types = [column["token_types"] for column in columns if "token_types" in column]
         if types and model_cfg.token_types <= (most := max(int(column.max()) for column in types)):
-            raise ValueError(f"model.token_types={model_cfg.token_types} must be at least {most + 1} for pairs of texts")
+            held = model_cfg.token_types
+            raise ValueError(f"model.token_types={held} must be at least {most + 1} for pairs of texts")
 
     def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:
         """The split's documents, a row each."""
 
         def of_source(part: Split, *, seed: int, shuffled: bool) -> rows.Documents:
             made = rows.Documents(part, seq_len=seq_len, seed=seed, shuffled=shuffled)
-            tell_truncated(split, made.truncated, len(part.offsets) - 1, seq_len)
+            tell_truncated(part, made, seq_len)
             return made
 
         return dataset.samples(tokenized, split, of_source, seed=seed)
 
 
-@functools.cache  # once, however often a run's samples are made
-def tell_truncated(split: str, truncated: int, count: int, seq_len: int) -> None:
-    """Says in the log how many documents do not fit their rows."""
-    if truncated:
-        log.info("%s: %d of %d documents are longer than seq_len=%d and lose an end", split, truncated, count, seq_len)
+def tell_truncated(part: Split, made: rows.Rows, seq_len: int) -> None:
+    """Says in the log how many of a source's documents do not fit their rows, and how many thereby lose all labels."""
+    if made.truncated:
+        tell_once(
+            f"{part.name}: {made.truncated} of {len(part.offsets) - 1} documents are longer than seq_len={seq_len} and "
+            f"lose an end, {made.unlabelled} of them all that has a label"
+        )
+
+
+@functools.cache  # however often a run's samples are made
+def tell_once(words: str) -> None:
+    """Says something in the log."""
+    log.info("%s", words)

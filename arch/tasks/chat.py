@@ -31,7 +31,7 @@ class Config(next_token.Config):
 
         def of_source(part: Split, *, seed: int, shuffled: bool) -> rows.Conversations:
             made = rows.Conversations(part, seq_len=seq_len, seed=seed, shuffled=shuffled)
-            _documents.tell_truncated(split, made.truncated, len(part.offsets) - 1, seq_len)
+            _documents.tell_truncated(part, made, seq_len)
             return made
 
         return dataset.samples(tokenized, split, of_source, seed=seed)

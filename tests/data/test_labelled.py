@@ -267,6 +267,26 @@ def test_columns_that_are_cut_short_are_refused(tmp_path):
         tokenized.load(tmp_path / "data")
 
 
+def test_pairs_that_an_earlier_version_wrote_without_parts_are_refused(tmp_path):
+    records, fields = KINDS["pairs"]
+    prepared(jsonl(tmp_path / "a.jsonl", records), tmp_path / "data", **fields)
+    file = tmp_path / "data" / "meta.json"
+    meta = json.loads(file.read_text())
+    for split in meta["splits"].values():
+        split["columns"].remove("parts")
+    file.write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="'parts', as an earlier version wrote them.*: delete it to tokenise again"):
+        tokenized.load(tmp_path / "data")
+
+
+def test_records_without_text_are_left_out_and_counted_once(tmp_path, caplog):
+    path = jsonl(tmp_path / "a.jsonl", [CLASSES[0], CLASSES[0] | {"text": ""}, CLASSES[1]])
+    with caplog.at_level("INFO", logger="arch"):
+        found = [documents(path, "classes") for _ in range(2)]
+    assert [d.text for d in found[0]] == [CLASSES[0]["text"], CLASSES[1]["text"]] and found[0] == found[1]
+    assert caplog.messages == [f"{path}: 1 of 3 records hold no text and are left out"]
+
+
 @pytest.mark.parametrize("kind", ["classes", "tags", "chat"])
 def test_the_standard_library_has_documents_of_each_kind(kind):
     found = list(corpus.read(corpus.Config(max_bytes=100_000), kind))

@@ -88,6 +88,21 @@ def test_a_long_document_loses_the_end_of_its_longer_part_but_for_what_closes_it
     assert documents[0]["tokens"].tolist() == kept and documents.truncated == 1
 
 
+@pytest.mark.parametrize(
+    "make, kept", [(rows.Documents, range(0, T - 1)), (rows.Conversations, range(1, T + 1))], ids=["document", "chat"]
+)
+@pytest.mark.parametrize("place", range(T + 2))
+def test_a_long_document_whose_labels_lie_behind_what_is_kept_is_counted(make, kept, place):
+    none = -1 if make is rows.Documents else 0
+    labels = np.full(2 * T + 5, none)
+    labels[[2, T + 2 + place]] = 1  # of a document that fits, and of one that does not
+    part = split([T, T + 5])._replace(columns={"labels": labels})
+    made = make(part, seq_len=T, shuffled=False)
+    assert (made.truncated, made.unlabelled) == (1, int(place + 2 not in kept))
+    weights = [made[i]["weights"].any() for i in range(made.samples_per_epoch)]
+    assert weights.count(False) == made.unlabelled
+
+
 @pytest.mark.parametrize("make", [rows.Documents, rows.Conversations], ids=lambda make: make.__name__)
 def test_an_epoch_is_every_row_in_an_order_of_its_own(make):
     def firsts(epoch):

@@ -152,14 +152,32 @@ def test_a_model_without_vectors_for_the_types_of_a_pair_is_refused(tmp_path):
 
 
 def test_how_many_documents_lose_an_end_is_logged_once(run, caplog):
-    _documents.tell_truncated.cache_clear()  # of the other tasks
+    _documents.tell_once.cache_clear()  # of the other tasks
     with caplog.at_level("INFO", logger="arch"):
         for _ in range(2):
             made = run.cfg.task.samples(run.data, "train", seq_len=11)
     assert isinstance(made, rows.Rows) and made.truncated > 0
     assert caplog.messages == [
         f"train: {made.truncated} of {len(run.data.splits['train'].offsets) - 1} documents are longer than seq_len=11 "
-        "and lose an end"
+        f"and lose an end, {made.unlabelled} of them all that has a label"
+    ]
+
+
+def test_of_a_mixture_the_source_whose_documents_lose_an_end_is_named(tmp_path, caplog):
+    _documents.tell_once.cache_clear()
+    parts = []
+    for length in (3, 50):
+        path = tmp_path / f"{length}.jsonl"
+        path.write_text(f'{{"text": "{"a" * length}", "label": "x"}}\n' * 5)
+        parts.append({"path": str(path)})
+    cfg = experiment.from_dict(tiny_labelled.fields("classification") | {"data": {"kind": "classes", "mixture": parts}})
+    data = tokenized.prepare(cfg.data, tmp_path / "data")
+    with caplog.at_level("INFO", logger="arch"):
+        cfg.task.samples(data, "train", seq_len=11)
+    count = data.splits["train"].sources[1]
+    assert caplog.messages == [
+        f"train, mixture[1] {tmp_path / '50.jsonl'}: {count} of {count} documents are longer than seq_len=11 and lose "
+        "an end, 0 of them all that has a label"
     ]
 
 
