@@ -122,13 +122,40 @@ def test_gshard_without_chance_is_its_algorithm(case, factor):
     assert_pairs(call(gshard.route, case, capacity_factor=factor), expected)
 
 
-@held_to(cases(), FACTORS, st.integers(0, 3))
-def test_gshard_s_second_choice_is_used_with_twice_its_weight(case, factor, seed):
-    """With the chances that the same key gives."""
+def check_gshard(route, case, factor, seed):
+    """Algorithm 1, with the chances that the same key gives."""
     key = jax.random.key(seed)
     chance = np.asarray(jax.random.uniform(key, case.real.shape))
     expected = [_gshard(p, factor, chance[row]) for row, _, p in case.rows()]
-    assert_pairs(call(gshard.route, case, dict(key=key), capacity_factor=factor), expected)
+    assert_pairs(call(route, case, dict(key=key), capacity_factor=factor), expected)
+
+
+@held_to(cases(), FACTORS, st.integers(0, 3))
+def test_gshard_s_second_choice_is_used_with_twice_its_weight(case, factor, seed):
+    check_gshard(gshard.route, case, factor, seed)
+
+
+def _by_chance(often):
+    """GShard's gating whose second choice is used with the probability `often(its weight)`."""
+
+    def route(logits, real, *, capacity_factor, key):
+        routing = top_k.route(logits, real, k=2, renormalize=True)
+        second = jax.random.uniform(key, real.shape) < often(routing.weights[..., 1])
+        wanted = routing.kept & jnp.stack([jnp.ones_like(second), second], axis=-1)
+        return capacity.drop(scores.narrowed(routing, wanted), real, capacity_factor=capacity_factor)
+
+    return route
+
+
+@pytest.mark.parametrize(
+    "often", [jnp.ones_like, jnp.zeros_like, lambda weight: weight, lambda weight: 0.5 + 0 * weight],
+    ids=["always", "never", "in proportion", "by a coin"],
+)  # fmt: skip
+def test_the_check_sees_second_choices_used_otherwise(often):
+    case = make("normal")
+    check_gshard(_by_chance(lambda weight: 2 * weight), case, 1.25, 0)
+    with pytest.raises(AssertionError):
+        check_gshard(_by_chance(often), case, 1.25, 0)
 
 
 def test_over_many_keys_a_second_choice_is_used_as_often_as_twice_its_weight_says():

@@ -54,12 +54,28 @@ def test_the_dynamic_loss_is_the_entropy_of_the_probabilities(case):
     np.testing.assert_allclose(losses["entropy"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_hash_goes_by_the_id_alone():
-    table = hashed.random_table(7, num_experts=5, k=2)
-    ids, real = jnp.asarray([[3, 0, 6, 3]]), jnp.asarray([[True, True, True, False]])
-    routing = as_numpy(hashed.route(ids, real, table=jnp.asarray(table), num_experts=5))
-    assert_pairs(routing, [[{int(e): 0.5 for e in table[i]} for i in (3, 0, 6)]])
+TABLE = hashed.random_table(7, num_experts=5, k=2)
+
+
+def check_hashed(route):
+    """Tokens of the same id have the same experts, those of the table, with equal weights, whatever else they are."""
+    ids, real = np.asarray([[3, 0, 6, 3]]), np.asarray([[True, True, True, False]])
+    routing = as_numpy(route(jnp.asarray(ids), jnp.asarray(real), table=jnp.asarray(TABLE), num_experts=5))
+    assert_pairs(routing, [[{int(e): 0.5 for e in TABLE[i]} for i in (3, 0, 6)]])
     np.testing.assert_allclose(routing.probabilities.sum(-1), 1)
+
+
+def test_a_hash_goes_by_the_id_alone():
+    check_hashed(hashed.route)
+
+
+@pytest.mark.parametrize(
+    "instead", [lambda ids: jnp.arange(4)[None], lambda ids: ids + 1, lambda ids: jnp.argsort(ids)],
+    ids=["the position", "another id", "the rank"],
+)  # fmt: skip
+def test_the_check_sees_a_hash_of(instead):
+    with pytest.raises(AssertionError):
+        check_hashed(lambda ids, *rest, **options: hashed.route(instead(ids), *rest, **options))
 
 
 def test_a_random_table_gives_each_id_different_experts_and_each_expert_its_part():
@@ -81,12 +97,30 @@ def _forced(p, experts):
     return {int(i): p[i] / sum(p[j] for j in experts) for i in experts}
 
 
-@held_to(cases(((2, 11, 5),)), st.integers(0, 99))
-def test_a_forced_route_takes_the_experts_given_and_the_router_s_weights(case, seed):
+def check_forced(route, case, seed):
+    """The experts given, whatever the logits, with the router's weights."""
     experts = np.argsort(np.random.default_rng(seed).random(case.logits.shape), axis=-1)[..., :2]
-    routing = call(forced.route, case, dict(experts=experts))
+    routing = call(route, case, dict(experts=experts))
     expected = [[_forced(p, experts[row, t]) for t, p in enumerate(ps)] for row, _, ps in case.rows()]
     assert_pairs(routing, expected)
+
+
+@held_to(cases(((2, 11, 5),)), st.integers(0, 99))
+def test_a_forced_route_takes_the_experts_given_and_the_router_s_weights(case, seed):
+    check_forced(forced.route, case, seed)
+
+
+NOT_FORCED = {
+    "the router's own choice": lambda logits, real, *, experts: top_k.route(logits, real, k=2, renormalize=True),
+    "equal weights": lambda logits, real, *, experts: forced.route(0 * logits, real, experts=experts),
+    "undivided weights": lambda *args, **experts: forced.route(*args, **experts, renormalize=False),
+}
+
+
+@pytest.mark.parametrize("wrong", NOT_FORCED)
+def test_the_check_sees(wrong):
+    with pytest.raises(AssertionError):
+        check_forced(NOT_FORCED[wrong], make("normal"), 0)
 
 
 def test_replaying_a_route_gives_the_same_routing():

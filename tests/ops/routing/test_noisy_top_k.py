@@ -1,5 +1,6 @@
 """Noisy top-k gating and its two losses against Shazeer's equations, token by token."""
 
+import dataclasses
 from functools import partial
 from statistics import NormalDist
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from arch.ops.routing import noisy_top_k
+from arch.ops.routing import noisy_top_k, scores
 from tests.contracts.sublayers import jit
 from tests.ops.routing.draws import assert_pairs, call, cases, held_to, make, order, softmax
 
@@ -74,15 +75,30 @@ def test_without_noise_the_load_is_a_count(case, k):
     check(noisy_top_k.route, case, k, None)
 
 
-def test_the_check_sees_a_softmax_before_the_selection():
+def _gated(gates):
+    """Its routing with the weights `gates(noisy logits, logits, experts)`."""
+
+    def route(logits, real, *, k, noise, key):
+        routing = noisy_top_k.route(logits, real, k=k, noise=noise, key=key)
+        noisy = logits + jax.nn.softplus(noise) * jax.random.normal(key, logits.shape)
+        weights = jnp.where(routing.kept, gates(noisy, logits, routing.experts), 0)
+        return dataclasses.replace(routing, weights=weights)
+
+    return route
+
+
+WRONG = {
+    "a softmax before the selection": lambda noisy, clean, experts: scores.at(jax.nn.softmax(noisy), experts),
+    "weights of the logits without noise": lambda noisy, clean, experts: jax.nn.softmax(scores.at(clean, experts)),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_check_sees(wrong):
     case = make("normal")
-
-    def before(logits, real, **options):
-        routing = noisy_top_k.route(logits, real, **options)
-        return routing.__class__(**vars(routing) | dict(weights=routing.weights * 0.9))
-
+    check(_gated(lambda noisy, clean, experts: jax.nn.softmax(scores.at(noisy, experts))), case, 2, 0)
     with pytest.raises(AssertionError):
-        check(before, case, 2, 0)
+        check(_gated(WRONG[wrong]), case, 2, 0)
 
 
 def test_the_check_sees_a_load_that_is_not_smooth():
