@@ -140,7 +140,7 @@ OVERRIDES = {
     "seq_len=100000000": ("seq_len=100000000", "must be at most", "micro_batches splits it"),
     "model.vocab_size=256": ("model.vocab_size=256 must be at least 257, the tokenizer's size",),
     "data.tokenizer.vocab_size=300": ("data.tokenizer", "vocab_size=300 must be left out with kind='byte'"),
-    "data.tokenizer.kind=bpe": ("data.tokenizer", "kind='bpe' takes either vocab_size=0 or path=''"),
+    "data.tokenizer.kind=bpe": ("data.tokenizer", "vocab_size=0 and path='' with kind='bpe': one of"),
     # Where to start.
     "init_from=/absent": ("there is no checkpoint at /absent",),
     "resume=/absent": ("there is no checkpoint at /absent",),

@@ -52,7 +52,8 @@ class Config(config.Config):
         if "" in self.specials or len({*self.specials, self.separator}) != len(self.specials) + 1:
             raise ValueError(f"specials={self.specials} must be different texts, none of them '' or the separator")
         if self.kind == "bpe" and bool(self.path) == bool(self.vocab_size):
-            raise ValueError(f"kind='bpe' takes either vocab_size={self.vocab_size} or path={self.path!r}")
+            rule = "vocab_size must be 0 where a path is given" if self.path else "one of them must be given"
+            raise ValueError(f"vocab_size={self.vocab_size} and path={self.path!r} with kind='bpe': {rule}")
         least = Bytes.size + len(self.specials)
         if self.kind == "bpe" and not self.path and self.vocab_size < least:
             raise ValueError(f"vocab_size={self.vocab_size} must be at least {least}: all bytes and special tokens")

@@ -86,8 +86,8 @@ def test_bpe_needs_fewer_ids_than_bytes():
     [
         (dict(vocab_size=300), "vocab_size=300 must be left out with kind='byte'"),
         (dict(path="x"), "path='x' must be left out with kind='byte'"),
-        (dict(kind="bpe"), "takes either vocab_size=0 or path=''"),
-        (dict(kind="bpe", vocab_size=300, path="x"), "takes either vocab_size=300 or path='x'"),
+        (dict(kind="bpe"), "vocab_size=0 and path='' with kind='bpe': one of them must be given"),
+        (dict(kind="bpe", vocab_size=300, path="x"), "vocab_size=300 and path='x' .*: vocab_size must be 0"),
         (dict(kind="bpe", vocab_size=256), "vocab_size=256 must be at least 257"),
     ],
 )
