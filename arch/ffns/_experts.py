@@ -1,53 +1,83 @@
-"""The experts of a mixture, gated perceptrons, on the pairs that a router made: what runs on each shard."""
+"""The experts of a mixture, perceptrons gated or not, on the pairs that a router made: what runs on each shard."""
 
+import dataclasses
+import math
+from functools import partial
 from typing import Literal
 
 from arch.ops import dispatch
 from arch.ops.activation import ACTIVATIONS
 from arch.ops.routing import assignment
-from arch.typing import Array, Bool, Float, Int
+from arch.sharding import exchange
+from arch.sharding.mesh import RULES
+from arch.typing import Array, Float
 
 Dispatch = Literal["grouped", "gathered", "dense"]
 
 
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How pairs are computed.
+
+    Attributes:
+      way: of dispatch.
+      num_experts: e, on all shards.
+      places: see `dispatch.grouped`.
+      capacity: the most kept pairs that an expert has in a row.
+      activation: a key of ACTIVATIONS.
+      platform: of the devices that run this ('cpu', 'gpu', 'tpu').
+    """
+
+    way: Dispatch
+    num_experts: int
+    places: int
+    capacity: int
+    activation: str
+    platform: str
+
+
 def apply_experts(
     x: Float[Array, "b t d"],
-    tokens: Int[Array, "b m"],
-    experts: Int[Array, "b m"],
-    weights: Float[Array, "b m"],
-    kept: Bool[Array, "b m"],
-    gate: Float[Array, "e d f"],
-    up: Float[Array, "e d f"],
-    down: Float[Array, "e f d"],
-    factors: Float[Array, "b m f"] | None = None,
+    pairs: assignment.Pairs,
+    inner: tuple[Float[Array, "_ d f"], ...],
+    down: Float[Array, "_ f d"],
+    factors: Float[Array, "b m f"] | None,
     *,
-    way: Dispatch,
-    places: int,
-    capacity: int,
-    activation: str,
-    platform: str,
+    how: How,
 ) -> Float[Array, "b t d"]:
     """The weighted sum of each token's experts; a pair that is not kept adds nothing.
 
     Args:
       x: [b t d] tokens.
-      tokens, experts, weights, kept: [b m] the pairs of each row, as in `assignment.Pairs`.
-      gate: [e d f], up: [e d f], down: [e f d] the experts' weights.
+      pairs: [b m] of each row.
+      inner: [e d f] the weights of the experts' gates and of what they gate; of the latter alone without gates.
+      down: [e f d] the weights of what comes out. With less than `how.num_experts`, they are this shard's part: rows go
+        to the experts' shards and come back.
       factors: [b m f] of the hidden layers' entries, for dropout; None for ones.
-      way: of dispatch.
-      places: see `dispatch.grouped`.
-      capacity: see `dispatch.gathered`.
-      activation: a key of ACTIVATIONS.
-      platform: of the devices that run this ('cpu', 'gpu', 'tpu').
+      how: the rest.
     """
-    pair, e = assignment.Pairs(tokens, experts, weights, kept), gate.shape[0]
+    e, here = how.num_experts, down.shape[0]
+    sizes = dict(num_experts=e, places=how.places)
+    (axis,) = RULES["experts"]
 
     def perceptron(rows, product, lay):
-        hidden = ACTIVATIONS[activation](product(rows, gate)) * product(rows, up)
+        first, *gated = (product(rows, weight) for weight in inner)
+        hidden = math.prod(gated, start=ACTIVATIONS[how.activation](first))
         return product(hidden if factors is None else hidden * lay(factors), down)
 
-    if way == "grouped":
-        return dispatch.grouped(x, pair, perceptron, num_experts=e, places=places, platform=platform)
-    if way == "gathered":
-        return dispatch.gathered(x, pair, perceptron, num_experts=e, places=places, capacity=capacity)
-    return dispatch.dense(x, assignment.dense(pair, tokens=x.shape[1], num_experts=e, capacity=capacity), perceptron)
+    if how.way == "grouped":
+        limit = x.shape[0] * min(pairs.tokens.shape[1], here * how.capacity)
+        between = dict(axis=axis, num_rows=pairs.tokens.size, limit=limit, platform=how.platform)
+        swap = None if here == e else partial(exchange.sorted_rows, **between)
+        return dispatch.grouped(x, pairs, perceptron, platform=how.platform, exchange=swap, **sizes)
+    experts = perceptron if here == e else _exchanged(perceptron, axis)
+    if how.way == "gathered":
+        return dispatch.gathered(x, pairs, experts, capacity=how.capacity, **sizes)
+    routing = assignment.dense(pairs, tokens=x.shape[1], num_experts=e, capacity=how.capacity)
+    return dispatch.dense(x, routing, experts)
+
+
+def _exchanged(experts: dispatch.Experts, axis: str) -> dispatch.Experts:
+    """The same of buffers [b e c d], each expert's part of which is computed on the expert's shard."""
+    there, back = exchange.buffers(axis)
+    return lambda rows, product, lay: back(experts(there(rows), product, lambda values: there(lay(values))))

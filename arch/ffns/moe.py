@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from arch import config
 from arch.ffns import gated_mlp
-from arch.ffns._experts import Dispatch, apply_experts
+from arch.ffns._experts import Dispatch, How, apply_experts
 from arch.layers.contract import Aux, Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
@@ -147,22 +147,22 @@ class Moe(nn.Module):
         gate = own("gate", normal(d**-0.5), experts=e, embed=d, hidden=cfg.hidden_dim)
         up = own("up", normal(d**-0.5), experts=e, embed=d, hidden=cfg.hidden_dim)
         down = own("down", normal(cfg.hidden_dim**-0.5), experts=e, hidden=cfg.hidden_dim, embed=d)
-        pair = assignment.pairs(routed)
-        arrays = [x, pair.tokens, pair.experts, pair.weights, pair.kept, gate, up, down]
-        rows, flat, inner = ("batch", None, None), ("batch", None), (None, None, "hidden")
-        axes = [rows, flat, flat, flat, flat, inner, inner, (None, "hidden", None)]
-        if cfg.expert_dropout and key is not None:
-            ones = jnp.ones((*pair.tokens.shape, cfg.hidden_dim), x.dtype)
-            arrays.append(dropout(ones, jax.random.fold_in(key, 3), rate=cfg.expert_dropout))
-            axes.append(("batch", None, "hidden"))
-        how = dict(
+        how = How(
             way=cfg.dispatch,
+            num_experts=e,
             places=routed.experts.shape[-1] if isinstance(routed, assignment.TokenChoice) else 0,
             capacity=cfg.router.capacity(x.shape[1], demand, context.deterministic),
             activation=cfg.activation,
             platform=platform(),
         )
-        out = per_shard(partial(apply_experts, **how), arrays, axes, rows, reduce="hidden")
+        pairs, factors = assignment.pairs(routed), None
+        if cfg.expert_dropout and key is not None:
+            ones = jnp.ones((*pairs.tokens.shape, cfg.hidden_dim), x.dtype)
+            factors = dropout(ones, jax.random.fold_in(key, 3), rate=cfg.expert_dropout)
+        rows, inner, outer = ("batch", None, None), ("experts", None, "hidden"), ("experts", "hidden", None)
+        arguments = (x, pairs, (gate, up), down, factors)
+        axes = (rows, ("batch", None), inner, outer, ("batch", None, "hidden"))
+        out = per_shard(partial(apply_experts, how=how), arguments, axes, rows, reduce="hidden")
         if cfg.shared_dim:
             out += cfg.shared.make("shared")(x, context).x
 

@@ -26,7 +26,14 @@ Experts = Callable[[Array, Callable, Callable], Array]
 
 
 def grouped(
-    x: Float[Array, "b t d"], pairs: Pairs, experts: Experts, *, num_experts: int, places: int, platform: str
+    x: Float[Array, "b t d"],
+    pairs: Pairs,
+    experts: Experts,
+    *,
+    num_experts: int,
+    places: int,
+    platform: str,
+    exchange: Callable[[Array], tuple[Callable, Callable, Array]] | None = None,
 ) -> Float[Array, "b t d"]:
     """By sorting; a pair that is not kept costs nothing.
 
@@ -38,6 +45,8 @@ def grouped(
       num_experts: e.
       places: c where each token has its c pairs side by side, in the tokens' order; 0 where it has not.
       platform: of the devices that run this ('cpu', 'gpu', 'tpu').
+      exchange: where other devices have some of the experts: of [e] rows for each expert, (there, back, sizes) as in
+        `arch.sharding.exchange.sorted_rows`. None where all are here.
     """
     b, t, d = x.shape
     m = pairs.tokens.shape[1]
@@ -45,9 +54,10 @@ def grouped(
     order = jnp.argsort(expert)  # stable: a token's rows keep their place among equals
     sizes = jnp.bincount(expert, length=num_experts + 1)[:num_experts].astype(jnp.int32)
     token = (jnp.arange(b)[:, None] * t + pairs.tokens).reshape(-1)
+    there, back, sizes = exchange(sizes) if exchange else (_stay, _stay, sizes)
     product = partial(grouped_matmul, group_sizes=sizes, platform=platform)
-    lay = lambda values: values.reshape(b * m, -1)[order]
-    out = experts(x.reshape(-1, d)[token[order]], product, lay)
+    lay = lambda values: there(values.reshape(b * m, -1)[order])
+    out = back(experts(there(x.reshape(-1, d)[token[order]]), product, lay))
     return _summed(out[jnp.argsort(order)].reshape(b, m, d), pairs, tokens=t, places=places)
 
 
@@ -91,6 +101,10 @@ def dense(x: Float[Array, "b t d"], routing: SoftChoice, experts: Experts) -> Fl
 def by_expert(rows: Float[Array, "b e c d"], weight: Float[Array, "e d f"]) -> Float[Array, "b e c f"]:
     """The product for rows that lie by expert."""
     return jnp.einsum("becd,edf->becf", rows, weight)
+
+
+def _stay(rows):
+    return rows
 
 
 def _slots(pairs, *, num_experts, capacity):
