@@ -90,6 +90,12 @@ class Config(SublayerConfig):
         return Demand(self.num_experts, self.top_k, self.renormalize)
 
     @property
+    def balancing(self) -> tuple[str, ...]:
+        """The names of the losses that keep the load even, or the choice sharp: those whose weight is not 0."""
+        weights = {"balance": self.balance_weight} | self.router.loss_weights
+        return tuple(name for name, value in weights.items() if value)
+
+    @property
     def shared(self) -> gated_mlp.Config:
         """The shared expert, where there is one."""
         return gated_mlp.Config(hidden_dim=self.shared_dim, activation=self.activation)

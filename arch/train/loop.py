@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from arch import config, tree
 from arch.data import dataset
 from arch.sharding import mesh as meshes
-from arch.train import bad_batch, evaluation, provenance
+from arch.train import bad_batch, connection, evaluation, provenance
 from arch.train.checkpoint import Checkpoints
 from arch.train.guard import Guard
 from arch.train.histograms import Histograms
@@ -51,6 +51,7 @@ def train(
 
     Raises:
       BadBatchError: a batch ends the run (see `arch.train.bad_batch`).
+      DisconnectedError: a balance loss does not reach its router (see `arch.train.connection`).
       CheckpointError: a checkpoint cannot be read or written.
     """
     with Interrupt() as interrupt, jax.set_mesh(setup.mesh):
@@ -96,11 +97,13 @@ class Run:
         return self.evaluated[1]
 
     def begin(self) -> Iterator[dict]:
-        """Compiles the step; the batches from the next step on."""
+        """Checks the routers, compiles the step; the batches from the next step on."""
         self._heed()
-        key = jax.random.key(self.cfg.seed)
+        key, rows = jax.random.key(self.cfg.seed), self.data[self.step]
         self.startup.mark("state")
-        step = self._compiled(self.data[self.step], key)
+        connection.must_reach(self.setup, self.state.params, rows, key)
+        self.startup.mark("check")
+        step = self._compiled(rows, key)
         self.guard = Guard(self.setup, step, key, self.logger, self._newest)
         self.startup.mark("compile")
         return dataset.batches(self.data, self.step)

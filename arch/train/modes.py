@@ -10,7 +10,20 @@ import jax
 from arch import tree
 from arch.data import conversations, tokenizer
 from arch.decode import generate as decoding
-from arch.train import capacity, evaluation, experiment, guard, initial, library, lock, loop, restore, setup, start
+from arch.train import (
+    capacity,
+    connection,
+    evaluation,
+    experiment,
+    guard,
+    initial,
+    library,
+    lock,
+    loop,
+    restore,
+    setup,
+    start,
+)
 from arch.train import verify as verification
 from arch.train.command_line import one_line_errors
 from arch.train.startup import Startup
@@ -32,9 +45,9 @@ def train(
                 setup.check_writable(pathlib.Path(workdir))
                 stack.enter_context(lock.held(workdir))
             ready = setup.prepare(cfg, workdir)
-            capacity.state_must_fit(ready.plan, ready.mesh)
+            capacity.state_must_fit(ready.cfg.model, ready.plan, ready.mesh)
         startup.mark("setup")
-        with one_line_errors(OSError, guard.BadBatchError, start.StartError):
+        with one_line_errors(OSError, guard.BadBatchError, start.StartError, connection.DisconnectedError):
             return loop.train(ready, overrides, startup, hparams)
 
 
