@@ -10,7 +10,10 @@ from arch import config as configs
 from arch.layers import stack
 from arch.mixers import attention
 
-TRAINING = ("dtype", "remat", "stddev", "dropout", "dt_min", "dt_max", "balance_weight", "z_weight")
+TRAINING = (
+    *("dtype", "remat", "stddev", "dropout", "dt_min", "dt_max", "balance_loss", "balance_weight", "z_weight"),
+    *("balance_over", "jitter", "drop_experts", "expert_dropout", "dispatch"),
+)
 """Fields that do not change what a trained model computes: a published config need not hold them."""
 
 
@@ -21,23 +24,24 @@ def channels_a_head(embed_dim: int, num_heads: int) -> int:
     return embed_dim // num_heads
 
 
-def sublayers(config: configs.Config, model: type, *kinds: type) -> tuple[Any, ...]:
-    """The first layer's sublayers.
+def sublayers(config: configs.Config, model: type, *kinds: type, layer: int = 0) -> tuple[Any, ...]:
+    """A layer's sublayers, by default the first one's.
 
     Args:
       config: any model's config.
       model: the config class that the family composes.
-      *kinds: the config classes of the sublayers of its layers.
+      *kinds: the config classes of the layer's sublayers.
+      layer: its number.
 
     Raises:
-      ValueError: the config is of another class, or its first layer holds other sublayers.
+      ValueError: the config is of another class, or the layer holds other sublayers.
     """
     if not isinstance(config, model):
         raise ValueError(f"model={_name(type(config))!r} must be {_name(model)!r} in this family")
-    found = config.layers.blocks[0].sublayers
+    found = config.layers.blocks[layer].sublayers
     if tuple(map(type, found)) != kinds:
         have, want = (", ".join(map(_name, some)) for some in (map(type, found), kinds))
-        raise ValueError(f"layers[0].sublayers=({have}) must be ({want}) in this family")
+        raise ValueError(f"layers[{layer}].sublayers=({have}) must be ({want}) in this family")
     return found
 
 

@@ -21,7 +21,7 @@ MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 def attend(
     query: Float[Array, "b t n h"],
     key: Float[Array, "b s k h"],
-    value: Float[Array, "b s k h"],
+    value: Float[Array, "b s k v"],
     *,
     mask: Bool[Array, "#b #t s"] | None = None,
     bias: Float[Array, "#b n t s"] | None = None,
@@ -30,13 +30,13 @@ def attend(
     soft_cap: float = 0.0,
     dropout: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
-) -> Float[Array, "b t n h"]:
+) -> Float[Array, "b t n v"]:
     """The dense reference: softmax in float32, result in query's dtype.
 
     Args:
       query: [b t n h].
       key: [b s k h]; head i of the query reads key-value head i // (n / k).
-      value: [b s k h].
+      value: [b s k v].
       mask: [b t s] True where the query may see the key (b or t may be 1); None for all.
       bias: [b n t s] added to the logits.
       sinks: [n] a logit of each head that stands in the softmax's denominator only; None for none.
@@ -67,7 +67,7 @@ def attend(
     if dropout:
         weights = drop(weights, dropout_key, rate=dropout)
     out = jnp.einsum("bkgts,bskh->bkgth", weights, value)  # in this order no copy of the values is made
-    return out.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
+    return out.transpose(0, 3, 1, 2, 4).reshape(b, t, n, value.shape[-1])
 
 
 def _softmax(logits, sinks):

@@ -27,7 +27,7 @@ one adds to the program."""
 def chunked_attend(
     query: Float[Array, "b t n h"],
     key: Float[Array, "b t k h"],
-    value: Float[Array, "b t k h"],
+    value: Float[Array, "b t k v"],
     *,
     causal: bool,
     window: int = 0,
@@ -35,7 +35,7 @@ def chunked_attend(
     valid: Bool[Array, "b t"] | None = None,
     scale: float | None = None,
     chunk: int = 0,
-) -> Float[Array, "b t n h"]:
+) -> Float[Array, "b t n v"]:
     """Self-attention with the softmax in float32, result in query's dtype.
 
     A query that may see nothing gets a finite result and gives no gradient.
@@ -43,7 +43,7 @@ def chunked_attend(
     Args:
       query: [b t n h].
       key: [b t k h]; head i of the query reads key-value head i // (n / k).
-      value: [b t k h].
+      value: [b t k v].
       causal: a query sees only keys whose place is not after its own.
       window: a query sees only keys less than so many places away; 0 for all.
       segments: [b t] packed documents; a query sees only its own.
@@ -62,7 +62,7 @@ def chunked_attend(
     heads = (array.swapaxes(1, 2) for array in (key, value))
     factor = h**-0.5 if scale is None else scale
     out = _attend((chunk or _chunk(t), causal, window), factor, grouped, *heads, segments, valid)
-    return out.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
+    return out.transpose(0, 3, 1, 2, 4).reshape(b, t, n, value.shape[-1])
 
 
 def _spans(t: int, chunk: int, causal: bool, window: int):
@@ -107,7 +107,7 @@ def _attend(rule, factor, query, key, value, segments, valid):
 
 
 def _forward(rule, factor, query, key, value, segments, valid):
-    """query [b k g t h]; key and value [b k t h]. The logits are scaled behind their products, which are wide."""
+    """query [b k g t h]; key [b k t h], value [b k t v]. The logits are scaled behind their products, which are wide."""
     outs, normalisers = [], []
     for queries, keys in _spans(query.shape[3], *rule):
         query, outs = lax.optimization_barrier((query, outs))  # one chunk after the other

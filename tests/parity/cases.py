@@ -84,6 +84,14 @@ T5 = dict(
     d_model=24, d_kv=5, d_ff=37, num_layers=3, num_decoder_layers=2, num_heads=3, relative_attention_num_buckets=8,
     relative_attention_max_distance=11,
 )  # fmt: skip
+DEEPSEEK = dict(
+    hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=37, max_position_embeddings=29,
+    first_k_dense_replace=1, moe_intermediate_size=11, n_shared_experts=2, kv_lora_rank=10, qk_nope_head_dim=6,
+    qk_rope_head_dim=4, v_head_dim=7, n_group=3, topk_group=2, routed_scaling_factor=1.7,
+)  # fmt: skip
+DEEPSEEK_YARN = dict(
+    rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=7, mscale=0.7, mscale_all_dim=0.9,
+)  # fmt: skip
 LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=29)
 
 SHALLOW = dict(num_hidden_layers=1)
@@ -133,6 +141,16 @@ CASES = {
     "mixtral": Case(
         "MixtralForCausalLM", LLAMA | dict(num_local_experts=5, num_experts_per_tok=2),
         ("model.layers.1.block_sparse_moe.gate.weight",),
+    ),
+    "deepseek_v2": Case(
+        "DeepseekV2ForCausalLM",
+        DEEPSEEK | dict(q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=3,
+                        topk_method="group_limited_greedy", rope_parameters=DEEPSEEK_YARN),
+    ),
+    "deepseek_v3": Case(
+        "DeepseekV3ForCausalLM",
+        DEEPSEEK | dict(q_lora_rank=9, n_routed_experts=9, num_experts_per_tok=4, num_key_value_heads=3),
+        ("model.layers.1.self_attn.kv_b_proj.weight", "model.layers.1.mlp.gate.weight"),
     ),
     "bloom": Case(
         "BloomForCausalLM", dict(hidden_size=24, n_layer=2, n_head=4),

@@ -134,6 +134,8 @@ def _gradients(model, case: Case, loss) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:  # saved as a model is, so that the names are the published ones
         for parameter in model.parameters():
             parameter.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for buffer in model.buffers():  # saved too, some of them: they have no gradient
+            buffer.data = torch.zeros_like(buffer)
         model.save_pretrained(folder)
         gradients = load_file(f"{folder}/model.safetensors")
     out = {f"gradient/{name}": gradients[name] for name in case.gradients}

@@ -1,0 +1,39 @@
+"""What is particular to latent attention: what its cache holds, values of another width, one key that turns for all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arch.mixers import latent_attention
+from arch.ops.attention import attend, attention_mask
+from arch.ops.chunked_attention import chunked_attend
+from arch.positions import alibi
+from tests.contracts.sublayers import Case, random_like
+
+CFG = latent_attention.EXAMPLES[0]
+
+
+def test_the_cache_holds_a_latent_and_one_key_for_all_heads():
+    cache = CFG.init_cache(3, 13, 7, jnp.bfloat16)
+    assert cache["latent"].shape == (3, 1, 13, CFG.latent_dim + CFG.rope_dim)
+    assert cache["latent"].dtype == jnp.bfloat16
+
+
+def test_the_key_that_turns_is_one_for_all_heads():
+    assert Case(CFG).params["rope_key"].shape == (7, CFG.rope_dim)
+
+
+def test_a_scheme_that_acts_on_logits_is_refused():
+    with pytest.raises(ValueError, match="position='alibi' must act at heads here; it acts at logits"):
+        CFG.replace(position=alibi.Config())
+
+
+def test_values_of_another_width_go_by_chunks_as_at_once():
+    wide, narrow = jax.ShapeDtypeStruct((2, 11, 3, 6), jnp.float32), jax.ShapeDtypeStruct((2, 11, 3, 5), jnp.float32)
+    query, key, value = (random_like(shape, seed) for seed, shape in enumerate((wide, wide, narrow)))
+    places = jnp.arange(11)[None]
+    at_once = attend(query, key, value, mask=attention_mask(places, places, causal=True), scale=0.4)
+    by_chunks = chunked_attend(query, key, value, causal=True, scale=0.4, chunk=4)
+    assert at_once.shape == (2, 11, 3, 5)
+    np.testing.assert_allclose(by_chunks, at_once, atol=1e-6)
