@@ -6,6 +6,7 @@ SwiGLU (silu), GeGLU (gelu), ReGLU (relu), the original GLU (sigmoid): Shazeer, 
 from functools import partial
 
 import flax.linen as nn
+import jax
 
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
@@ -54,8 +55,13 @@ class GatedMlp(nn.Module):
         if cfg.bias:
             gate += own("gate_bias", constant(0.0), hidden=cfg.hidden_dim)
             up += own("up_bias", constant(0.0), hidden=cfg.hidden_dim)
-        hidden = constrain(ACTIVATIONS[cfg.activation](gate) * up, "batch", None, "hidden")
-        out = product(hidden, own("down", normal(cfg.hidden_dim**-0.5), hidden=cfg.hidden_dim, embed=d))
+
+        @partial(jax.checkpoint, prevent_cse=False)  # the backward pass keeps `gate` and `up`, not what comes of them
+        def gate_and_multiply(gate, up, kernel):
+            return product(constrain(ACTIVATIONS[cfg.activation](gate) * up, "batch", None, "hidden"), kernel)
+
+        kernel = own("down", normal(cfg.hidden_dim**-0.5), hidden=cfg.hidden_dim, embed=d)
+        out = gate_and_multiply(gate, up, kernel)
         return Output(out + own("down_bias", constant(0.0), embed=d) if cfg.bias else out)
 
 

@@ -3,6 +3,7 @@
 from functools import partial
 
 import flax.linen as nn
+import jax
 
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
@@ -49,8 +50,14 @@ class Mlp(nn.Module):
         hidden = product(x, own("up", normal(d**-0.5), embed=d, hidden=cfg.hidden_dim))
         if cfg.bias:
             hidden += own("up_bias", constant(0.0), hidden=cfg.hidden_dim)
-        hidden = ACTIVATIONS[cfg.activation](constrain(hidden, "batch", None, "hidden"))
-        out = product(hidden, own("down", normal(cfg.hidden_dim**-0.5), hidden=cfg.hidden_dim, embed=d))
+        hidden = constrain(hidden, "batch", None, "hidden")
+
+        @partial(jax.checkpoint, prevent_cse=False)  # the backward pass keeps `hidden`, not what comes of it
+        def activate_and_multiply(hidden, kernel):
+            return product(ACTIVATIONS[cfg.activation](hidden), kernel)
+
+        kernel = own("down", normal(cfg.hidden_dim**-0.5), hidden=cfg.hidden_dim, embed=d)
+        out = activate_and_multiply(hidden, kernel)
         return Output(out + own("down_bias", constant(0.0), embed=d) if cfg.bias else out)
 
 

@@ -19,9 +19,10 @@ from arch.layers.weight import constant, normal, weight
 from arch.ops.attention import attend, attention_mask, visible_pairs
 from arch.ops.cache import slots, write
 from arch.ops.chunked_attention import CHUNK, chunked_attend, visited_pairs
+from arch.ops.linear import linear
 from arch.ops.norm import rms_norm
 from arch.positions import alibi, none, relative, rope, rope_yarn
-from arch.sharding.mesh import constrain
+from arch.sharding.mesh import constrain, platform
 from arch.typing import Array, Float
 
 
@@ -106,11 +107,11 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], context: Context, cache: dict | None = None) -> Output:
         cfg, d = self.cfg, x.shape[-1]
-        own = partial(weight, self, dtype=x.dtype)
+        own, product = partial(weight, self, dtype=x.dtype), partial(linear, platform=platform())
 
         def project(name, axis, heads):
             kernel = own(name, normal(d**-0.5), embed=d, **{axis: heads}, head_dim=cfg.head_dim)
-            out = jnp.einsum("btd,dnh->btnh", x, kernel)
+            out = product(x, kernel.reshape(d, -1)).reshape(*x.shape[:2], heads, cfg.head_dim)
             if cfg.bias != "none":
                 out += own(f"{name}_bias", constant(0.0), **{axis: heads}, head_dim=cfg.head_dim)
             return constrain(out, "batch", None, axis, None)
@@ -126,7 +127,7 @@ class Attention(nn.Module):
         out = constrain(out, "batch", None, "heads", None)
         fan_in = cfg.num_heads * cfg.head_dim
         result = own("out", normal(fan_in**-0.5), heads=cfg.num_heads, head_dim=cfg.head_dim, embed=d)
-        out = jnp.tensordot(out, result, 2)  # an einsum would sum over (h, n) and copy the weights
+        out = product(out.reshape(*x.shape[:2], fan_in), result.reshape(fan_in, d))
         if cfg.bias == "all":
             out += own("out_bias", constant(0.0), embed=d)
         return Output(out, cache, shared=shared)

@@ -8,7 +8,7 @@ import pytest
 from arch.ops.linear import linear
 
 
-@pytest.mark.parametrize("f", [6, 7], ids=["even", "odd"])
+@pytest.mark.parametrize("f", [7, 4], ids=["wider", "narrower"])
 def test_value_and_gradients_are_those_of_the_product(f):
     rng = np.random.default_rng(0)
     x, kernel, dy = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 3, 5), (5, f), (2, 3, f)))
@@ -19,9 +19,10 @@ def test_value_and_gradients_are_those_of_the_product(f):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
-def test_the_gradient_of_the_kernel_is_the_fast_product_on_cpu():
+@pytest.mark.parametrize(("d", "f"), [(256, 512), (512, 256)], ids=["wider", "narrower"])
+def test_the_gradient_of_the_kernel_is_the_fast_product_on_cpu(d, f):
     """XLA:CPU's slow product is an instruction `dot` of its own; the fast ones are inside fusions."""
-    x, kernel, dy = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((512, 256), (256, 512), (512, 512)))
+    x, kernel, dy = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 256, d), (d, f), (2, 256, f)))
 
     def gradient(function):
         compiled = jax.jit(lambda x, kernel, dy: jax.vjp(lambda kernel: function(x, kernel), kernel)[1](dy))
