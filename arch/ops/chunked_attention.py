@@ -1,13 +1,14 @@
-"""Attention a chunk of queries at a time: no array of all pairs of tokens, and no work on pairs that nobody may see.
+"""Attention a chunk at a time: no array of all pairs of tokens, and no work on pairs that nobody may see.
 
-    forward    S_i = Q_i K^T / sqrt(h),   L_i = log rowsum exp(S_i),   O_i = exp(S_i - L_i) V           keeps O and L
-    backward   P_i = exp(S_i - L_i),   dS_i = P_i * (dO_i V^T - rowsum(dO_i * O_i))                     S_i once more
-               dQ_i = dS_i K,   dK = sum_i dS_i^T Q_i,   dV = sum_i P_i^T dO_i
+    forward    S_i = Q_i K^T / sqrt(h),   L_i = log rowsum exp(S_i),   O_i = exp(S_i - L_i) V     i: queries; keeps O, L
+    backward   P_j = exp(S_j^T - L),   dS_j = P_j * (V_j dO^T - rowsum(dO * O))                   j: keys; S once more
+               dV_j = P_j dO,   dK_j = dS_j Q,   dQ = sum_j dS_j^T K_j
 
-Dao et al., FlashAttention, 2022, arXiv 2205.14135, sec. 3.1 and app. B.2 to B.4, with whole rows of keys: a chunk of
-queries meets all keys that its mask can show it, so that the softmax needs no running maximum. The reference is
-`arch.ops.attention.attend` behind `attention_mask`. This is XLA's own code for any device; on CPU, training with it is
-faster than with the reference from a few hundred tokens on (`benchmarks/throughput.py`).
+Dao et al., FlashAttention, 2022, arXiv 2205.14135, sec. 3.1 and app. B.2 to B.4, with whole rows: a chunk of queries
+meets all keys that its mask can show it, so that the softmax needs no running maximum, and in the backward pass a chunk
+of keys all queries that may see it. The reference is `arch.ops.attention.attend` behind `attention_mask`. This is XLA's
+own code for any device; on CPU, training with it is faster than with the reference from a few hundred tokens on
+(`benchmarks/throughput.py`).
 """
 
 from functools import partial
@@ -58,25 +59,33 @@ def chunked_attend(
     k = key.shape[2]
     if n % k:
         raise ValueError(f"num_heads={n} must be a multiple of num_kv_heads={k}")
-    grouped = query.reshape(b, t, k, n // k, h).transpose(0, 2, 3, 1, 4)
-    heads = (array.swapaxes(1, 2) for array in (key, value))
+    rule = (chunk or _chunk(t), causal, window)
     factor = h**-0.5 if scale is None else scale
-    out = _attend((chunk or _chunk(t), causal, window), factor, grouped, *heads, segments, valid)
-    return out.transpose(0, 3, 1, 2, 4).reshape(b, t, n, value.shape[-1])
+    return _attend(rule, factor, query.reshape(b, t, k, n // k, h), key, value, segments, valid)
 
 
-def _spans(t: int, chunk: int, causal: bool, window: int):
-    """Where each chunk of queries begins and ends, and where the keys do that any of them may see."""
-    for begin in range(0, t, chunk):
-        end = min(begin + chunk, t)
-        first = max(0, begin - window + 1) if window else 0
-        last = end if causal else min(t, end + window - 1) if window else t
-        yield slice(begin, end), slice(first, last)
+def _chunks(t: int, chunk: int):
+    """Where each begins and ends."""
+    return [slice(begin, min(begin + chunk, t)) for begin in range(0, t, chunk)]
+
+
+def _keys(queries: slice, t: int, causal: bool, window: int) -> slice:
+    """The keys that any of these queries may see."""
+    first = max(0, queries.start - window + 1) if window else 0
+    last = queries.stop if causal else min(t, queries.stop + window - 1) if window else t
+    return slice(first, last)
+
+
+def _queries(keys: slice, t: int, causal: bool, window: int) -> slice:
+    """The queries that may see any of these keys."""
+    first = keys.start if causal else max(0, keys.start - window + 1) if window else 0
+    return slice(first, min(t, keys.stop + window - 1) if window else t)
 
 
 def visited_pairs(length: int, *, causal: bool, window: int = 0) -> int:
     """Pairs of tokens whose logits are computed: those that see each other, and the rest of their chunks."""
-    spans = _spans(length, _chunk(length), causal, window)
+    chunks = _chunks(length, _chunk(length))
+    spans = ((queries, _keys(queries, length, causal, window)) for queries in chunks)
     return sum((queries.stop - queries.start) * (keys.stop - keys.start) for queries, keys in spans)
 
 
@@ -85,13 +94,13 @@ def _chunk(t: int) -> int:
 
 
 def _mask(rule, queries: slice, keys: slice, segments, valid):
-    """[b 1 1 t s] of one chunk."""
+    """[b t s] of one chunk."""
     _, causal, window = rule
     places = (jnp.arange(part.start, part.stop)[None] for part in (queries, keys))
     given = {} if valid is None else {"key_valid": valid[:, keys]}
     if segments is not None:
         given |= {"query_segments": segments[:, queries], "key_segments": segments[:, keys]}
-    return attention_mask(*places, causal=causal, window=window, **given)[:, None, None]
+    return attention_mask(*places, causal=causal, window=window, **given)
 
 
 def _product(equation: str, *arrays):
@@ -103,45 +112,53 @@ def _product(equation: str, *arrays):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attend(rule, factor, query, key, value, segments, valid):
+    """query [b t k g h]; key [b t k h]; value [b t k v] -> [b t n v]."""
     return _forward(rule, factor, query, key, value, segments, valid)[0]
 
 
 def _forward(rule, factor, query, key, value, segments, valid):
-    """query [b k g t h]; key [b k t h], value [b k t v]. The logits are scaled behind their products, which are wide."""
+    """The logits are scaled behind their products, which are wide."""
+    query, key, value = query.transpose(0, 2, 3, 1, 4), key.swapaxes(1, 2), value.swapaxes(1, 2)
+    b, k, g, t, _ = query.shape
     outs, normalisers = [], []
-    for queries, keys in _spans(query.shape[3], *rule):
+    for queries in _chunks(t, rule[0]):
+        keys = _keys(queries, t, *rule[1:])
         query, outs = lax.optimization_barrier((query, outs))  # one chunk after the other
         logits = factor * _product("bkgth,bksh->bkgts", query[:, :, :, queries], key[:, :, keys])
-        logits = jnp.where(_mask(rule, queries, keys, segments, valid), logits, MASKED)
+        mask = _mask(rule, queries, keys, segments, valid)[:, None, None]
+        logits = jnp.where(mask, logits, MASKED)
         top = jnp.max(logits, axis=-1, keepdims=True)
         weights = jnp.exp(logits - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
-        outs.append((_product("bkgts,bksh->bkgth", weights.astype(query.dtype), value[:, :, keys]) / total))
+        outs.append(_product("bkgts,bksv->bkgtv", weights.astype(query.dtype), value[:, :, keys]) / total)
         normalisers.append(top + jnp.log(total))
-    out = jnp.concatenate(outs, axis=3).astype(query.dtype)
-    return out, (query, key, value, segments, valid, out, jnp.concatenate(normalisers, axis=3))
+    out = jnp.concatenate(outs, axis=3).astype(query.dtype).transpose(0, 3, 1, 2, 4).reshape(b, t, k * g, -1)
+    return out, (query, key, value, segments, valid, out, jnp.concatenate(normalisers, axis=3)[..., 0])
 
 
 def _backward(rule, factor, residuals, d_out):
-    """The products over queries have the small factor transposed, [h t] [t s]: XLA would copy the large one on CPU."""
+    """With keys in rows and queries in columns, each product but that of dQ has its operands as they lie."""
     query, key, value, segments, valid, out, normaliser = residuals
-    t = query.shape[3]
-    inner = jnp.sum(d_out.astype(normaliser.dtype) * out, axis=-1, keepdims=True)
-    query_t, d_out_t = query.swapaxes(3, 4), d_out.swapaxes(3, 4)
-    d_queries, d_key, d_value = [], 0.0, 0.0
-    for queries, keys in _spans(t, *rule):
-        query, d_queries, d_key, d_value = lax.optimization_barrier((query, d_queries, d_key, d_value))
-        logits = factor * _product("bkgth,bksh->bkgts", query[:, :, :, queries], key[:, :, keys])
-        weights = jnp.exp(logits - normaliser[:, :, :, queries])
-        weights = jnp.where(_mask(rule, queries, keys, segments, valid), weights, 0.0)
-        d_weights = _product("bkgth,bksh->bkgts", d_out[:, :, :, queries], value[:, :, keys])
-        d_logits = weights * (d_weights - inner[:, :, :, queries])
-        around = [(0, 0)] * 3 + [(keys.start, t - keys.stop)]
-        d_queries.append(_product("bksh,bkgts->bkgth", key[:, :, keys], d_logits))
-        d_key += jnp.pad(_product("bkght,bkgts->bkhs", query_t[..., queries], d_logits), around)
-        d_value += jnp.pad(_product("bkght,bkgts->bkhs", d_out_t[..., queries], weights), around)
-    d_query = jnp.concatenate(d_queries, axis=3)
-    gradients = factor * d_query, factor * d_key.swapaxes(2, 3), d_value.swapaxes(2, 3)
+    b, k, g, t, _ = query.shape
+    inner = jnp.sum(d_out.astype(normaliser.dtype) * out, axis=-1).reshape(b, t, k, g).transpose(0, 2, 3, 1)
+    d_out = d_out.reshape(b, t, k, g, -1).transpose(0, 2, 3, 1, 4)
+    key_t, over_keys = key.swapaxes(2, 3), (slice(None), slice(None), None)
+    d_query_t, d_keys, d_values = 0.0, [], []
+    for keys in _chunks(t, rule[0]):
+        queries = _queries(keys, t, *rule[1:])
+        query, d_query_t, d_keys, d_values = lax.optimization_barrier((query, d_query_t, d_keys, d_values))
+        q, d_o = query[:, :, :, queries], d_out[:, :, :, queries]
+        logits = factor * _product("bksh,bkgth->bksgt", key[:, :, keys], q)
+        mask = _mask(rule, queries, keys, segments, valid).swapaxes(1, 2)[:, None, :, None]
+        weights = jnp.where(mask, jnp.exp(logits - normaliser[..., queries][over_keys]), 0.0)
+        d_weights = _product("bksv,bkgtv->bksgt", value[:, :, keys], d_o)
+        d_logits = weights * (d_weights - inner[..., queries][over_keys])
+        d_values.append(_product("bksgt,bkgtv->bksv", weights, d_o))
+        d_keys.append(_product("bksgt,bkgth->bksh", d_logits, q))
+        around = [(0, 0)] * 4 + [(queries.start, t - queries.stop)]
+        d_query_t += jnp.pad(_product("bkhs,bksgt->bkhgt", key_t[..., keys], d_logits), around)
+    d_key, d_value = (jnp.concatenate(parts, axis=2).swapaxes(1, 2) for parts in (d_keys, d_values))
+    gradients = factor * d_query_t.transpose(0, 4, 1, 3, 2), factor * d_key, d_value
     return *(array.astype(query.dtype) for array in gradients), None, None
 
 
