@@ -137,7 +137,7 @@ def test_a_mutation_that_is_a_config_is_prepared_or_refused_before_anything_comp
     def prepare(mutation):  # one that leaves the data alone finds it tokenised
         folder = tmp_path / (mutation.path if mutation.path.startswith("data.") else "run")
         ready = setup.prepare(chosen[mutation], folder)
-        capacity.state_must_fit(ready.plan, ready.mesh)
+        capacity.state_must_fit(ready.cfg.model, ready.plan, ready.mesh)
 
     check_all(name, chosen, prepare, base)
 

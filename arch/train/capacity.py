@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from arch import tree
+from arch import config, tree
 from arch.sharding import mesh as meshes
 from arch.train import experiment
 from arch.train import state as states
@@ -38,17 +38,28 @@ def host_bytes() -> int:
     return min([sum(sizes) or 2**63, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
-def state_must_fit(plan: states.Plan, mesh: Mesh) -> None:
-    """Refuses a training run whose state alone is more than a device's memory. Raises ValueError with both sizes."""
+def state_must_fit(model_cfg: Any, plan: states.Plan, mesh: Mesh) -> None:
+    """Refuses a run whose state alone is more than a device's memory. Raises ValueError with both sizes."""
     device = mesh.local_devices[0]
     have = device_bytes(device)
     leaves = jax.tree.leaves(plan.abstract)
     state = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
     if state > have:
+        largest, path = _largest(config.to_dict(model_cfg), "model")
         raise ValueError(
             f"model: its {tree.count(plan.abstract.params)} parameters and the optimizer's state take {_gib(state)} of "
-            f"each device, which must be at most the {_gib(have)} that {device.device_kind} has: mesh.fsdp splits them"
+            f"each device, which must be at most the {_gib(have)} that {device.device_kind} has: mesh.fsdp splits "
+            f"them; the largest size is {path}={largest}"
         )
+
+
+def _largest(node: Any, path: str) -> tuple[int, str]:
+    """The largest integer of a nested config, and where it is."""
+    if isinstance(node, dict):
+        return max((_largest(value, f"{path}.{key}") for key, value in node.items()), default=(0, path))
+    if isinstance(node, tuple):
+        return max((_largest(value, f"{path}[{i}]") for i, value in enumerate(node)), default=(0, path))
+    return (node if type(node) is int else 0), path
 
 
 def batch_must_fit(cfg: experiment.Config, mesh: Mesh) -> None:
