@@ -1,5 +1,7 @@
 """Shapes, types, compilation, gradients and placement of every sublayer."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from arch.layers.weight import axes, unbox
 from arch.mixers import attention, mamba
 from arch.sharding import mesh as meshes
 from tests.contracts.sublayers import TOKENS, Case, context, holds, inputs, jit
+
+ROWS, EMBED = 4, 12  # so that each of the mesh's axes splits something
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
@@ -61,8 +65,15 @@ def _gradients(case, x, params=None):
     return out, by_params, by_x
 
 
+@functools.cache
+def _on_one_device(cfg):
+    """(a case of sizes that the mesh's axes divide, its output and gradients), compiled once for two tests."""
+    case = Case(cfg, EMBED)
+    return case, _gradients(case, inputs(ROWS, TOKENS, EMBED))
+
+
 def test_gradients_are_finite_and_reach_every_trained_weight(case):
-    _, by_params, by_x = _gradients(case, inputs())
+    _, (_, by_params, by_x) = _on_one_device(case.cfg)
     trained = tree.paths(case.trainable)
     for path, gradient in (tree.paths(by_params) | {"x": by_x}).items():
         assert np.isfinite(gradient).all(), path
@@ -89,9 +100,6 @@ def test_weights_are_kept_in_float32(case):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(unbox(case.boxes)))
 
 
-ROWS, EMBED = 4, 12  # so that each of the mesh's axes splits something
-
-
 def _on_mesh(case):
     """Output and gradients with weights and rows placed by the rules on a (2, 2, 2) mesh."""
     mesh = meshes.make(meshes.Config(data=2, fsdp=2, tensor=2))
@@ -102,15 +110,16 @@ def _on_mesh(case):
         return _gradients(case, x, params)
 
 
-def _assert_same_on_mesh(case):
-    expected, actual = _gradients(case, inputs(ROWS, TOKENS, EMBED)), _on_mesh(case)
+def _assert_same_on_mesh(cfg):
+    case, expected = _on_one_device(cfg)
+    actual = _on_mesh(case)
     flat = lambda results: tree.paths({"out": results[0], "params": results[1], "x": results[2]})
     for path, value in flat(expected).items():
         assert holds(flat(actual)[path], value), path
 
 
 def test_values_and_gradients_are_the_same_on_a_mesh(case):
-    _assert_same_on_mesh(Case(case.cfg, EMBED))
+    _assert_same_on_mesh(case.cfg)
 
 
 DIVISIBLE = (
@@ -128,4 +137,4 @@ def test_a_divisible_sublayer_is_split_and_keeps_its_values(cfg):
     specs = [meshes.spec(names, shapes[path].shape, mesh) for path, names in tree.paths(axes(case.boxes)).items()]
     used = {axis for spec in specs for axis in spec if axis}
     assert used == {"fsdp", "tensor"}
-    _assert_same_on_mesh(case)
+    _assert_same_on_mesh(cfg)
