@@ -46,6 +46,8 @@ class Config(SublayerConfig):
       renormalize: the weights of a token's experts sum to one.
       balance_loss: which one, see `arch.ops.routing.losses`.
       balance_weight: its factor.
+      balance_over: the mean over the rows of each one's loss, or the loss of all rows together, which lets a row of one
+        kind of text use few experts (global-batch balance). With micro-batches it is of each one's rows, then the mean.
       z_weight: factor of the router's z-loss.
       bias_rate: step of the loss-free balancing bias; 0 for none.
       expert_dropout: probability of zeroing an entry of an expert's hidden layer (Switch, in fine-tuning: 0.4).
@@ -61,6 +63,7 @@ class Config(SublayerConfig):
     renormalize: bool = True
     balance_loss: Literal["f_dot_p", "cv_squared", "sum_of_squares", "variance"] = "f_dot_p"
     balance_weight: config.NonNegativeFloat = 0.01
+    balance_over: Literal["row", "batch"] = "row"
     z_weight: config.NonNegativeFloat = 0.001
     bias_rate: config.NonNegativeFloat = 0.0
     expert_dropout: config.Fraction = 0.0
@@ -172,9 +175,11 @@ class Moe(nn.Module):
         if cfg.shared_dim:
             out += cfg.shared.make("shared")(x, context).x
 
-        load = cfg.router.load(routed, real)
+        load, share = cfg.router.load(routed, real), losses.importance(routed.probabilities, real)
+        if cfg.balance_over == "batch":
+            load, share = losses.pool(load), losses.pool(share)
         raw = {
-            "balance": losses.BALANCE[cfg.balance_loss](load, losses.importance(routed.probabilities, real)),
+            "balance": losses.BALANCE[cfg.balance_loss](load, share),
             "router_z": losses.z_loss(logits, real),
         } | routed.losses
         factors = {"balance": cfg.balance_weight, "router_z": cfg.z_weight} | cfg.router.loss_weights

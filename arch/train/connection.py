@@ -31,8 +31,8 @@ from arch.typing import Array, Key
 
 log = logging.getLogger("arch")
 
-DRAWS = 4
-"""How many random routers may find the load even, each with a probability of a few percent at most."""
+DRAWS = 8
+"""How many random routers may find the load even: of two experts and eight tokens, one in four does."""
 
 
 class DisconnectedError(ValueError):

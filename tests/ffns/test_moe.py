@@ -1,5 +1,7 @@
 """The mixture of experts drops no token, ignores padding, tells its losses and balances by its bias."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 from arch import tree
 from arch.ffns import mlp, moe
 from arch.layers import block, stack
+from arch.layers.contract import positions_of
 from arch.layers.weight import trainable, unbox
 from arch.models import decoder
 from arch.sharding import mesh as meshes
+from arch.train.gradient import gradient_of
 from tests.contracts.sublayers import Case, context, holds, inputs, jit, random_like
 
 CONFIGS = (
@@ -112,7 +116,7 @@ def test_there_is_no_bias_without_a_rate():
 
 # In a decoder
 
-BIASED = moe.Config(num_experts=3, top_k=1, hidden_dim=4, renormalize=False, bias_rate=0.25)
+BIASED = moe.Config(num_experts=3, top_k=1, hidden_dim=4, renormalize=False, bias_rate=0.25, z_weight=0.0)
 
 
 def _decoder(*, group=""):
@@ -183,10 +187,13 @@ def test_a_decoder_reports_the_load_of_each_layer_by_its_canonical_name():
 
 
 def _balance_gradient(cfg, params, tokens, parts=1):
-    """By every weight, as the mean over so many micro-batches."""
-    loss = lambda params, rows: cfg.make().apply({"params": params}, rows).aux.losses["balance"]
-    mean = lambda params: sum(loss(params, rows) for rows in jnp.split(tokens, parts)) / parts
-    return tree.paths(tree.unstack(jit(jax.grad(mean))(params)))
+    """By every trained weight, as the training step has it: with no token to predict, the balance loss is all."""
+    rows = dict(tokens=tokens, targets=tokens, weights=jnp.zeros(tokens.shape), positions=positions_of(tokens))
+    trained = tree.map_with_path(lambda path, _: not path.endswith("router_bias"), params)
+    gradient = gradient_of(cfg.make(), trained, micro_batches=parts)
+    found, log = jit(gradient)(params, rows, jax.random.key(0))
+    np.testing.assert_allclose(log["loss"], log["losses"]["balance"], rtol=1e-6)
+    return tree.paths(tree.unstack(found))
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +201,7 @@ def plain_gradient():
     """(cfg, params, tokens, gradient of the balance loss alone) without scan, remat, micro-batches or mesh."""
     cfg = _decoder()
     params, _ = _state(cfg)
-    tokens = jnp.asarray(np.random.default_rng(0).integers(11, size=(4, 7)))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(11, size=(12, 7)))
     return cfg, params, tokens, _balance_gradient(cfg, tree.unstack(params), tokens)
 
 
@@ -202,12 +209,15 @@ WAYS = {
     "scan": lambda cfg, *args: _balance_gradient(cfg, *args),
     "remat": lambda cfg, *args: _balance_gradient(cfg.replace(layers=cfg.layers.replace(remat="full")), *args),
     "micro_batches": lambda cfg, *args: _balance_gradient(cfg, *args, parts=2),
-    "mesh": lambda cfg, *args: _on_mesh(cfg, *args),
+    "data": lambda cfg, *args: _on_mesh(cfg, *args, data=4),
+    "data, fsdp, tensor": lambda cfg, *args: _on_mesh(cfg, *args, data=2, fsdp=2, tensor=2),
+    "data, expert": lambda cfg, *args: _on_mesh(cfg, *args, data=2, expert=3),
 }
 
 
-def _on_mesh(cfg, *args):
-    with jax.set_mesh(meshes.make(meshes.Config(data=2, fsdp=2, tensor=2))):
+def _on_mesh(cfg, *args, **sizes):
+    devices = jax.devices()[: math.prod(sizes.values())]
+    with jax.set_mesh(meshes.make(meshes.Config(**sizes), devices)):
         return _balance_gradient(cfg.replace(layers=cfg.layers.replace(remat="full")), *args)
 
 
@@ -229,3 +239,44 @@ def test_the_balance_loss_is_the_one_that_is_named():
     assert found["sum_of_squares"] == pytest.approx(1 + found["cv_squared"], rel=1e-5)
     assert found["variance"] == pytest.approx(found["cv_squared"] / 25, rel=1e-5)
     assert found["f_dot_p"] != pytest.approx(found["sum_of_squares"], rel=1e-3)
+
+
+# Over the whole batch
+
+POOLED = CONFIGS[0].replace(balance_weight=1.0, z_weight=0.0, balance_over="batch")
+
+
+def _balance(cfg, x):
+    """The balance loss of a layer, and its gradient by the router."""
+    params = Case(cfg).params
+
+    def loss(router, x):
+        rows = meshes.constrain(x, "batch", None, None)
+        return cfg.make().apply({"params": params | {"router": router}}, rows, context(rows)).aux.losses["balance"]
+
+    return jit(jax.value_and_grad(loss))(params["router"], x)
+
+
+@pytest.fixture(scope="module")
+def pooled():
+    """Rows of which each crowds an expert of its own, and their loss over the batch with its gradient."""
+    x = inputs(rows=4, tokens=5) + 3 * jnp.eye(4, 7)[:, None]
+    return x, _balance(POOLED, x)
+
+
+def test_over_the_batch_it_does_not_matter_in_which_row_a_token_is(pooled):
+    x, (value, gradient) = pooled
+    turned = _balance(POOLED, x.swapaxes(0, 1).reshape(x.shape))
+    assert holds(turned[0], value, 1e-6) and holds(turned[1], gradient, 1e-6)
+
+
+def test_over_rows_it_is_larger_since_each_row_has_experts_of_its_own(pooled):
+    x, (value, _) = pooled
+    assert _balance(POOLED.replace(balance_over="row"), x)[0] > value + 0.1
+
+
+def test_over_the_batch_it_is_the_same_on_any_number_of_shards(pooled):
+    x, (value, gradient) = pooled
+    with jax.set_mesh(meshes.make(meshes.Config(data=4), jax.devices()[:4])):
+        split = _balance(POOLED, x)
+    assert np.any(gradient) and holds(split[0], value, 1e-6) and holds(split[1], gradient, 1e-6)

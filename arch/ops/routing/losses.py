@@ -18,8 +18,8 @@ claimed.
 Each loss reads statistics [b e], sums over each row's real tokens, and is a mean over the rows, as DeepSeek-V2 (2024,
 arXiv 2405.04434, sec. 2.2.3) and V3 have it: independent of how the batch is cut into shards and micro-batches.
 `pool` makes the statistics of all rows one row: the same loss over the whole batch (Qiu et al., Demons in the Detail,
-2025, arXiv 2501.11873). That one couples rows: data parallelism leaves it exact, micro-batches do not, unless
-`of_whole` mends them.
+2025, arXiv 2501.11873). That one couples rows: on a mesh the sum is over all shards, and data parallelism leaves it
+exact; micro-batches do not, since none knows the others' loads: it is then the mean over micro-batches of each one's.
 """
 
 from collections.abc import Callable
@@ -95,24 +95,6 @@ def z_loss(logits: Float[Array, "b t e"], real: Bool[Array, "b t"]) -> Scalar:
     """(logsumexp of the logits)^2, averaged over each sequence's real tokens, then over the sequences."""
     square = jnp.square(jax.nn.logsumexp(wide(logits), axis=-1)) * real
     return jnp.mean(jnp.sum(square, axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1))
-
-
-def of_whole(loss: Callable[..., Scalar], part: tuple[Array, ...], whole: tuple[Array, ...], *, parts: int) -> Scalar:
-    """A micro-batch's stand-in for a loss over the whole batch's pooled statistics.
-
-    Its value is loss(*whole). The mean over the micro-batches of its gradients is the gradient of loss(*whole), since
-    whole = sum of parts and d loss(whole) = sum over parts of <loss'(whole), d part>. `whole` comes from a forward pass
-    over all micro-batches before.
-
-    Args:
-      loss: of pooled statistics, such as `f_dot_p`.
-      part: these rows' pooled statistics, through which the gradient goes.
-      whole: the sums of the parts over the micro-batches.
-      parts: how many micro-batches there are.
-    """
-    value, slopes = jax.value_and_grad(lambda whole: loss(*whole))(jax.lax.stop_gradient(whole))
-    linear = sum(jnp.sum(slope * leaf) for slope, leaf in zip(slopes, part, strict=True))
-    return value + parts * (linear - jax.lax.stop_gradient(linear))
 
 
 def balanced_bias(bias: Float[Array, "e"], share: Float[Array, "e"], *, rate: float) -> Float[Array, "e"]:

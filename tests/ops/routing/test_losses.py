@@ -156,29 +156,6 @@ def test_the_z_loss_of_zero_logits_is_the_squared_log_of_the_experts():
     np.testing.assert_allclose(losses.z_loss(jnp.zeros((2, 3, E)), jnp.ones((2, 3), bool)), np.log(E) ** 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", BY_NAME)
-def test_over_the_whole_batch_micro_batches_give_the_same_gradient_only_by_a_stand_in(name):
-    case = make("skewed", (4, 11, 5), lengths=(11, 3, 8, 5))
-    logits, real = jnp.asarray(case.logits), jnp.asarray(case.real)
-    pooled = lambda logits, real: tuple(map(losses.pool, statistics(logits, real)))
-    parts = [(logits[i : i + 2], real[i : i + 2]) for i in (0, 2)]
-
-    @jit
-    def gradients(logits):
-        whole = pooled(logits, real)
-        exact = jax.value_and_grad(lambda logits: BY_NAME[name](*pooled(logits, real)))(logits)
-        stand_in = lambda part, mask: losses.of_whole(BY_NAME[name], pooled(part, mask), whole, parts=2)
-        naive = lambda part, mask: BY_NAME[name](*pooled(part, mask))
-        two = lambda loss: [jax.value_and_grad(loss)(*part) for part in parts]
-        return exact, two(stand_in), two(naive)
-
-    (value, exact), stand_in, naive = gradients(logits)
-    mean = lambda results: np.concatenate([gradient / 2 for _, gradient in results])
-    np.testing.assert_allclose([part[0] for part in stand_in], value, rtol=1e-6)
-    np.testing.assert_allclose(mean(stand_in), exact, atol=1e-7)
-    assert np.max(np.abs(mean(naive) - exact)) > 1e-4 * (1 if name != "variance" else 1 / E**2)
-
-
 def test_the_balancing_bias_rises_under_the_mean_load_and_falls_above():
     bias = losses.balanced_bias(jnp.full(4, 0.5), jnp.asarray([0.1, 0.25, 0.25, 0.4]), rate=0.25)
     np.testing.assert_allclose(bias, [0.75, 0.5, 0.5, 0.25])
