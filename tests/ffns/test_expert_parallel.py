@@ -1,12 +1,12 @@
 """Experts that are split over devices give what they give on one: loss, statistics and every gradient."""
 
-import math
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 
 from arch import tree
 from arch.ffns import moe
@@ -45,23 +45,33 @@ class Layer:
         """{path: value} on one device."""
         return tree.paths(jit(self._gradient)(self.params, self.x))
 
-    def on(self, mesh):
-        """({path: value}, the compiled program's text) on a mesh of these sizes, with arrays where the rules put them."""
-        mesh = meshes.make(meshes.Config(**mesh))
-        place = lambda names, leaf: jax.device_put(leaf, meshes.sharding(names, leaf.shape, mesh))
+    def placed(self, put, mesh):
+        """Parameters and input, each `put(array, sharding)` by the rules."""
+        place = lambda names, leaf: put(leaf, meshes.sharding(names, leaf.shape, mesh))
         is_axes = lambda names: isinstance(names, tuple)
+        params = jax.tree.map(place, axes(self.boxes["params"]), self.params, is_leaf=is_axes)
+        return params, place(("batch", None, None), self.x)
+
+    def on(self, mesh):
+        """({path: value}, the compiled program's text) on a mesh of these sizes."""
+        mesh = meshes.make(meshes.Config(**mesh))
         with jax.set_mesh(mesh):
-            params = jax.tree.map(place, axes(self.boxes["params"]), self.params, is_leaf=is_axes)
-            arguments = params, place(("batch", None, None), self.x)
+            arguments = self.placed(jax.device_put, mesh)
             compiled = jit(self._gradient).lower(*arguments).compile()
             return tree.paths(compiled(*arguments)), compiled.as_text()
 
 
-def _collectives(text: str, name: str) -> list[int]:
-    """How many numbers each array has that collectives of this name give."""
+def _collectives(text: str, name: str) -> list[tuple[int, ...]]:
+    """The sizes, without ones, of each array that collectives of this name give."""
     kinds = re.findall(rf"= (.*?) {name}(?:-start)?\(", text)
     shapes = [dims.split(",") for kind in kinds for dims in re.findall(r"\[([\d,]*)\]", kind)]
-    return [math.prod(int(size) for size in shape if size) for shape in shapes]
+    return [tuple(int(size) for size in shape if size not in ("", "1")) for shape in shapes]
+
+
+def _gathers_experts(text: str, mesh: dict[str, int]) -> bool:
+    """Whether the program puts a matrix of all experts together on any device."""
+    experts = sorted((E, D, F // mesh.get("tensor", 1)))
+    return any(sorted(shape) == experts for shape in _collectives(text, "all-gather"))
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +90,10 @@ def test_loss_statistics_and_every_gradient_are_those_of_one_device(split):
 
 
 def test_rows_travel_and_experts_stay(split):
-    rows = B // 8 * T * D  # at most, of a shard for one other, whose expert a token has once
+    rows = (B // 8 * T, D)  # at most, of a shard for one other, whose expert a token has once
     moves = 4  # there and back, forward and backward, to each of four
-    assert [size for size in _collectives(split[2], "all-to-all") if size >= D] == [rows] * moves * 4
-    assert not _collectives(split[2], "all-gather")
+    assert [shape for shape in _collectives(split[2], "all-to-all") if shape] == [rows] * moves * 4
+    assert not _gathers_experts(split[2], MESHES["data 2, expert 4"])
 
 
 CASES = {
@@ -107,9 +117,14 @@ def test_each_dispatch_and_router_gives_the_same_on_a_mesh(name, mesh):
     there, text = layer.on(MESHES[mesh])
     for path, value in layer.alone().items():
         assert holds(there[path], value), path
-    whole = E * D * F // MESHES[mesh].get("tensor", 1)  # the experts of all shards
     if name != "experts that do not split":
-        assert _collectives(text, "all-to-all") and max(_collectives(text, "all-gather"), default=0) < whole
+        assert _collectives(text, "all-to-all") and not _gathers_experts(text, MESHES[mesh])
+
+
+def test_a_gather_of_experts_is_seen():
+    mesh = MESHES["fsdp 2, expert 2, tensor 2"]
+    text = "ag = f32[4,8,3]{2,1,0} all-gather(p), x\nr = f32[4,1,2]{2,1,0} all-reduce(p)"
+    assert _gathers_experts(text, mesh) and _collectives(text, "all-reduce") == [(4, 2)]
 
 
 @pytest.mark.slow
@@ -117,3 +132,20 @@ def test_each_dispatch_and_router_gives_the_same_on_a_mesh(name, mesh):
 def test_a_capacity_alone_drops(name):
     stats = Layer(CASES[name]).on(MESHES["data 2, expert 4"])[0]
     assert (stats["stats/sum_dropped"] > 0) == (name == "with a capacity")
+
+
+@pytest.mark.slow
+def test_on_tpus_rows_alone_travel(monkeypatch):
+    pytest.importorskip("libtpu", reason="compiles for TPUs, with none here: pip install libtpu")
+    for name, value in dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost").items():
+        monkeypatch.setenv(name, value)
+    devices = topologies.get_topology_desc(topology_name="v5e:2x4", platform="tpu").devices
+    sizes = MESHES["fsdp 2, expert 2, tensor 2"]
+    mesh = meshes.make(meshes.Config(**sizes), devices)
+    shape = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+    layer = Layer(TOP_2)
+    arguments = layer.placed(shape, mesh)
+    with jax.set_mesh(mesh):
+        text = jax.jit(layer._gradient).lower(*arguments).compile().as_text()
+    assert len(_collectives(text, "ragged-all-to-all")) == 4  # there and back, forward and backward
+    assert _collectives(text, "all-gather") and not _gathers_experts(text, sizes)
