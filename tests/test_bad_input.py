@@ -299,7 +299,7 @@ PROCESSES = {
 }
 
 
-@pytest.mark.parametrize("case", PROCESSES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c != "data")) for c in PROCESSES])
 def test_a_process_with_bad_input_ends_in_time(tmp_path, case):
     arguments, part = PROCESSES[case]
     check_refusal(run_process(f"--workdir={tmp_path}", *arguments), part)
