@@ -38,7 +38,7 @@ class How:
 
 def apply_experts(
     x: Float[Array, "b t d"],
-    pairs: assignment.Pairs,
+    pairs: assignment.Pairs | assignment.SoftChoice,
     inner: tuple[Float[Array, "_ d f"], ...],
     down: Float[Array, "_ f d"],
     factors: Float[Array, "b m f"] | None,
@@ -49,7 +49,7 @@ def apply_experts(
 
     Args:
       x: [b t d] tokens.
-      pairs: [b m] of each row.
+      pairs: [b m] of each row; or mixtures of them, which the dispatch 'dense' takes.
       inner: [e d f] the weights of the experts' gates and of what they gate; of the latter alone without gates.
       down: [e f d] the weights of what comes out. With less than `how.num_experts`, they are this shard's part: rows go
         to the experts' shards and come back.
@@ -73,8 +73,9 @@ def apply_experts(
     experts = perceptron if here == e else _exchanged(perceptron, axis)
     if how.way == "gathered":
         return dispatch.gathered(x, pairs, experts, capacity=how.capacity, **sizes)
-    routing = assignment.dense(pairs, tokens=x.shape[1], num_experts=e, capacity=how.capacity)
-    return dispatch.dense(x, routing, experts)
+    if isinstance(pairs, assignment.Pairs):
+        pairs = assignment.dense(pairs, tokens=x.shape[1], num_experts=e, capacity=how.capacity)
+    return dispatch.dense(x, pairs, experts)
 
 
 def _exchanged(experts: dispatch.Experts, axis: str) -> dispatch.Experts:

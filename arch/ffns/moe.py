@@ -83,6 +83,11 @@ class Config(SublayerConfig):
         if self.router.balances and self.balance_weight and self.balance_loss == "f_dot_p":
             found = f"balance_weight={self.balance_weight} must be 0 with balance_loss='f_dot_p'"
             raise ValueError(f"{found} and router={name!r}, always balanced")
+        if self.router.mixes and self.dispatch != "dense":
+            raise ValueError(f"dispatch={self.dispatch!r} must be 'dense' with router={name!r}, which mixes tokens")
+        if self.router.mixes and (self.balance_weight or self.z_weight):
+            found = f"balance_weight={self.balance_weight} and z_weight={self.z_weight}"
+            raise ValueError(f"{found} must be 0 with router={name!r}, which has nothing to balance")
         if self.expert_dropout and self.dispatch == "dense":
             raise ValueError(f"expert_dropout={self.expert_dropout} must be 0 with dispatch='dense'")
         self.router.must_suit(self.demand)
@@ -164,13 +169,15 @@ class Moe(nn.Module):
             activation=cfg.activation,
             platform=platform(),
         )
-        pairs, factors = assignment.pairs(routed), None
+        soft, factors = isinstance(routed, assignment.SoftChoice), None
+        pairs = routed if soft else assignment.pairs(routed)
         if cfg.expert_dropout and key is not None:
             ones = jnp.ones((*pairs.tokens.shape, cfg.hidden_dim), x.dtype)
             factors = dropout(ones, jax.random.fold_in(key, 3), rate=cfg.expert_dropout)
         rows, inner, outer = ("batch", None, None), ("experts", None, "hidden"), ("experts", "hidden", None)
         arguments = (x, pairs, (gate, up), down, factors)
-        axes = (rows, ("batch", None), inner, outer, ("batch", None, "hidden"))
+        of_pairs = ("batch", None, None, None) if soft else ("batch", None)
+        axes = (rows, of_pairs, inner, outer, ("batch", None, "hidden"))
         out = per_shard(partial(apply_experts, how=how), arguments, axes, rows, reduce="hidden")
         if cfg.shared_dim:
             out += cfg.shared.make("shared")(x, context).x

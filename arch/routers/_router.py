@@ -11,7 +11,7 @@ from arch import config
 from arch.layers.contract import Context
 from arch.layers.weight import normal
 from arch.ops.routing import losses, noise
-from arch.ops.routing.assignment import Choice, pairs
+from arch.ops.routing.assignment import Choice, Routing, pairs
 from arch.typing import Array, Bool, Float, Key
 
 
@@ -54,6 +54,9 @@ class Router(config.Config):
     """Whether it heeds a balancing bias."""
     balances: ClassVar[bool] = False
     """Whether the load is even whatever the logits are, so that f.P is constant: its gradient goes through P alone."""
+
+    mixes: ClassVar[bool] = False
+    """Whether its routings are mixtures of tokens, which one dispatch takes and no balance or z-loss."""
 
     @property
     def label(self) -> str:
@@ -100,7 +103,7 @@ class Router(config.Config):
         context: Context,
         key: Key[Array, ""] | None,
         demand: Demand,
-    ) -> Choice:
+    ) -> Routing:
         """The routing of `logits`."""
         raise NotImplementedError
 

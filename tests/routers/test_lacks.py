@@ -21,6 +21,7 @@ from arch.routers import (
     noisy_top_k,
     sigmoid,
     sinkhorn,
+    soft,
     switch,
     threshold,
     top_k,
@@ -50,6 +51,7 @@ ROUTERS = {
     "base": (base.Config(), ONE),
     "sinkhorn": (sinkhorn.Config(), ONE),
     "expert_choice": (expert_choice.Config(), UNDIVIDED),
+    "soft": (soft.Config(places=2), Demand(EXPERTS, EXPERTS)),
     "expert_choice, all": (expert_choice.Config(capacity_factor=2.5), UNDIVIDED),
 }
 
@@ -71,20 +73,25 @@ def _inputs():
 
 
 X, IDS = _inputs()
-WEIGHT = jnp.asarray(np.random.default_rng(1).standard_normal((EMBED, EXPERTS)), jnp.float32)
 SEGMENTS = jnp.broadcast_to(1 + (jnp.arange(TOKENS) >= SECOND), (ROWS, TOKENS))
 POSITIONS = jnp.broadcast_to(jnp.arange(TOKENS) - SECOND * (jnp.arange(TOKENS) >= SECOND), (ROWS, TOKENS))
 
 
+def _own(name, *_, **axes):
+    """A weight of the router's."""
+    return jnp.asarray(np.random.default_rng(1).standard_normal(tuple(axes.values())), jnp.float32)
+
+
 def _weights(router, demand, training):
-    """[3 b t e] the weight of each expert in each token."""
+    """[3 b t _] the weight of each expert in each token; of soft mixtures, of each token in each other."""
     key = jax.random.key(2) if training else None
 
     def one(x, ids):
         fields = dict(positions=POSITIONS, segment_ids=SEGMENTS, tokens=ids, deterministic=not training)
         read = context(x, key=key, **fields)
-        own = lambda name, *_, **__: WEIGHT if name == "router" else WEIGHT[::-1]
-        routed = router.route(own, router.logits(own, x, key, demand), x, read, key, demand)
+        routed = router.route(_own, router.logits(_own, x, key, demand), x, read, key, demand)
+        if isinstance(routed, assignment.SoftChoice):
+            return jnp.einsum("btec,bsec->btes", routed.combine, routed.dispatch).reshape(ROWS, TOKENS, -1)
         pair = assignment.pairs(routed)
         row = jnp.arange(ROWS)[:, None]
         return jnp.zeros((ROWS, TOKENS, EXPERTS)).at[row, pair.tokens, pair.experts].add(pair.weights)

@@ -74,6 +74,16 @@ class SoftChoice:
     dispatch: Float[Array, "b t e c"]
     combine: Float[Array, "b t e c"]
 
+    @property
+    def probabilities(self) -> Float[Array, "b t e"]:
+        """How much of a token's output each expert makes; padding has zeros."""
+        return jnp.sum(self.combine, axis=-1)
+
+    @property
+    def losses(self) -> dict[str, Array]:
+        """None: nothing is unbalanced."""
+        return {}
+
 
 Routing = Choice | SoftChoice
 

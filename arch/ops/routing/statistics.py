@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arch.ops.routing.assignment import Choice, ExpertChoice, pairs
+from arch.ops.routing.assignment import ExpertChoice, Routing, SoftChoice, pairs
 from arch.ops.routing.losses import counts
 from arch.typing import Array, Bool, Float
 
@@ -29,7 +29,7 @@ DEAD_BELOW = 0.01
 """An expert is dead at a load under this part of the even one."""
 
 
-def sums(routing: Choice, real: Bool[Array, "b t"]) -> dict[str, Array]:
+def sums(routing: Routing, real: Bool[Array, "b t"]) -> dict[str, Array]:
     """Sums over each row's real tokens, averaged over the rows; no gradient goes through them.
 
     Args:
@@ -41,10 +41,13 @@ def sums(routing: Choice, real: Bool[Array, "b t"]) -> dict[str, Array]:
       `sum_dropped` (of those assignments), `sum_unserved` (tokens without an expert), `sum_entropy` in nats,
       `sum_confidence` (the largest probabilities).
     """
-    p, pair = jax.lax.stop_gradient(routing.probabilities), pairs(routing)
-    load = asked(routing)
-    row = jnp.arange(real.shape[0])[:, None]
-    reached = jnp.zeros(real.shape, bool).at[row, pair.tokens].max(pair.kept)
+    p, load = jax.lax.stop_gradient(routing.probabilities), asked(routing)
+    if isinstance(routing, SoftChoice):
+        reached, computed = real, jnp.sum(load, axis=1)
+    else:
+        pair, row = pairs(routing), jnp.arange(real.shape[0])[:, None]
+        reached = jnp.zeros(real.shape, bool).at[row, pair.tokens].max(pair.kept)
+        computed = jnp.sum(pair.kept, axis=1)
     by_token = {
         "sum_tokens": jnp.ones_like(p[..., 0]),
         "sum_unserved": ~reached,
@@ -52,12 +55,17 @@ def sums(routing: Choice, real: Bool[Array, "b t"]) -> dict[str, Array]:
         "sum_confidence": jnp.max(p, axis=-1),
     }
     means = {name: jnp.mean(jnp.sum(value * real, axis=1)) for name, value in by_token.items()}
-    means["sum_dropped"] = jnp.mean(jnp.sum(load, axis=1) - jnp.sum(pair.kept, axis=1))
+    means["sum_dropped"] = jnp.mean(jnp.sum(load, axis=1) - computed)
     return {"expert_load": jnp.mean(load, axis=0), **means}
 
 
-def asked(routing: Choice) -> Float[Array, "b e"]:
-    """How many assignments to each expert the router asked for: where experts choose, those that they have."""
+def asked(routing: Routing) -> Float[Array, "b e"]:
+    """How many assignments to each expert the router asked for: where experts choose, those that they have.
+
+    Of a soft mixture, where each token has a part in all experts, the sum of these parts.
+    """
+    if isinstance(routing, SoftChoice):
+        return jax.lax.stop_gradient(jnp.sum(routing.probabilities, axis=1))
     if isinstance(routing, ExpertChoice):
         return jnp.sum(routing.kept, axis=-1, dtype=jnp.float32)
     return counts(routing.asked, routing.asked >= 0, num_experts=routing.probabilities.shape[-1])
