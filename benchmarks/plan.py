@@ -1,0 +1,94 @@
+"""What a training step of a published model needs of each TPU of a slice that is not here, from XLA's own compiler.
+
+python -m benchmarks.plan mixtral.mixtral_8x7b v5e:8x8 fsdp=8 expert=8
+
+Rows of 4096 tokens, one a chip; float32 weights and moments (AdamW), bfloat16 arithmetic, full rematerialisation, the
+loss 1024 tokens at a time. Needs libtpu, no TPU. `temporaries` are XLA's: arguments and they must fit the chip.
+"""
+
+import collections
+import importlib
+import json
+import os
+import re
+import sys
+import time
+
+os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
+
+import jax
+import jaxlib
+from jax.experimental import topologies
+
+from arch import tree
+from arch.layers import token_loss
+from arch.sharding import mesh as meshes
+from arch.train import bad_batch, optimizer
+from arch.train import state as states
+from arch.train.step import train_step
+from benchmarks.measure import RESULTS
+
+LENGTH, MIB = 4096, 2**20
+FIELDS = dict(tokens="int32", targets="int32", weights="float32", positions="int32", segment_ids="int32")
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "ragged-all-to-all", "all-to-all", "collective-permute")
+
+
+def lowered(name: str, mesh):
+    """The step of this preset on the mesh, lowered, and how many parameters it has."""
+    family, preset = name.split(".")
+    cfg = importlib.import_module(f"arch.families.{family}").PRESETS[preset]
+    cfg = cfg.replace(dtype="bfloat16", layers=cfg.layers.replace(remat="full"))
+    model = cfg.make()
+    descend = optimizer.Config().make(1000)
+    plan = states.plan(model, descend, mesh)
+    step = train_step(model, cfg, descend, plan.trainable, None, loss=token_loss.Config(chunk_tokens=1024))
+    shape = (mesh.size, LENGTH)
+    where = meshes.sharding(("batch", None), shape, mesh)
+    batch = {field: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for field, dtype in FIELDS.items()}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    out = jax.tree.map(lambda leaf: leaf.sharding, plan.abstract), None
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=out)
+    with jax.set_mesh(mesh):
+        program = jitted.lower(plan.abstract, batch, key, bad_batch.order(0, bad_batch.JUDGE))
+    return program, tree.count(plan.abstract.params)
+
+
+def collectives(text: str) -> dict[str, int]:
+    """How often the program's text has each kind; the body of a scan counts once."""
+    found = re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", text)
+    return dict(sorted(collections.Counter(found).items()))
+
+
+def plan(name: str, topology: str, sizes: dict[str, int]) -> dict:
+    """The row of the results; where the compiler finds no room, its message instead of sizes."""
+    devices = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
+    mesh = meshes.make(meshes.Config(**sizes), devices)
+    start = time.process_time()
+    program, parameters = lowered(name, mesh)
+    row = dict(model=name, topology=topology, mesh=dict(mesh.shape), chips=mesh.size, parameters=parameters)
+    try:
+        compiled = program.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return row | dict(refused=str(error).splitlines()[0], cpu_s=round(time.process_time() - start))
+    memory = compiled.memory_analysis()
+    return row | dict(
+        arguments_mib=round(memory.argument_size_in_bytes / MIB),
+        temporaries_mib=round(memory.temp_size_in_bytes / MIB),
+        collectives=collectives(compiled.as_text()),
+        cpu_s=round(time.process_time() - start),
+    )
+
+
+def main(name: str, topology: str, *sizes: str) -> None:
+    """Plans, and adds the row to benchmarks/results/plan.json in place of an older one of the same name and mesh."""
+    axes = {axis: int(size) for axis, size in (pair.split("=") for pair in sizes)}
+    row = plan(name, topology, axes) | dict(jax=jax.__version__, jaxlib=jaxlib.__version__)
+    print(json.dumps(row, indent=2))
+    file = RESULTS / "plan.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    known[" ".join(["python -m benchmarks.plan", name, topology, *sizes])] = row
+    file.write_text(json.dumps(known, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
