@@ -147,38 +147,38 @@ def _checked(value, hint, name: str):
     """`value` as `hint` wants it (an int for a float becomes one). Raises ConfigError naming field, value and rule."""
     hint, rules = _split(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-
-    def wrong(rule):
-        return ConfigError(f"{name}={value!r} must be {rule}")
-
     if origin is Literal:
         if value not in args or type(value) is not type(args[0]):
-            raise wrong("one of " + ", ".join(map(repr, args)))
+            raise _wrong(name, value, "one of " + ", ".join(map(repr, args)))
     elif origin is tuple:
         if not isinstance(value, tuple):
-            raise wrong("a tuple")
+            raise _wrong(name, value, "a tuple")
         if args[-1] is not Ellipsis and len(args) != len(value):
-            raise wrong(f"a tuple of {len(args)}")
+            raise _wrong(name, value, f"a tuple of {len(args)}")
         items = [args[0]] * len(value) if args[-1] is Ellipsis else args
         value = tuple(_checked(item, h, f"{name}[{i}]") for i, (item, h) in enumerate(zip(value, items, strict=True)))
     elif hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             value = float(value)
         except OverflowError:
-            raise wrong("finite") from None
+            raise _wrong(name, value, "finite") from None
     elif not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         kind = f"{hint.__module__}.{hint.__qualname__}" if _is_config(hint) else hint.__name__
-        raise wrong(f"of type {kind}")
+        raise _wrong(name, value, f"of type {kind}")
     for rule in rules:
         if isinstance(rule, Range) and value not in rule:
-            raise wrong(str(rule))
+            raise _wrong(name, value, str(rule))
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise wrong("an integer of 64 bits")
+        raise _wrong(name, value, "an integer of 64 bits")
     if isinstance(value, float) and not math.isfinite(value):
-        raise wrong("finite")
+        raise _wrong(name, value, "finite")
     if isinstance(value, float) and abs(value) > FLOAT32_MAX:
-        raise wrong(f"at most {FLOAT32_MAX:.6g} in size, what a float32 holds")
+        raise _wrong(name, value, f"at most {FLOAT32_MAX:.6g} in size, what a float32 holds")
     return value
+
+
+def _wrong(name: str, value: Any, rule: str) -> ConfigError:
+    return ConfigError(f"{name}={value!r} must be {rule}")
 
 
 def from_dict(cls: type[Config], tree: Any, path: str = "") -> Config:
