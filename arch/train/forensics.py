@@ -6,10 +6,9 @@
                                  config.json   the config of the run
 
 report.json has the norms, by canonical path, of every module's output in the order of the forward pass, of the gradient
-and of the parameters, all of the state before the batch, and the first of them that is no finite number. They are
-computed for the report alone, the gradient as the step computes it, the outputs by a forward pass layer by layer. Where
-the task's samples tell it, it has the origin of each: its documents, by their numbers in WORKDIR/data/train.offsets.npy
-(of a mixture among those of its source).
+and of the parameters, all of the state before the batch, and the first of them that is no finite number (`norms`). They
+are computed for the report alone. Where the task's samples tell it, it has the origin of each: its documents, by their
+numbers in WORKDIR/data/train.offsets.npy (of a mixture among those of its source).
 Process 0 writes; it reads all rows of the batch again, which are a function of the step. A folder appears under its
 name when it is whole. One that is there stays, and the run says so: the batch and the state before it are the same
 again, unless the run has gone back to an earlier checkpoint with another config. Then remove the folder to have a new
@@ -26,21 +25,15 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from arch import config, tree
+from arch import config
 from arch.data import dataset
-from arch.layers import stack
-from arch.layers.contract import Output
-from arch.train.gradient import gradient_of, parts_of
-from arch.train.objective import objective, totals
+from arch.train import norms
 from arch.train.setup import Setup
 from arch.train.state import TrainState
-from arch.typing import Array, Float
 
 log = logging.getLogger("arch")
 
@@ -74,7 +67,7 @@ class Forensics:
     def __init__(self, setup: Setup, key):
         self._setup, self._key = setup, key
         self._root = setup.workdir / "bad_batches"
-        self._norms = Norms(setup)
+        self._norms = norms.Norms(setup)
 
     def save(self, event: Event, state: TrainState, batch: dict[str, jax.Array]) -> str:
         """Saves a batch, and returns what to say of it. To be called by all processes.
@@ -91,8 +84,8 @@ class Forensics:
             return before if there else f"not saved: bad_batch.max_saved={cfg.max_saved}"
         studied = {"parameters_of_step": int(state.step)}
         if cfg.layer_norms:
-            norms = self._norms(state, batch, self._key)
-            studied |= {"first_nonfinite": first_nonfinite(norms, event.loss), "norms": norms}
+            found = self._norms(state, batch, self._key)
+            studied |= {"first_nonfinite": norms.first_nonfinite(found, event.loss), "norms": found}
         if jax.process_index() == 0:
             self._write(folder, event, studied)
         return f"saved in {folder}"
@@ -128,84 +121,6 @@ def texts(rows: dict[str, np.ndarray], decode: Callable[[list[int]], str]) -> st
             what = f" {field}" if "source" in rows else ""
             pieces.append(f"--- sample {sample}{what}\n{decode(rows[field][row][real].tolist())}\n")
     return "".join(pieces)
-
-
-class Norms:
-    """The function (state, batch, key) -> norms by path of `activations`, `gradients` and `parameters`."""
-
-    def __init__(self, setup: Setup):
-        cfg = setup.cfg
-        self._how = dict(task=cfg.task, loss=cfg.loss, micro_batches=cfg.micro_batches)
-        self._model, self._cfg = unrolled(cfg.model).make(), cfg
-        self._gradient = gradient_of(setup.model, setup.plan.trainable, **self._how)
-        self._of_weights = jax.jit(self._weights)
-        self._names: list[str] = []
-        self._of_outputs = jax.jit(self._outputs)
-
-    def __call__(self, state: TrainState, batch: dict[str, jax.Array], key) -> dict[str, dict[str, float]]:
-        key = jax.random.fold_in(key, state.step)
-        gradients, parameters = self._of_weights(state.params, batch, key, state.loss_scale)
-        parts = [self._of_outputs(state.params, batch, key, i) for i in range(self._cfg.micro_batches)]
-        outputs = [math.hypot(*map(float, values)) for values in zip(*parts)]
-        return {
-            "activations": dict(zip(self._names, outputs)),
-            "gradients": {path: float(value) for path, value in gradients.items()},
-            "parameters": {path: float(value) for path, value in parameters.items()},
-        }
-
-    def _weights(self, params, batch, key, scaling):
-        gradients, _ = self._gradient(params, batch, key, scaling)
-        return tuple(jax.tree.map(norm, tree.paths(tree.unstack(leaves))) for leaves in (gradients, params))
-
-    def _outputs(self, params, batch, key, index):
-        seen: dict[str, Array] = {}
-
-        def record(call, args, kwargs, context):
-            out = call(*args, **kwargs)
-            leaves = jax.tree.leaves(out.x if isinstance(out, Output) else out)
-            floats = [norm(leaf) for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
-            if floats:
-                name = "/".join(context.module.path) or "model"
-                name += "" if context.method_name == "__call__" else f".{context.method_name}"
-                calls = sum(other.split(" ")[0] == name for other in seen)
-                seen[f"{name} ({calls + 1})" if calls else name] = norm(jnp.stack(floats))
-            return out
-
-        part = jax.tree.map(lambda x: x[index], parts_of(batch, self._cfg.micro_batches))
-        key = jax.random.fold_in(key, index)
-        with nn.intercept_methods(record):
-            objective(self._model, tree.unstack(params), part, totals(self._cfg.task, batch), key, **self._how)
-        self._names = list(seen)
-        return list(seen.values())
-
-
-def unrolled(model_cfg: Any) -> Any:
-    """The same model, for parameters in canonical form: its layers run one by one, and compute nothing twice."""
-    stacks = {
-        field.name: value.replace(remat="none")
-        for field in dataclasses.fields(model_cfg)
-        if isinstance(value := getattr(model_cfg, field.name), stack.Config)
-    }
-    return model_cfg.replace(**stacks)
-
-
-def norm(x) -> Float[Array, ""]:
-    """The square root of the sum of squares, in float32: infinite or NaN only if an entry is, not by squaring."""
-    x = jnp.asarray(x, jnp.float32)
-    largest = jnp.max(jnp.abs(x), initial=0.0)
-    unit = jnp.where(largest > 0, largest, 1.0)
-    return unit * jnp.sqrt(jnp.sum(jnp.square(x / unit)))
-
-
-def first_nonfinite(norms: dict[str, dict[str, float]], loss: float) -> str:
-    """The first that is no finite number, behind its kind; '' when there is none.
-
-    Parameters come first, then outputs in the order of the forward pass, then the loss (of finite outputs: then targets
-    or weights are to blame), then gradients from the last path to the first, as the backward pass goes.
-    """
-    named = {kind: [(f"{kind}: {path}", value) for path, value in each.items()] for kind, each in norms.items()}
-    ordered = [*named["parameters"], *named["activations"], ("loss", loss), *reversed(named["gradients"])]
-    return next((name for name, value in ordered if not math.isfinite(value)), "")
 
 
 def _agreed(wanted: bool) -> bool:

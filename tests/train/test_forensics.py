@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from arch import tree
 from arch.data import task
 from arch.sharding import mesh as meshes
-from arch.train import bad_batch, command_line, experiment, forensics, guard, restore
+from arch.train import bad_batch, command_line, experiment, forensics, guard, norms, restore
 from arch.train import state as states
 from arch.train.logger import Logger
 from arch.train.objective import objective, totals
@@ -236,12 +236,12 @@ def test_the_norms_are_those_of_the_batch_at_the_state_before_it(spike, text):
     def loss(params):
         return objective(model, params, batch, totals(cfg.task, batch), None)[0]
 
-    def norms(leaves):
+    def of_all(leaves):
         return {path: np.linalg.norm(np.float64(leaf)) for path, leaf in tree.paths(tree.unstack(leaves)).items()}
 
     content, (value, gradients) = report(spike, 9), jax.jit(jax.value_and_grad(loss))(params)
-    assert content["norms"]["gradients"] == pytest.approx(norms(gradients), rel=1e-4)
-    assert content["norms"]["parameters"] == pytest.approx(norms(params), rel=1e-5)
+    assert content["norms"]["gradients"] == pytest.approx(of_all(gradients), rel=1e-4)
+    assert content["norms"]["parameters"] == pytest.approx(of_all(params), rel=1e-5)
     assert content["value"] == pytest.approx(float(value), rel=1e-5) and content["value"] > content["threshold"]
     hidden = jax.jit(lambda tokens: model.apply({"params": params}, tokens, method="hidden").x)(batch["tokens"])
     outputs = content["norms"]["activations"]
@@ -313,8 +313,8 @@ NORMS = {
     ],
 )
 def test_the_first_that_is_not_finite_is_named(changes, loss, expected):
-    norms = {kind: each | dict.fromkeys(changes.get(kind, ()), np.inf) for kind, each in NORMS.items()}
-    assert forensics.first_nonfinite(norms, loss) == expected
+    found = {kind: each | dict.fromkeys(changes.get(kind, ()), np.inf) for kind, each in NORMS.items()}
+    assert norms.first_nonfinite(found, loss) == expected
 
 
 def test_a_layer_whose_output_overflows_is_named(quick, text, tmp_path):
@@ -328,14 +328,14 @@ def test_a_layer_whose_output_overflows_is_named(quick, text, tmp_path):
         rows = ready.dataset("train")[0]
         rows.pop("ids")
         broken = dataclasses.replace(whole, params=tree.from_paths(params))
-        found = forensics.Norms(ready)(broken, meshes.global_batch(rows, ready.mesh), jax.random.key(0))
-    assert forensics.first_nonfinite(found, np.nan) == "activations: layers/1/mlp"
+        found = norms.Norms(ready)(broken, meshes.global_batch(rows, ready.mesh), jax.random.key(0))
+    assert norms.first_nonfinite(found, np.nan) == "activations: layers/1/mlp"
 
 
 def test_a_norm_overflows_only_where_a_number_does():
-    assert float(forensics.norm(np.float32([3e30, 4e30]))) == pytest.approx(5e30)
-    assert float(forensics.norm(np.zeros((2, 3)))) == 0
-    assert not any(np.isfinite(forensics.norm(np.float32([1, bad]))) for bad in (np.inf, np.nan))
+    assert float(norms.norm(np.float32([3e30, 4e30]))) == pytest.approx(5e30)
+    assert float(norms.norm(np.zeros((2, 3)))) == 0
+    assert not any(np.isfinite(norms.norm(np.float32([1, bad]))) for bad in (np.inf, np.nan))
 
 
 def test_an_update_that_takes_parameters_out_of_range_ends_the_run(quick, text, tmp_path):
