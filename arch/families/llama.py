@@ -210,7 +210,7 @@ def attention_rules(i: int, mixer: attention.Config) -> list[Rule]:
     out = [Rule(f"{ours}_norm/scale", f"model.layers.{i}.input_layernorm.weight")]
     for name, heads in (("query", mixer.num_heads), ("key", mixer.kv_heads), ("value", mixer.kv_heads)):
         out.append(Rule(f"{ours}/{name}", f"{theirs}.{name[0]}_proj.weight", "(n h) d -> d n h", n=heads))
-        if mixer.bias == "all":
+        if mixer.bias != "none":
             out.append(Rule(f"{ours}/{name}_bias", f"{theirs}.{name[0]}_proj.bias", "(n h) -> n h", n=heads))
     out.append(Rule(f"{ours}/out", f"{theirs}.o_proj.weight", "d (n h) -> n h d", n=mixer.num_heads))
     if mixer.bias == "all":

@@ -122,22 +122,27 @@ def rules(config: decoder.Config) -> list[Rule]:
     if not config.tie_embeddings:
         out.append(Rule("embedding/output", "lm_head.weight"))
     for i, layer in enumerate(config.layers.blocks):
-        (mixer,), ours, theirs = layer.sublayers, f"layers/{i}/mamba", f"backbone.layers.{i}.mixer"
-        f, n, r = mixer.inner_dim, mixer.state_dim, mixer.dt_rank or _rank(config.embed_dim)
-        low = (f"{ours}/dt_down", f"{ours}/B", f"{ours}/C")
-        out += [
-            Rule(f"{ours}_norm/scale", f"backbone.layers.{i}.norm.weight"),
-            Rule((f"{ours}/in", f"{ours}/gate"), f"{theirs}.in_proj.weight", "f d -> d f", cuts=(f, f)),
-            Rule(f"{ours}/conv", f"{theirs}.conv1d.weight", "f 1 w -> w f"),
-            Rule(f"{ours}/conv_bias", f"{theirs}.conv1d.bias"),
-            Rule(low, f"{theirs}.x_proj.weight", "r f -> f r", cuts=(r, n, n)),
-            Rule(f"{ours}/dt_up", f"{theirs}.dt_proj.weight", "f r -> r f"),
-            Rule(f"{ours}/dt_bias", f"{theirs}.dt_proj.bias"),
-            Rule(f"{ours}/A_log", f"{theirs}.A_log"),
-            Rule(f"{ours}/D", f"{theirs}.D"),
-            Rule(f"{ours}/out", f"{theirs}.out_proj.weight", "d f -> f d"),
-        ]
+        [mixer], ours, theirs = layer.sublayers, f"layers/{i}/mamba", f"backbone.layers.{i}"
+        out.append(Rule(f"{ours}_norm/scale", f"{theirs}.norm.weight"))
+        out += mixer_rules(mixer, ours, f"{theirs}.mixer", config.embed_dim)
     return out
+
+
+def mixer_rules(mixer: mamba.Config, ours: str, theirs: str, embed_dim: int) -> list[Rule]:
+    """The rules of one Mamba, whose tensors begin with `theirs`."""
+    f, n, r = mixer.inner_dim, mixer.state_dim, mixer.rank(embed_dim)
+    low = (f"{ours}/dt_down", f"{ours}/B", f"{ours}/C")
+    return [
+        Rule((f"{ours}/in", f"{ours}/gate"), f"{theirs}.in_proj.weight", "f d -> d f", cuts=(f, f)),
+        Rule(f"{ours}/conv", f"{theirs}.conv1d.weight", "f 1 w -> w f"),
+        Rule(f"{ours}/conv_bias", f"{theirs}.conv1d.bias"),
+        Rule(low, f"{theirs}.x_proj.weight", "r f -> f r", cuts=(r, n, n)),
+        Rule(f"{ours}/dt_up", f"{theirs}.dt_proj.weight", "f r -> r f"),
+        Rule(f"{ours}/dt_bias", f"{theirs}.dt_proj.bias"),
+        Rule(f"{ours}/A_log", f"{theirs}.A_log"),
+        Rule(f"{ours}/D", f"{theirs}.D"),
+        Rule(f"{ours}/out", f"{theirs}.out_proj.weight", "d f -> f d"),
+    ]
 
 
 def ignored(config: decoder.Config) -> tuple[str, ...]:

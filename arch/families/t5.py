@@ -206,6 +206,11 @@ def _sublayer_rules(sublayer, ours: str, theirs: str) -> list[Rule]:
     if sublayer.label in FFNS:
         names, ffn = FFNS[sublayer.label], f"{theirs}.DenseReluDense"
         return [Rule(f"{ours}/{name}", f"{ffn}.{wi}.weight", "o i -> i o") for name, wi in names.items()]
+    return mixer_rules(sublayer, ours, theirs)
+
+
+def mixer_rules(sublayer: attention.Config | cross_attention.Config, ours: str, theirs: str) -> list[Rule]:
+    """The rules of attention to the row itself, or to the encoder's."""
     mixer, n = f"{theirs}.{MIXERS[sublayer.label]}", sublayer.num_heads
     projections = (("query", "q"), ("key", "k"), ("value", "v"))
     out = [Rule(f"{ours}/{name}", f"{mixer}.{q}.weight", "(n h) d -> d n h", n=n) for name, q in projections]

@@ -1,6 +1,8 @@
 """Mixture of experts: a router sends each token to k gated perceptrons; what it keeps is computed, whatever the load.
 
-    y = sum_{i chosen} w_i  W_down,i (act(W_gate,i x) * W_up,i x)  (+ the shared expert of x)
+    y = sum_{i chosen} w_i  W_down,i (act(W_gate,i x) * W_up,i x)  (+ the shared expert of x, times sigmoid(u . x))
+
+without gates W_down,i act(W_up,i x) (Switch, GShard).
 
 Shazeer et al., 2017, arXiv 1701.06538; Jiang et al., Mixtral of Experts, 2024, arXiv 2401.04088, sec. 2.1; without
 capacity, as in Gale et al., MegaBlocks, 2022, arXiv 2211.15841; shared expert: Dai et al., DeepSeekMoE, 2024, arXiv
@@ -17,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from arch import config
-from arch.ffns import gated_mlp
+from arch.ffns import gated_mlp, mlp
 from arch.ffns._experts import Dispatch, How, apply_experts
 from arch.layers.contract import Aux, Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
@@ -42,7 +44,9 @@ class Config(SublayerConfig):
       router: which ones.
       hidden_dim: hidden channels of each expert.
       shared_dim: hidden channels of an expert that every token has besides; 0 for none.
-      activation: of the experts' gates.
+      shared_gate: that expert's result is multiplied by the sigmoid of a projection of the token (Qwen2-MoE).
+      activation: of the experts' gates, or of their hidden channels where they have none.
+      gated: the experts have gates.
       renormalize: the weights of a token's experts sum to one.
       balance_loss: which one, see `arch.ops.routing.losses`.
       balance_weight: its factor.
@@ -59,7 +63,9 @@ class Config(SublayerConfig):
     hidden_dim: config.PositiveInt
     router: config.choice("routers") = top_k.Config()
     shared_dim: config.NonNegativeInt = 0
+    shared_gate: bool = False
     activation: Activation = "silu"
+    gated: bool = True
     renormalize: bool = True
     balance_loss: Literal["f_dot_p", "cv_squared", "sum_of_squares", "variance"] = "f_dot_p"
     balance_weight: config.NonNegativeFloat = 0.01
@@ -88,6 +94,8 @@ class Config(SublayerConfig):
         if self.router.mixes and (self.balance_weight or self.z_weight):
             found = f"balance_weight={self.balance_weight} and z_weight={self.z_weight}"
             raise ValueError(f"{found} must be 0 with router={name!r}, which has nothing to balance")
+        if self.shared_gate and not self.shared_dim:
+            raise ValueError("shared_dim=0 must be positive with shared_gate=True")
         if self.expert_dropout and self.dispatch == "dense":
             raise ValueError(f"expert_dropout={self.expert_dropout} must be 0 with dispatch='dense'")
         self.router.must_suit(self.demand)
@@ -104,9 +112,14 @@ class Config(SublayerConfig):
         return tuple(name for name, value in weights.items() if value)
 
     @property
-    def shared(self) -> gated_mlp.Config:
+    def shared(self) -> gated_mlp.Config | mlp.Config:
         """The shared expert, where there is one."""
-        return gated_mlp.Config(hidden_dim=self.shared_dim, activation=self.activation)
+        return (gated_mlp if self.gated else mlp).Config(hidden_dim=self.shared_dim, activation=self.activation)
+
+    @property
+    def matrices(self) -> int:
+        """How many an expert has."""
+        return 3 if self.gated else 2
 
     def lacks(self) -> tuple[str, ...]:
         """What the router lacks."""
@@ -125,14 +138,14 @@ class Config(SublayerConfig):
 
         What is executed is that of the dispatch 'grouped': the others fill whole capacities.
         """
-        an_expert = 3 * row.embed_dim * self.hidden_dim + row.embed_dim
+        an_expert = self.matrices * row.embed_dim * self.hidden_dim + row.embed_dim
         router = self.router.matrices * row.embed_dim * self.num_experts
         chosen = multiply_adds(round(row.length * (router + self.router.experts_a_token(self.demand) * an_expert)))
         return chosen + self.shared.flops(row) if self.shared_dim else chosen
 
     def idle_parameters(self, embed_dim: int) -> int:
         """Those of all experts but k."""
-        return (self.num_experts - self.top_k) * 3 * embed_dim * self.hidden_dim
+        return (self.num_experts - self.top_k) * self.matrices * embed_dim * self.hidden_dim
 
     def update(self, buffers: Mapping, stats: Mapping) -> dict:
         """The next balancing bias, from the loads that the router asked for: a full expert is above its share, too."""
@@ -158,8 +171,8 @@ class Moe(nn.Module):
             demand = dataclasses.replace(demand, bias=bias)
         routed = cfg.router.route(partial(weight, self), logits, x, context, key, demand)
 
-        gate = own("gate", normal(d**-0.5), experts=e, embed=d, hidden=cfg.hidden_dim)
-        up = own("up", normal(d**-0.5), experts=e, embed=d, hidden=cfg.hidden_dim)
+        names = ("gate", "up") if cfg.gated else ("up",)
+        into = tuple(own(name, normal(d**-0.5), experts=e, embed=d, hidden=cfg.hidden_dim) for name in names)
         down = own("down", normal(cfg.hidden_dim**-0.5), experts=e, hidden=cfg.hidden_dim, embed=d)
         how = How(
             way=cfg.dispatch,
@@ -175,12 +188,15 @@ class Moe(nn.Module):
             ones = jnp.ones((*pairs.tokens.shape, cfg.hidden_dim), x.dtype)
             factors = dropout(ones, jax.random.fold_in(key, 3), rate=cfg.expert_dropout)
         rows, inner, outer = ("batch", None, None), ("experts", None, "hidden"), ("experts", "hidden", None)
-        arguments = (x, pairs, (gate, up), down, factors)
+        arguments = (x, pairs, into, down, factors)
         of_pairs = ("batch", None, None, None) if soft else ("batch", None)
         axes = (rows, of_pairs, inner, outer, ("batch", None, "hidden"))
         out = per_shard(partial(apply_experts, how=how), arguments, axes, rows, reduce="hidden")
         if cfg.shared_dim:
-            out += cfg.shared.make("shared")(x, context).x
+            shared = cfg.shared.make("shared")(x, context).x
+            if cfg.shared_gate:
+                shared *= jax.nn.sigmoid(x @ own("shared_gate", normal(d**-0.5), embed=d))[..., None]
+            out += shared
 
         load, share = cfg.router.load(routed, real), losses.importance(routed.probabilities, real)
         if cfg.balance_over == "batch":
@@ -194,9 +210,10 @@ class Moe(nn.Module):
         return Output(out, None, Aux(weighted, statistics.sums(routed, real) | jax.lax.stop_gradient(raw)))
 
 
+_DROPPING = switch.Config(eval_capacity_factor=1.0)
 _GROUPED = sigmoid.Config(num_groups=3, top_groups=2, scale=2.5)
 EXAMPLES = (
     Config(num_experts=3, top_k=2, hidden_dim=7),
-    Config(num_experts=6, top_k=2, hidden_dim=3, shared_dim=5, router=_GROUPED, bias_rate=0.01),
-    Config(num_experts=3, top_k=1, hidden_dim=5, renormalize=False, router=switch.Config(eval_capacity_factor=1.0)),
+    Config(num_experts=6, top_k=2, hidden_dim=3, shared_dim=5, shared_gate=True, router=_GROUPED, bias_rate=0.01),
+    Config(num_experts=3, top_k=1, hidden_dim=5, gated=False, renormalize=False, router=_DROPPING),
 )

@@ -4,7 +4,8 @@
     y = (scan(u, delta, A, B, C, D) * silu(z)) W_out,     A = -exp(A_log)
 
 Gu & Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 2023, arXiv 2312.00752, sec. 3.4 and fig. 3;
-initialisation as in its sec. 3.6 and released code.
+initialisation as in its sec. 3.6 and released code. Jamba (Lieber et al., 2024, arXiv 2403.19887, sec. 6.4) normalises
+the three parts of u W_x.
 """
 
 import math
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from arch import config
+from arch.layers import norm
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
@@ -36,6 +38,8 @@ class Config(SublayerConfig):
       dt_rank: rank of the projection to delta; 0 for embed_dim / 16, rounded up.
       dt_min: least initial step size.
       dt_max: greatest initial step size.
+      inner_norms: RMSNorm of delta's low-rank form, of B and of C (Jamba).
+      epsilon: of these norms.
     """
 
     inner_dim: config.PositiveInt
@@ -44,6 +48,8 @@ class Config(SublayerConfig):
     dt_rank: config.NonNegativeInt = 0
     dt_min: config.PositiveFloat = 0.001
     dt_max: config.PositiveFloat = 0.1
+    inner_norms: bool = False
+    epsilon: config.PositiveFloat = 1e-6
 
     def check(self):
         if self.dt_min > self.dt_max:
@@ -106,14 +112,14 @@ class Mamba(nn.Module):
         u, tail = causal_conv(u, taps, bias, tail=tail, segment_ids=context.segment_ids, valid=context.valid)
         u = jax.nn.silu(u)
 
-        low = u @ own("dt_down", normal(f**-0.5), hidden=f, rank=rank)
+        low = self._normed("dt", u @ own("dt_down", normal(f**-0.5), hidden=f, rank=rank))
         step = low @ own("dt_up", normal(rank**-0.5), rank=rank, hidden=f)
         step_bias = exact("dt_bias", step_bias_init(cfg.dt_min, cfg.dt_max), hidden=f)
         delta = jax.nn.softplus(step.astype(step_bias.dtype) + step_bias)
         if context.valid is not None:
             delta = jnp.where(context.valid[..., None], delta, 0.0)
-        B = u @ own("B", normal(f**-0.5), hidden=f, state=cfg.state_dim)
-        C = u @ own("C", normal(f**-0.5), hidden=f, state=cfg.state_dim)
+        B = self._normed("B", u @ own("B", normal(f**-0.5), hidden=f, state=cfg.state_dim))
+        C = self._normed("C", u @ own("C", normal(f**-0.5), hidden=f, state=cfg.state_dim))
         A = -jnp.exp(exact("A_log", decay_init, hidden=f, state=cfg.state_dim))
         D = exact("D", constant(1.0), hidden=f)
         state = None if cache is None else cache["state"]
@@ -122,5 +128,12 @@ class Mamba(nn.Module):
         out = (y * jax.nn.silu(z)) @ own("out", normal(f**-0.5), hidden=f, embed=d)
         return Output(out, None if cache is None else {"tail": tail, "state": state})
 
+    def _normed(self, name, x):
+        cfg = self.cfg
+        return norm.Config(epsilon=cfg.epsilon).make(f"{name}_norm")(x) if cfg.inner_norms else x
 
-EXAMPLES = (Config(inner_dim=10, state_dim=3), Config(inner_dim=6, state_dim=5, conv_width=2, dt_rank=3))
+
+EXAMPLES = (
+    Config(inner_dim=10, state_dim=3),
+    Config(inner_dim=6, state_dim=5, conv_width=2, dt_rank=3, inner_norms=True),
+)

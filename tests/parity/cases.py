@@ -63,7 +63,7 @@ class Case:
     @property
     def encoder_decoder(self) -> bool:
         """Whether a decoder reads what an encoder made of the input."""
-        return self.model.startswith(("T5", "Marian"))
+        return self.model.startswith(("T5", "Marian", "Switch"))
 
 
 GPT2 = dict(n_positions=29, n_embd=24, n_layer=2, n_head=3)
@@ -91,6 +91,18 @@ DEEPSEEK = dict(
 )  # fmt: skip
 DEEPSEEK_YARN = dict(
     rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=7, mscale=0.7, mscale_all_dim=0.9,
+)  # fmt: skip
+QWEN = LLAMA | dict(
+    moe_intermediate_size=11, num_experts_per_tok=2, rms_norm_eps=1e-6, rope_parameters=dict(rope_type="default",
+    rope_theta=1e3),
+)  # fmt: skip
+SWITCH = {key: value for key, value in T5.items() if key != "num_layers"} | dict(
+    num_layers=4, num_decoder_layers=2, num_sparse_encoder_layers=2, num_sparse_decoder_layers=1, num_experts=5,
+)  # fmt: skip
+JAMBA = dict(
+    hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=37,
+    num_experts=5, attn_layer_period=2, attn_layer_offset=0, mamba_d_state=5, mamba_dt_rank=3,
+    max_position_embeddings=29,
 )  # fmt: skip
 LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=29)
 
@@ -151,6 +163,21 @@ CASES = {
         "DeepseekV3ForCausalLM",
         DEEPSEEK | dict(q_lora_rank=9, n_routed_experts=9, num_experts_per_tok=4, num_key_value_heads=3),
         ("model.layers.1.self_attn.kv_b_proj.weight", "model.layers.1.mlp.gate.weight"),
+    ),
+    "qwen2_moe": Case(
+        "Qwen2MoeForCausalLM", QWEN | dict(num_experts=5, shared_expert_intermediate_size=13),
+        ("model.layers.1.mlp.shared_expert_gate.weight",),
+    ),
+    "qwen3_moe": Case(
+        "Qwen3MoeForCausalLM", QWEN | SHALLOW | dict(num_experts=5, head_dim=8, norm_topk_prob=True),
+    ),
+    "jamba": Case(
+        "JambaForCausalLM", JAMBA,
+        ("model.layers.1.mamba.b_layernorm.weight", "model.layers.1.feed_forward.router.weight"),
+    ),
+    "switch": Case(
+        "SwitchTransformersForConditionalGeneration", SWITCH,
+        ("encoder.block.1.layer.1.mlp.router.classifier.weight",),
     ),
     "bloom": Case(
         "BloomForCausalLM", dict(hidden_size=24, n_layer=2, n_head=4),
