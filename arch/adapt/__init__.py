@@ -1,0 +1,1 @@
+"""What is done to a trained model's parameters to make another model of it."""
