@@ -15,8 +15,11 @@ import logging
 import os
 import sys
 
+from arch.train import huge_pages
 from arch.train.startup import Startup
 
+if __name__ == "__main__":
+    huge_pages.ask()
 STARTUP = Startup()
 
 import jax

@@ -4,7 +4,7 @@
 
 ARCH_PEERS_PYTHON names the peers' Python (`make peers` makes `.venv-peers/bin/python`). A step begins with tokens in
 memory and ends with its loss on the host. The best step of all rounds counts, the median stands beside it. Both sides'
-losses are compared step by step. What a step takes is set beside the products of its matrices at the best speed
+losses are compared step by step; both have glibc's huge pages, as `run.py` has. What a step takes is set beside the products of its matrices at the best speed
 that either side reaches at these sizes in the same run (`arch.layers.flops`), and beside the parts of the step, each
 timed alone (`benchmarks/throughput_parts.py`). Nothing else should run: transformers' threads wait for each other, so
 that it suffers more from company than we do.
@@ -25,6 +25,7 @@ from arch import tree
 from arch.families import gpt, llama
 from arch.layers.flops import TRAINING
 from arch.sharding import mesh as meshes
+from arch.train import huge_pages
 from arch.train import optimizer as optimizers
 from arch.train import state as states
 from arch.train.step import train_step
@@ -182,6 +183,7 @@ def seconds_of_product(m: int, k: int, n: int) -> float:
 
 
 if __name__ == "__main__":
+    huge_pages.ask()
     settings = {"batch": BATCH, "length": LENGTH, "rounds": ROUNDS - 1, "steps": STEPS, **SIZES}
     measured = [line for name, cfg in MODELS.items() for line in compare(name, cfg)]
     measure.write("throughput", [{"name": "settings", **settings, "optimizer": "adamw", "dtype": "float32"}, *measured])
