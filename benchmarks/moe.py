@@ -6,7 +6,8 @@ ARCH_PEERS_PYTHON names the peers' Python (`make peers` makes `.venv-peers/bin/p
   dense      the gated MLP of equal active FLOPs: k times as many hidden channels, no router
   experts    the same layer with 8 to 128 experts, k fixed: what the number of experts costs
   peer       transformers' Mixtral block in PyTorch (float32), eager and by torch's grouped product
-Tokens are drawn once from a normal distribution, so that the loads of the random router are those of a run's start. Both sides have glibc's huge pages, as `run.py` has.
+Tokens are drawn once from a normal distribution, so that the loads of the random router are those of a run's start.
+Both sides have glibc's huge pages, as `run.py` has.
 """
 
 import json

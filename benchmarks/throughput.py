@@ -4,10 +4,10 @@
 
 ARCH_PEERS_PYTHON names the peers' Python (`make peers` makes `.venv-peers/bin/python`). A step begins with tokens in
 memory and ends with its loss on the host. The best step of all rounds counts, the median stands beside it. Both sides'
-losses are compared step by step; both have glibc's huge pages, as `run.py` has. What a step takes is set beside the products of its matrices at the best speed
-that either side reaches at these sizes in the same run (`arch.layers.flops`), and beside the parts of the step, each
-timed alone (`benchmarks/throughput_parts.py`). Nothing else should run: transformers' threads wait for each other, so
-that it suffers more from company than we do.
+losses are compared step by step; both have glibc's huge pages, as `run.py` has. What a step takes is set beside the
+products of its matrices at the best speed that either side reaches at these sizes in the same run
+(`arch.layers.flops`), and beside the parts of the step, each timed alone (`benchmarks/throughput_parts.py`). Nothing
+else should run: transformers' threads wait for each other, so that it suffers more from company than we do.
 """
 
 import json

@@ -8,7 +8,12 @@ import pytest
 
 from arch.train import huge_pages
 
-PROGRAM = "import sys, os; from arch.train import huge_pages; huge_pages.ask(); print(os.environ.get('{}'), *sys.argv[1:])"
+PROGRAM = """
+import os, sys
+from arch.train import huge_pages
+huge_pages.ask()
+print(os.environ.get('{}'), *sys.argv[1:])
+"""
 
 
 def started(**variables):
