@@ -1,8 +1,9 @@
 """Any mixer with any ffn in any block: placements, norms and rematerialisation through a decoder of two layers.
 
-`make test` runs a set of cases that covers all pairs of choices, each example of each file being one. `make test-all`
-runs every combination of files, placements, norms and policies besides, their examples taken in turn: all combinations
-of examples would be thousands of compilations and prove little more.
+`make test` runs a set of cases that covers all pairs of files, placements, norms and policies, and has each example of
+each file. `make test-all` also covers all pairs in which each example is a choice of its own, and runs every
+combination of files, placements, norms and policies, their examples taken in turn: all combinations of examples would
+be thousands of compilations and prove little more.
 """
 
 import functools
@@ -54,9 +55,20 @@ def _in_turn() -> list[tuple]:
     return cases
 
 
+def _few(cases: list[tuple]) -> list[tuple]:
+    """Some of the cases that cover all their pairs of files and other choices, and all examples: greedily chosen."""
+    covers = {case: {*case[:2]} | pairs([*map(_file, case[:2]), *case[2:]]) for case in cases}
+    left, kept = set().union(*covers.values()), []
+    while left:
+        kept.append(max(cases, key=lambda case: len(covers[case] & left)))
+        left -= covers[kept[-1]]
+    return kept
+
+
 PAIRWISE = _named(pairwise(SIZES))
+OF_FILES = _few(PAIRWISE)
 IN_TURN = _in_turn()
-OTHERS = sorted(set(IN_TURN) - set(PAIRWISE))
+OTHERS = sorted({*PAIRWISE, *IN_TURN} - set(OF_FILES))
 
 
 def _decoder(mixer: str, ffn: str, placement: str, norm_kind: str, remat: str) -> decoder.Config:
@@ -113,7 +125,7 @@ def _hold(*choice):
     assert holds(unrolled, scanned, 1e-4)
 
 
-@pytest.mark.parametrize("choice", PAIRWISE, ids="-".join)
+@pytest.mark.parametrize("choice", OF_FILES, ids="-".join)
 def test_any_pair_of_choices_works_together(choice):
     _hold(*choice)
 
@@ -129,8 +141,16 @@ def test_the_pairwise_cases_cover_all_pairs():
     assert functools.reduce(set.union, map(pairs, pairwise(SIZES))) == every
 
 
-def test_the_pairwise_cases_are_few():
+def test_the_cases_of_files_cover_all_pairs_of_files_and_choices_and_every_example():
+    found = [pairs([_file(mixer), _file(ffn), *rest]) for mixer, ffn, *rest in OF_FILES]
+    every = map(pairs, itertools.product(files("mixers"), files("ffns"), *FACTORS[2:]))
+    assert set.union(*found) == set.union(*every)
+    assert {mixer for mixer, *_ in OF_FILES} | {ffn for _, ffn, *_ in OF_FILES} == {*MIXERS, *FFNS}
+
+
+def test_the_cases_are_few():
     assert len(PAIRWISE) < 1.5 * len(MIXERS) * len(FFNS)
+    assert len(OF_FILES) < 0.6 * len(PAIRWISE)
 
 
 def test_the_cases_in_turn_are_all_combinations_of_files_and_the_other_choices():
