@@ -1,7 +1,7 @@
 """Asks glibc to take large arrays in huge pages.
 
 On CPU, XLA gives a step's temporaries back and takes them anew at each step: hundreds of MiB, whose first touch is an
-interrupt every 4 KiB without huge pages, and every 2 MiB with them. glibc reads its settings only when a process begins.
+interrupt every 4 KiB without huge pages, and every 2 MiB with them. glibc reads its settings as a process begins.
 """
 
 import os
