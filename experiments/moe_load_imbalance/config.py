@@ -8,9 +8,9 @@ Command:   python run.py --config=experiments/moe_load_imbalance/config.py --wor
 Hardware:  2 CPU cores
 Expected:  experiments/moe_load_imbalance/README.md
 
-Option, as in `config.py:remedy=jitter`: remedy is one of REMEDIES. Weights are published ones, but for two. The variance
-is CV squared / E^2, so that its weight is Shazeer's 0.1 for CV squared times E^2. The bias moves ten times as fast as
-DeepSeek-V3's 0.001, by which it could move 0.3 in all in so short a run.
+Option, as in `config.py:remedy=jitter`: remedy is one of REMEDIES. Weights are published ones, but for two. The
+variance is CV squared / E^2, so that its weight is Shazeer's 0.1 for CV squared times E^2. The bias moves ten times as
+fast as DeepSeek-V3's 0.001, by which it could move 0.3 in all in so short a run.
 """
 
 from arch import config, hyper
