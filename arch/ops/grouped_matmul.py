@@ -5,8 +5,8 @@
 `lax.ragged_dot` says this, but XLA makes it a dense product over all experts on CPU and GPU. Here blocks of rows of one
 expert are cut from the sorted rows and multiplied one after another. The idea of blocks that belong to one expert is
 that of Gale et al. 2022, "MegaBlocks: Efficient Sparse Training with Mixture-of-Experts" (arXiv 2211.15841, sec. 5);
-the groups are not padded to whole blocks as there: a group's last block reaches into the next group and writes zeros,
-which the next group's first block, running later, writes over.
+the groups are not padded to whole blocks as there: a group's last block reaches into the next group, and what it writes
+there the next group's first block, running later, writes over.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ def grouped_matmul(
     weight: Float[Array, "e d f"],
     group_sizes: Int[Array, "e"],
     *,
-    block: int = 128,
+    block: int = 0,
     implementation: Literal["blocks", "ragged_dot"] | None = None,
     platform: str = "cpu",
 ) -> Float[Array, "m f"]:
@@ -34,7 +34,8 @@ def grouped_matmul(
         x: rows, those of expert 0 first, then those of expert 1, and so on.
         weight: one matrix an expert.
         group_sizes: rows of each expert, zero allowed; their sum is at most m.
-        block: rows multiplied at a time by 'blocks'. At most block - 1 rows an expert are multiplied in vain.
+        block: rows multiplied at a time by 'blocks', of which at most block - 1 an expert in vain; 0 for 128, or 64 where
+            groups have fewer rows than that on average.
         implementation: 'blocks' as above; 'ragged_dot' is `lax.ragged_dot`, native on TPU. None is 'ragged_dot' on TPU
             and 'blocks' elsewhere.
         platform: of the devices that will run this, as in `mesh.devices.flat[0].platform`; read when implementation is
@@ -48,10 +49,11 @@ def grouped_matmul(
     Raises:
         ValueError: block or implementation is not one of the above.
     """
-    if block < 1:
-        raise ValueError(f"block={block} must be a positive number of rows")
+    if block < 0:
+        raise ValueError(f"block={block} must be a number of rows, or 0")
     implementation = implementation or ("ragged_dot" if platform == "tpu" else "blocks")
     if implementation == "blocks":
+        block = block or (128 if x.shape[0] >= 128 * weight.shape[0] else 64)
         return _blocks(x, weight, group_sizes, min(block, max(1, x.shape[0])))
     if implementation == "ragged_dot":
         y = lax.ragged_dot(x, weight, group_sizes, preferred_element_type=_wide(x, weight)).astype(x.dtype)
@@ -69,11 +71,16 @@ def _over_groups(group, out, group_sizes, weight):
     return lax.scan(lambda out, inputs: group(out, *inputs), out, (starts, group_sizes, weight))
 
 
-def _block_rows(array, start, size, index, block):
-    """Rows of the index-th block of the group [start, start + size), zero where the block leaves the group."""
-    rows = lax.dynamic_slice_in_dim(array, start + index * block, block)
-    inside = index * block + lax.iota(jnp.int32, block) < size
-    return jnp.where(inside[:, None], rows, 0)
+def _within(rows, size, index):
+    """Rows of the index-th block of a group of this size, zero where the block leaves the group."""
+    block = rows.shape[0]
+    return jnp.where((index * block + lax.iota(jnp.int32, block) < size)[:, None], rows, 0)
+
+
+def _of_groups(rows, like, group_sizes):
+    """The first rows, as many as `like` has; zero behind the last group."""
+    m = like.shape[0]
+    return jnp.where(jnp.arange(m)[:, None] < jnp.sum(group_sizes), rows[:m], 0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -83,14 +90,14 @@ def _blocks(x, weight, group_sizes, block):
 
     def group(y, start, size, weight):
         def multiply(index, y):
-            rows = _block_rows(padded, start, size, index, block)
+            rows = lax.dynamic_slice_in_dim(padded, start + index * block, block)
             product = jnp.matmul(rows, weight, preferred_element_type=dtype).astype(x.dtype)
             return lax.dynamic_update_slice_in_dim(y, product, start + index * block, axis=0)
 
         return lax.fori_loop(0, -(-size // block), multiply, y), None
 
     y, _ = _over_groups(group, jnp.zeros((len(padded), weight.shape[2]), x.dtype), group_sizes, weight)
-    return y[: len(x)]
+    return _of_groups(y, x, group_sizes)
 
 
 def _blocks_forward(x, weight, group_sizes, block):
@@ -107,9 +114,13 @@ def _blocks_backward(block, residuals, dy):
         def multiply(index, carry):
             dx, d_weight = carry
             rows = lax.dynamic_slice_in_dim(padded, start + index * block, block)
-            d_rows = _block_rows(dy, start, size, index, block)
+            d_rows = lax.dynamic_slice_in_dim(dy, start + index * block, block)
             product = jnp.matmul(d_rows, weight.T, preferred_element_type=dtype).astype(x.dtype)
             dx = lax.dynamic_update_slice_in_dim(dx, product, start + index * block, axis=0)
+            if rows.shape[1] < d_rows.shape[1]:  # the narrower one costs less to cut
+                rows = _within(rows, size, index)
+            else:
+                d_rows = _within(d_rows, size, index)
             return dx, d_weight + jnp.matmul(rows.T, d_rows, preferred_element_type=dtype)
 
         carry = dx, jnp.zeros(weight.shape, dtype)
@@ -117,7 +128,7 @@ def _blocks_backward(block, residuals, dy):
         return dx, d_weight.astype(weight.dtype)
 
     dx, d_weight = _over_groups(group, jnp.zeros_like(padded), group_sizes, weight)
-    return dx[: len(x)], d_weight, None
+    return _of_groups(dx, x, group_sizes), d_weight, None
 
 
 _blocks.defvjp(_blocks_forward, _blocks_backward)

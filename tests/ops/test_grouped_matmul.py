@@ -153,7 +153,7 @@ def test_the_platform_chooses_the_implementation(platform, expected):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [(dict(block=0), "block=0 must be"), (dict(implementation="dense"), "implementation='dense' must be")],
+    [(dict(block=-1), "block=-1 must be"), (dict(implementation="dense"), "implementation='dense' must be")],
 )
 def test_an_unknown_setting_raises(setting, message):
     unchecked = inspect.unwrap(grouped_matmul)  # by the types, which know the implementations too
