@@ -1,7 +1,8 @@
 """Runs command lines of run.py as a user would, either in a process each or one after another in a single process.
 
 The single process imports JAX once instead of once a case, has nothing of pytest's in it (no shape checks, no handlers
-of logging), and answers each line of JSON on its standard input with one on its standard output.
+of logging), compiles with few optimisations, and answers each line of JSON on its standard input with one on its
+standard output.
 """
 
 import json
@@ -51,10 +52,11 @@ class Server:
     """The single process, on the devices of the tests: call it with a command line's arguments."""
 
     def __enter__(self):
-        pipe = subprocess.PIPE
+        pipe, quick = subprocess.PIPE, {"JAX_DISABLE_MOST_OPTIMIZATIONS": "True"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.commands"], cwd=ROOT, stdin=pipe, stdout=pipe, text=True
-        )
+            [sys.executable, "-m", "tests.commands"],
+            cwd=ROOT, env=os.environ | quick, stdin=pipe, stdout=pipe, text=True,
+        )  # fmt: skip
         return self
 
     def __call__(self, *arguments: str) -> Result:
