@@ -133,7 +133,10 @@ def test_a_switch_has_the_published_number_of_parameters(name):
     assert sum(leaf.size for leaf in shapes(name).values()) == SWITCHES[name]
 
 
-@pytest.mark.parametrize("name", GSHARDS)
+LARGEST, *OTHERS = GSHARDS
+
+
+@pytest.mark.parametrize("name", [LARGEST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_a_gshard_has_about_the_printed_number_of_parameters(name):
     printed, counted = GSHARDS[name]
     found = sum(leaf.size for leaf in fit.shapes(gshard.PRESETS[name]).values())
