@@ -207,7 +207,10 @@ class Moe(nn.Module):
         } | routed.losses
         factors = {"balance": cfg.balance_weight, "router_z": cfg.z_weight} | cfg.router.loss_weights
         weighted = {name: factors[name] * loss for name, loss in raw.items()}
-        return Output(out, None, Aux(weighted, statistics.sums(routed, real) | jax.lax.stop_gradient(raw)))
+        stats = statistics.sums(routed, real) | jax.lax.stop_gradient(raw)
+        if context.watched is not None and not soft:
+            stats |= statistics.tables(routed, real, context.tokens, context.watched)
+        return Output(out, None, Aux(weighted, stats))
 
 
 _DROPPING = switch.Config(eval_capacity_factor=1.0)

@@ -51,6 +51,7 @@ class Context:
       globals: [b t] True for tokens chosen at run time to see and be seen by all; None when there are none.
       token_types: [b t] which part of the input each token belongs to (BERT's sentence A 0, B 1); None when all are 0.
       tokens: [b t] the ids of which the residual stream was made, for hash routing; None where a model does not tell.
+      watched: [n] ascending ids of which routers tell where they go, and which experts go together; None not to tell.
       key: for dropout and noise; None only when `deterministic`.
       shared: what earlier layers computed for later ones, by name. The repeated part of a stack may change its values,
         not its names.
@@ -64,6 +65,7 @@ class Context:
     globals: Bool[Array, "b t"] | None = None
     token_types: Int[Array, "b t"] | None = None
     tokens: Int[Array, "b t"] | None = None
+    watched: Int[Array, "n"] | None = None
     key: Key[Array, ""] | None = None
     shared: dict[str, Any] = dataclasses.field(default_factory=dict)
     deterministic: bool = dataclasses.field(default=True, metadata={"static": True})

@@ -1,37 +1,51 @@
 """What a run's model is worth at a step: its task's means over the validation split, and a sample of its text."""
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import numpy as np
 
 from arch.data import conversations, dataset
 from arch.decode.generate import generate
 from arch.sharding import mesh as meshes
+from arch.train import specialisation
 from arch.train.objective import summary
 from arch.train.setup import Setup
 
 
-def evaluate(setup: Setup, params, *, heed=lambda: None) -> dict[str, float]:
+def evaluate(
+    setup: Setup, params, *, heed=lambda: None, tell: Callable[[dict[str, Any]], None] = lambda routing: None
+) -> dict[str, float]:
     """What the run's task makes of the validation split.
 
     Args:
       setup: the run.
       params: the model's parameters, on the run's mesh.
       heed: called between batches, to raise at a signal.
+      tell: called with the `specialisation.tables` of the validation split; {} where there are no routers.
 
     Returns:
       `eval/valid/<metric>`, the metrics being those of `objective.summary`; of a mixture also `eval/<source>/<metric>`.
     """
-    step, metrics = setup.eval_step, {}
+    step, metrics, watched = setup.eval_step, {}, setup.watched
     for name, batches in setup.evaluated.items():
         sums = None
         for index in range(min(len(batches), setup.cfg.eval_batches or len(batches))):
             heed()
             batch = meshes.global_batch(dataset.without_ids(batches[index]), setup.mesh)
-            part = jax.tree.map(float, step(params, batch))
+            part = jax.tree.map(_double, jax.device_get(step(params, batch, watched)))
             sums = part if sums is None else jax.tree.map(operator.add, sums, part)
         metrics |= {f"eval/{name}/{metric}": value for metric, value in summary(setup.cfg.task, sums).items()}
+        if name == "valid":
+            tell(specialisation.tables(sums["routing"], watched, lambda id: setup.data.tokenizer.decode([id])))
     return metrics
+
+
+def _double(value: np.ndarray) -> float | np.ndarray:
+    """For exact sums over many batches."""
+    return np.asarray(value, np.float64) if np.ndim(value) else float(value)
 
 
 def sample_text(setup: Setup, params, prompt: str) -> str:

@@ -13,9 +13,11 @@ from typing import Any
 
 import jax
 
-from arch.train import clock, report
+from arch.train import clock, report, specialisation
 from arch.train.histograms import Histogram
+from arch.train.load_history import LoadHistory
 from arch.train.progress import Progress
+from arch.train.routing_alarm import Alarm
 from arch.train.setup import Setup
 from arch.train.startup import Startup
 from arch.train.utilization import Utilization, utilization
@@ -38,6 +40,7 @@ class Logger:
         self._setup, self._cfg, self._startup = setup, setup.cfg, startup
         self._clock = clock.Clock(startup.began, clock.past(setup.workdir, step))
         self._writer = Writer(setup.workdir, enabled=jax.process_index() == 0, resume_step=step or -1)
+        self._loads, self._alarm = LoadHistory(setup.workdir / "metrics.jsonl"), Alarm(self._cfg.model)
         self._writer.write_hparams(hparams)
         self._writer.write_texts(step, {"parameters": report.parameter_table(setup.plan)})
         self._tokens = self._cfg.batch_size * self._cfg.seq_len
@@ -105,6 +108,11 @@ class Logger:
         scalars["perf/tokens_per_second"] = self._tokens / lap["seconds_per_step"]
         scalars |= self._utilization.scalars(lap["seconds_per_step"]) | report.memory() | report.layer_scalars(stats)
         self._writer.write_scalars(step, scalars)
+        self._loads.add(scalars)
+        if alarms := self._alarm.heed(scalars):
+            self._writer.write_texts(step, alarms)
+            for name, text in alarms.items():
+                log.warning("step %d: %s: %s", step, name, text)
         self._progress.update(step, scalars["train/loss"])
         if not sys.stderr.isatty():
             total, rate = self._cfg.total_steps, scalars["perf/tokens_per_second"]
@@ -117,6 +125,24 @@ class Logger:
         image = report.load_image(jax.device_get(stats))
         if image is not None:
             self._writer.write_images(step, {"moe/load": image})
+        self._write_loads(step)
+
+    def routing(self, step: int, layers: Mapping[str, Any]) -> None:
+        """What the experts are for, the `specialisation.tables` of an evaluation."""
+        if not layers:
+            return
+        texts = {}
+        for layer, tables in layers.items():
+            texts[f"moe/{layer}/experts"] = specialisation.markdown(tables)
+            texts[f"moe/{layer}/coactivation"] = specialisation.coactivation(tables)
+        self._writer.write_texts(step, texts)
+        if jax.process_index() == 0:
+            specialisation.write(self._setup.workdir / "routing.json", step, layers)
+
+    def _write_loads(self, step: int) -> None:
+        image = self._loads.image()
+        if image is not None:
+            self._writer.write_images(step, {"moe/load_history": image})
 
     def sample(self, step: int, text: str) -> None:
         """A text of the model's."""
@@ -133,6 +159,7 @@ class Logger:
     def histograms(self, step: int, histograms: Mapping[str, Histogram]) -> None:
         """Of parameters and updates."""
         self._writer.write_histograms(step, histograms)
+        self._write_loads(step)
 
     @contextlib.contextmanager
     def evaluating(self, step: int):

@@ -1,6 +1,7 @@
 """The road: config -> data -> model -> sharded state -> step -> metrics -> checkpoint, and the same again on resume."""
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -195,7 +196,8 @@ class Run:
             return self.evaluated[1]
         with self.logger.evaluating(self.step):
             params = self.state.average if self.cfg.ema.in_use else self.state.params
-            metrics = evaluation.evaluate(self.setup, params, heed=self._heed)
+            tell = functools.partial(self.logger.routing, self.step)
+            metrics = evaluation.evaluate(self.setup, params, heed=self._heed, tell=tell)
             if not self.evaluated[1]:
                 self.logger.hparams(self.hparams, metrics)
             self.evaluated = (self.step, metrics)

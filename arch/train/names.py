@@ -13,7 +13,7 @@ from typing import Literal
 from arch.ops.routing.statistics import DEAD_BELOW
 
 PARTS = {
-    "phase": ("imports|setup|state|compile|step|total", "of a start; step: the first one; total: all"),
+    "phase": ("imports|setup|state|check|compile|step|total", "of a start; step: the first one; total: all"),
     "split": (r"[^/]+", "'valid' for all of the validation split; of a mixture also what each source's path is called"),
     "term": (r"[a-z]\w*", "a task's second loss, such as BERT's next_sentence"),
     "layer": (
@@ -114,6 +114,10 @@ NAMES = (
     Name("moe/<layer>/<loss>_loss", "", "log", "a loss of the router without its weight"),
     Name("<sublayer>/<statistic>", "", "log", "what other sublayers tell in `Aux.stats`"),
     Name("moe/load", "", "evaluation", "layers x experts: blue under the even load, red above", kind="image"),
+    Name("moe/load_history", "", "evaluation", "layers and experts x logged steps, likewise", kind="image"),
+    Name("moe/<layer>/alarm", "", "log", "routing collapsed, and what to try; or it has recovered", kind="text"),
+    Name("moe/<layer>/experts", "", "evaluation", "of each expert its share, partners, commonest tokens", kind="text"),
+    Name("moe/<layer>/coactivation", "", "evaluation", "part of an expert's tokens that another has too", kind="text"),
     Name("parameters", "", "start", "table of the parameters: shapes, axes, sharding", kind="text"),
     Name("bad_batch", "", "bad batch", "a bad batch that the run went past, and where it is saved", kind="text"),
     Name("sample", "", "evaluation", "what the model makes of `sample_prompt`", kind="text"),

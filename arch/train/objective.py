@@ -12,7 +12,7 @@ from arch.data.task import Batch, Task
 from arch.layers import token_loss
 from arch.layers.contract import Context
 from arch.tasks import next_token
-from arch.typing import Array, Float, Key
+from arch.typing import Array, Float, Int, Key
 
 CONTEXT = ("positions", "segment_ids", "valid", "token_types")
 """Fields of a batch that the layers may read."""
@@ -28,6 +28,7 @@ def objective(
     task: Task = next_token.Config(),
     loss: token_loss.Config = token_loss.Config(),
     micro_batches: int = 1,
+    watched: Int[Array, "n"] | None = None,
 ) -> tuple[Array, dict]:
     """The part of the loss that these rows add, and what to log of it.
 
@@ -40,12 +41,13 @@ def objective(
       task: whose terms.
       loss: of a token.
       micro_batches: as many parts as this one make the whole batch.
+      watched: as in `Context`.
 
     Returns:
       The value, and `terms` (each term's `token_loss.Sums`), `losses` (the layers' own) and `stats`.
     """
     fields = {name: batch[name] for name in CONTEXT if name in batch}
-    context = Context(**fields, key=key, deterministic=key is None)
+    context = Context(**fields, watched=watched, key=key, deterministic=key is None)
     terms, aux = model.apply({"params": params}, batch, context, loss, method=task.terms)
     value = sum(sums.loss / totals[name] for name, sums in terms.items()) + sum(aux.losses.values()) / micro_batches
     return value, {"terms": terms, "losses": aux.losses, "stats": aux.stats}

@@ -65,7 +65,7 @@ def layer_scalars(stats: Mapping[str, Any]) -> dict[str, float]:
         if "expert_load" in values:
             losses = {name: value for name, value in values.items() if name not in statistics.SUMS}
             routed = statistics.summary(values) | {f"{name}_loss": float(value) for name, value in losses.items()}
-            scalars |= {f"moe/{_layer(sublayer)}/{name}": value for name, value in routed.items()}
+            scalars |= {f"moe/{layer_name(sublayer)}/{name}": value for name, value in routed.items()}
         else:
             for name, value in values.items():
                 entries = {name: value} if np.ndim(value) == 0 else {f"{name}/{i}": x for i, x in enumerate(value.flat)}
@@ -81,11 +81,17 @@ def load_image(stats: Mapping[str, Any]) -> np.ndarray | None:
     loads = [np.asarray(v["expert_load"], float) for v in _by_sublayer(stats).values() if "expert_load" in v]
     if not loads:
         return None
-    pixels = np.full((len(loads), max(load.size for load in loads), 3), 0.5)
+    pixels = np.full((len(loads), max(load.size for load in loads), 3), 128, np.uint8)
     for row, load in zip(pixels, loads):
-        over = np.clip(load / max(load.mean(), 1e-9) - 1, -1, 1)
-        row[: load.size] = np.stack([1 - np.clip(-over, 0, 1), 1 - np.abs(over), 1 - np.clip(over, 0, 1)], axis=-1)
-    return np.round(255 * pixels).astype(np.uint8).repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)
+        row[: load.size] = colours(load / max(load.mean(), 1e-9))
+    return pixels.repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)
+
+
+def colours(load: np.ndarray) -> np.ndarray:
+    """[... 3] uint8 of loads [...] in units of the even one: 0 is blue, 1 white, 2 and more red."""
+    over = np.clip(load - 1, -1, 1)
+    parts = np.stack([1 - np.clip(-over, 0, 1), 1 - np.abs(over), 1 - np.clip(over, 0, 1)], axis=-1)
+    return np.round(255 * parts).astype(np.uint8)
 
 
 def _by_sublayer(stats: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -94,13 +100,14 @@ def _by_sublayer(stats: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for path, value in stats.items():
         sublayer, name = path.rsplit("/", 1)
         found.setdefault(sublayer, {})[name] = value
-    return {key: found[key] for key in sorted(found, key=_natural)}
+    return {key: found[key] for key in sorted(found, key=natural)}
 
 
-def _natural(path: str) -> list:
+def natural(path: str) -> list:
+    """For sorting: layer 10 behind layer 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in path.split("/")]
 
 
-def _layer(sublayer: str) -> str:
-    """The layer's path; a block's second mixture of experts keeps its own."""
+def layer_name(sublayer: str) -> str:
+    """A mixture's layer by the path of its sublayer; a block's second mixture of experts keeps its own."""
     return sublayer.removesuffix("/moe")

@@ -14,13 +14,13 @@ import jax
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arch import config
 from arch.data import dataset
 from arch.models import decoder
 from arch.sharding import mesh as meshes
-from arch.train import capacity, experiment, provenance
+from arch.train import capacity, experiment, provenance, specialisation
 from arch.train import state as states
 from arch.train.objective import summary
 from arch.train.step import eval_step
@@ -92,8 +92,14 @@ class Setup:
 
     @functools.cached_property
     def eval_step(self):
-        """The compiled evaluation step (params, batch) -> sums."""
-        return jax.jit(eval_step(self.model, self.token_bytes, task=self.cfg.task, loss=self.cfg.loss))
+        """The compiled evaluation step (params, batch, watched) -> sums."""
+        step = eval_step(self.model, self.token_bytes, task=self.cfg.task, loss=self.cfg.loss)
+        return jax.jit(step, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
+
+    @functools.cached_property
+    def watched(self) -> np.ndarray:
+        """[n] the ids of which an evaluation tells to which experts they go."""
+        return specialisation.commonest(self.data.splits["valid"].tokens)
 
 
 def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setup:

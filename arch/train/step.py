@@ -9,12 +9,13 @@ import optax
 from arch import tree
 from arch.data.task import Batch, Task
 from arch.layers import token_loss
+from arch.ops.routing.statistics import TABLES
 from arch.tasks import next_token
 from arch.train import bad_batch, ema, loss_scale
 from arch.train.gradient import gradient_of
 from arch.train.objective import count_bytes, means, objective, totals
 from arch.train.state import TrainState
-from arch.typing import Array, Bool, Key
+from arch.typing import Array, Bool, Int, Key
 
 
 def train_step(
@@ -105,16 +106,22 @@ def train_step(
 def eval_step(
     model, token_bytes, *, task: Task = next_token.Config(), loss: token_loss.Config = token_loss.Config()
 ) -> Callable:
-    """The function (params, batch) -> sums over it: `nats`, `correct`, `weight` of each of `terms`; `bytes` or None."""
+    """The function (params, batch, watched) -> sums over it.
 
-    def step(params, batch: Batch) -> dict:
+    They are `nats`, `correct` and `weight` of each of `terms`; `bytes` or None; and `routing`: where `watched` [n] is
+    not None, the `statistics.tables` of all routers by path.
+    """
+
+    def step(params, batch: Batch, watched: Int[Array, "n"] | None = None) -> dict:
         weights = task.weights(batch)
-        _, log = objective(model, params, batch, dict.fromkeys(weights, 1.0), None, task=task, loss=loss)
+        ones = dict.fromkeys(weights, 1.0)
+        _, log = objective(model, params, batch, ones, None, task=task, loss=loss, watched=watched)
         terms = {
             name: {"nats": sums.nats, "correct": sums.correct, "weight": weights[name]}
             for name, sums in log["terms"].items()
         }
-        return {"terms": terms, "bytes": count_bytes(task, batch, token_bytes)}
+        routing = {path: table for path, table in log["stats"].items() if path.rsplit("/", 1)[-1] in TABLES}
+        return {"terms": terms, "bytes": count_bytes(task, batch, token_bytes), "routing": routing}
 
     return step
 

@@ -14,7 +14,7 @@ from arch.layers.contract import Aux
 from arch.layers.weight import unbox
 from arch.models import decoder, encoder, encoder_decoder
 from arch.tasks import next_token
-from arch.train import loop, names, report, utilization
+from arch.train import loop, names, report, routing_alarm, utilization
 from arch.train.startup import Startup
 from tests.train import tiny
 
@@ -39,6 +39,8 @@ def with_everything(patch):
     patch.setattr(next_token.Config, "weights", weights)
     patch.setattr(Aux, "under", telling)
     patch.setitem(utilization.PEAKS, "cpu", 0.1)
+    patch.setattr(routing_alarm, "PATIENCE", 1)
+    patch.setattr(routing_alarm, "SURE_BELOW", 1.0)
     patch.setattr(report, "device_memory", lambda: {0: {"bytes_in_use": 5, "peak_bytes_in_use": 7}})
 
 
@@ -116,7 +118,8 @@ def test_what_the_layers_of_any_model_tell_has_one_row(file, monkeypatch):
 
     told = report.layer_scalars({name: np.ones(leaf.shape) for name, leaf in jax.eval_shape(stats).items()})
     found = {names.find(name).pattern for name in told}
-    assert found == {row.pattern for row in names.NAMES if row.pattern.startswith(("moe/<layer>", "<sublayer>"))}
+    rows = {row.pattern for row in names.NAMES if row.kind == "scalar"}
+    assert found == {row for row in rows if row.startswith(("moe/<layer>", "<sublayer>"))}
 
 
 @pytest.mark.parametrize("name", ["train/nonsense", "perf/startup_lunch_seconds", "moe/layers/load_max", "loss"])
@@ -155,6 +158,27 @@ def test_the_image_of_loads_has_a_row_a_layer_and_a_column_an_expert(events):
     shown = events.Images("moe/load")
     assert [event.step for event in shown] == [4, 5]
     assert {(event.height, event.width) for event in shown} == {(2 * 16, 3 * 16)}
+
+
+def test_the_history_of_loads_is_drawn_at_evaluations_and_histograms(events):
+    assert [event.step for event in events.Images("moe/load_history")] == [4, 4, 5]
+
+
+def test_the_alarm_is_in_the_texts_of_the_step_at_which_it_is_said(workdir):
+    lines = [json.loads(line) for line in (workdir / "texts.jsonl").read_text().splitlines()]
+    said = {name for line in lines if line["step"] == 1 for name in line if name.endswith("/alarm")}
+    assert said == {"moe/layers/0/alarm", "moe/layers/1/alarm"}
+
+
+def test_the_tables_of_an_evaluation_count_its_tokens(workdir):
+    written = json.loads((workdir / "routing.json").read_text())
+    assert written["step"] == 5 and list(written["layers"]) == ["layers/0", "layers/1"]
+    for layer in written["layers"].values():
+        together = np.array(layer["coactivation"])
+        assert 2 * 8 * 29 < np.trace(together) <= 2 * 2 * 8 * 29  # top-2, of at most two batches of 8 rows of 29 tokens
+        assert (together.sum(1) == 2 * together.diagonal()).all()  # each token is with one other expert
+        for expert in layer["experts"]:
+            assert 0 < sum(part for _, part, _ in expert["tokens"]) <= 1
 
 
 def test_histograms_hold_all_values_of_the_steps_that_are_due(events):

@@ -18,12 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arch.ops.routing.assignment import ExpertChoice, Routing, SoftChoice, pairs
+from arch.ops.routing.assignment import Choice, ExpertChoice, Routing, SoftChoice, pairs
 from arch.ops.routing.losses import counts
-from arch.typing import Array, Bool, Float
+from arch.typing import Array, Bool, Float, Int
 
 SUMS = ("expert_load", "sum_tokens", "sum_dropped", "sum_unserved", "sum_entropy", "sum_confidence")
 """The names of `sums`."""
+
+TABLES = ("coactivation", "watched_count", "watched_load")
+"""The names of `tables`."""
 
 DEAD_BELOW = 0.01
 """An expert is dead at a load under this part of the even one."""
@@ -69,6 +72,36 @@ def asked(routing: Routing) -> Float[Array, "b e"]:
     if isinstance(routing, ExpertChoice):
         return jnp.sum(routing.kept, axis=-1, dtype=jnp.float32)
     return counts(routing.asked, routing.asked >= 0, num_experts=routing.probabilities.shape[-1])
+
+
+def tables(
+    routing: Choice,
+    real: Bool[Array, "b t"],
+    tokens: Int[Array, "b t"],
+    watched: Int[Array, "n"],
+) -> dict[str, Array]:
+    """Which experts have the same tokens, and which tokens an expert has: sums over the batch, for an evaluation.
+
+    Args:
+      routing: what the router decided.
+      real: [b t] which tokens are no padding.
+      tokens: [b t] ids.
+      watched: [n] ascending ids, of which to tell where they go.
+
+    Returns:
+      `coactivation` [e e], tokens that reach both experts, and on the diagonal those that reach the one;
+      `watched_count` [n], how often each id occurs; `watched_load` [n e], how often it reaches each expert.
+    """
+    pair, shape = pairs(routing), routing.probabilities.shape
+    row = jnp.arange(shape[0])[:, None]
+    reached = jnp.zeros(shape).at[row, pair.tokens, pair.experts].max(pair.kept)
+    place = jnp.minimum(jnp.searchsorted(watched, tokens), len(watched) - 1)
+    seen = (watched[place] == tokens) & real
+    return {
+        "coactivation": jnp.einsum("bte,btf->ef", reached, reached, precision=jax.lax.Precision.HIGHEST),
+        "watched_count": jnp.zeros(len(watched)).at[place].add(seen),
+        "watched_load": jnp.zeros((len(watched), shape[-1])).at[place].add(reached * seen[..., None]),
+    }
 
 
 def summary(sums: Mapping[str, Any]) -> dict[str, float]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arch.ops.routing import capacity, expert_choice, gshard, losses, statistics, threshold, top_k
+from arch.ops.routing import capacity, expert_choice, gshard, losses, statistics, switch, threshold, top_k
 
 B, T, E = 4, 7, 5
 LENGTHS = (7, 3, 0, 5)
@@ -110,6 +110,22 @@ def test_a_choice_that_the_router_did_not_want_is_not_dropped(logits, real):
     assert by_chance["dropped_fraction"] == 0
 
 
+@pytest.mark.parametrize(
+    ("route", "k"),
+    [
+        (lambda *args: switch.route(*args, capacity_factor=1.0), 1),
+        (lambda *args: switch.route(*args, capacity_factor=1.0, priority="batch"), 1),
+        (lambda *args: switch.route(*args, capacity_factor=1.0, stages=2), 1),
+        (lambda *args: gshard.route(*args, capacity_factor=1.0), 2),
+    ],
+    ids=["switch", "switch by probability", "switch with second choices", "gshard"],
+)
+def test_routers_with_a_capacity_always_count_what_they_drop(same, real, route, k):
+    routing = route(same, real)
+    lost = 1 - np.asarray(routing.kept).sum() / (k * sum(LENGTHS))
+    assert 0 < lost < 1 and of(routing, real)["dropped_fraction"] == pytest.approx(lost)
+
+
 def test_tokens_that_no_expert_chose_are_unserved(logits, real):
     routing = expert_choice.route(logits, real, capacity_factor=0.5)
     row = np.arange(B)[:, None, None]
@@ -134,3 +150,38 @@ def test_loads_count_what_the_balance_loss_counts(logits, real):
     routing = top_k.route(logits, real, k=2)
     load = losses.counts(routing.experts, routing.kept, num_experts=E)
     np.testing.assert_allclose(statistics.sums(routing, real)["expert_load"], load.mean(0), rtol=1e-6)
+
+
+# Tables at evaluation
+
+
+TOKENS = np.random.default_rng(1).integers(0, 6, (B, T)).astype(np.int32)
+WATCHED = (1, 3, 4)
+
+
+@pytest.mark.parametrize("dropping", [False, True])
+def test_tables_count_the_tokens_that_reach_each_expert(logits, real, dropping):
+    routing = top_k.route(logits, real, k=2)
+    if dropping:
+        routing = capacity.drop(routing, real, capacity_factor=0.7)
+    together, count, load = np.zeros((E, E)), np.zeros(3), np.zeros((3, E))
+    for row, token in zip(*np.nonzero(np.asarray(real))):
+        kept = np.asarray(routing.experts)[row, token][np.asarray(routing.kept)[row, token]]
+        together[np.ix_(kept, kept)] += 1
+        if TOKENS[row, token] in WATCHED:
+            place = WATCHED.index(TOKENS[row, token])
+            count[place] += 1
+            load[place, kept] += 1
+    found = statistics.tables(routing, real, jnp.asarray(TOKENS), jnp.asarray(WATCHED))
+    assert tuple(found) == statistics.TABLES
+    for name, expected in zip(statistics.TABLES, (together, count, load)):
+        np.testing.assert_array_equal(found[name], expected)
+
+
+def test_tables_are_of_experts_that_choose_too(logits, real):
+    routing = expert_choice.route(logits, real, capacity_factor=1.5)
+    found = statistics.tables(routing, real, jnp.asarray(TOKENS), jnp.arange(6))
+    served = np.asarray(routing.kept).sum(axis=(0, 2))
+    np.testing.assert_array_equal(jnp.diagonal(found["coactivation"]), served)
+    np.testing.assert_array_equal(found["watched_load"].sum(0), served)
+    assert found["watched_count"].sum() == real.sum()
