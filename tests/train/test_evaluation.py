@@ -98,7 +98,7 @@ def test_a_source_that_is_too_small_to_be_evaluated_alone_is_named_in_the_log(te
     cfg = tiny_tasks.config(text, "pairs", **{"data.path": "", "data.piece_chars": 8192, "data.mixture": parts})
     ready = tiny.prepare(cfg, tmp_path / "run")
     assert ready.evaluated.keys() == {"valid", "text"}
-    rule = "1 documents of two tokens or more must be at least 2, to pair them (valid)"
+    rule = "1 documents of two tokens or more must be at least 2, to pair them (valid, small)"
     assert {*caplog.messages} == {f"no evaluation of the source small by itself: {rule}"}
 
 
