@@ -6,6 +6,7 @@ Each pytest-xdist worker imports this file for itself, so the same holds with an
 import os
 import sys
 
+import pytest
 from jaxtyping import install_import_hook
 
 already = sorted(name for name in sys.modules if name == "arch" or name.startswith("arch."))
@@ -18,3 +19,13 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 
 # The numeric tower: an int is a float, as Python's own annotations have it (PEP 484).
 install_import_hook("arch", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Compiles with few optimisations, in a third of the time: for tests that compile much and compute little."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -17,6 +17,7 @@ from arch.mixers import attention
 from arch.models import decoder
 from arch.sharding import mesh
 
+pytestmark = pytest.mark.usefixtures("quick")
 ATTENTION = attention.Config(num_heads=6, num_kv_heads=2, head_dim=4)
 FFN = moe.Config(num_experts=3, top_k=2, hidden_dim=5, bias_rate=0.1)
 LAYER = block.Config(sublayers=(ATTENTION, FFN))

@@ -21,14 +21,7 @@ ATTENTION = MIXERS["attention_0"]
 GREEDY = decoding.Config(max_new_tokens=NEW, temperature=0.0)
 WITH_CACHE = {name: cfg for name, cfg in (MIXERS | FFNS).items() if not {"cache", "causal"} & set(cfg.lacks())}
 KEY = jax.random.key(0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Compiles with few optimisations."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @functools.cache
