@@ -75,8 +75,8 @@ class Setup:
         return found
 
     @functools.cached_property
-    def token_bytes(self) -> np.ndarray | None:
-        """[vocab_size] bytes of text that each id stands for; 0 for ids that the tokenizer lacks.
+    def known_bytes(self) -> np.ndarray | None:
+        """[n] bytes of text that each id of the tokenizer stands for.
 
         None where there are no bits per byte to tell: nothing predicted is text, or the tokenizer does not keep all of
         its text, which the log says.
@@ -84,11 +84,16 @@ class Setup:
         if not self.cfg.task.predicts_text:
             return None
         try:
-            known = self.data.tokenizer.token_bytes
+            return self.data.tokenizer.token_bytes
         except ValueError as error:
             log.info("no bits per byte: %s", error)
             return None
-        return np.pad(known, (0, self.cfg.model.vocab_size - len(known)))
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray | None:
+        """[vocab_size] `known_bytes`, 0 for ids that the tokenizer lacks."""
+        known = self.known_bytes
+        return None if known is None else np.pad(known, (0, self.cfg.model.vocab_size - len(known)))
 
     @functools.cached_property
     def eval_step(self):
@@ -163,7 +168,7 @@ def _check_best_metric(ready: Setup) -> None:
     cfg, names = ready.cfg, []
     for name, batches in ready.evaluated.items():
         terms = jax.eval_shape(cfg.task.weights, batches[0])
-        num_bytes = None if ready.token_bytes is None else 0.0
+        num_bytes = None if ready.known_bytes is None else 0.0
         zeros = {"bytes": num_bytes, "terms": dict.fromkeys(terms, dict.fromkeys(("nats", "correct", "weight"), 0.0))}
         names += [f"eval/{name}/{metric}" for metric in summary(cfg.task, zeros)]
     if cfg.checkpoints.keep_best and cfg.checkpoints.best_metric not in names:
