@@ -11,6 +11,7 @@ each of several draws. To compile in a second or two, the model goes without its
 """
 
 import dataclasses
+import functools
 import logging
 import time
 import zlib
@@ -18,7 +19,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arch import tree
 from arch.data import dataset
@@ -52,7 +53,8 @@ def must_reach(setup: Setup, params: tree.Tree, rows: dict, key: Key[Array, ""])
     if not left:
         return
     start = time.perf_counter()
-    gradient = _compiled(setup, sorted({name for _, name in left}))
+    cfg, names = setup.cfg, tuple(sorted({name for _, name in left}))
+    gradient = _compiled(cfg.model, cfg.task, cfg.loss, names, setup.mesh)
     batch = meshes.global_batch(_few(setup, dataset.without_ids(rows)), setup.mesh)
     for draw in range(DRAWS):
         found = gradient(params, batch, jax.random.fold_in(key, draw))
@@ -111,9 +113,10 @@ def _few(setup: Setup, rows: dict) -> dict:
     return jax.tree.map(lambda leaf: leaf[: len(leaf) // each], rows)
 
 
-def _compiled(setup: Setup, names: list[str]):
+@functools.lru_cache(maxsize=4)
+def _compiled(model_cfg, task, loss, names: tuple[str, ...], mesh: Mesh):
     """The function (params, batch, key) -> {loss: its gradient by all routers}, as a tree in the params' form."""
-    task, loss, model = setup.cfg.task, setup.cfg.loss, _without_mixers(setup.cfg.model).make()
+    model = _without_mixers(model_cfg).make()
 
     def gradients(params, batch, key):
         flat = tree.paths(params)
@@ -130,7 +133,7 @@ def _compiled(setup: Setup, names: list[str]):
         alone = lambda name: {other: jnp.asarray(other == name, leaf.dtype) for other, leaf in values.items()}
         return {name: tree.from_paths(pull(alone(name))[0]) for name in names}
 
-    whole = NamedSharding(setup.mesh, PartitionSpec())
+    whole = NamedSharding(mesh, PartitionSpec())
     quick = {"xla_backend_optimization_level": 0} if meshes.platform() == "cpu" else {}
     return jax.jit(gradients, out_shardings=whole, compiler_options=quick)
 

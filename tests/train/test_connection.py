@@ -21,6 +21,14 @@ MIXTURES = dict(  # layers 0 to 2, the last two scanned, of which the first has 
 )
 
 
+@pytest.fixture(autouse=True)
+def compiled_anew():
+    """What one test cuts, no other sees."""
+    connection._compiled.cache_clear()
+    yield
+    connection._compiled.cache_clear()
+
+
 def prepared(text, workdir, devices=None, **changes):
     model = {"model.layers": MIXTURES, "data.path": str(text)} | changes
     return tiny.prepare(tiny.config(text, **model), workdir, devices)
@@ -77,5 +85,5 @@ def test_the_run_stops_with_one_line_before_its_first_step(text, tmp_path, monke
 def test_without_a_balance_loss_nothing_is_compiled(text, tmp_path, monkeypatch):
     layer = LAYER | dict(balance_weight=0.0)
     setup = prepared(text, tmp_path, **{"model.layers": dict(pattern=(dict(sublayers=(layer,)),))})
-    monkeypatch.setattr(connection, "_compiled", None)
+    monkeypatch.setattr(connection, "_few", None)
     connection.must_reach(setup, {}, {}, jax.random.key(0))
