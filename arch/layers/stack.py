@@ -19,6 +19,7 @@ from arch.layers import block
 from arch.layers.contract import Aux, Context, Output
 from arch.layers.flops import Flops, Row
 from arch.layers.weight import unbox
+from arch.ops.linear import PRODUCT
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -26,7 +27,9 @@ Remat = Literal["none", "dots", "full", "offload"]
 
 
 POLICIES = {
-    "dots": checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": checkpoint_policies.save_from_both_policies(
+        checkpoint_policies.dots_with_no_batch_dims_saveable, checkpoint_policies.save_only_these_names(PRODUCT)
+    ),
     "full": checkpoint_policies.nothing_saveable,
     "offload": checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],

@@ -111,7 +111,7 @@ class Attention(nn.Module):
 
         def project(name, axis, heads):
             kernel = own(name, normal(d**-0.5), embed=d, **{axis: heads}, head_dim=cfg.head_dim)
-            out = product(x, kernel.reshape(d, -1)).reshape(*x.shape[:2], heads, cfg.head_dim)
+            out = product(x, kernel)
             if cfg.bias != "none":
                 out += own(f"{name}_bias", constant(0.0), **{axis: heads}, head_dim=cfg.head_dim)
             return constrain(out, "batch", None, axis, None)
@@ -127,7 +127,7 @@ class Attention(nn.Module):
         out = constrain(out, "batch", None, "heads", None)
         fan_in = cfg.num_heads * cfg.head_dim
         result = own("out", normal(fan_in**-0.5), heads=cfg.num_heads, head_dim=cfg.head_dim, embed=d)
-        out = product(out.reshape(*x.shape[:2], fan_in), result.reshape(fan_in, d))
+        out = product(out, result, axes=2)
         if cfg.bias == "all":
             out += own("out_bias", constant(0.0), embed=d)
         return Output(out, cache, shared=shared)

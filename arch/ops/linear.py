@@ -9,40 +9,61 @@ and the smaller operand is the one that is copied. The values are the same up to
 on CPU `jax.jvp` of a model needs `jax.grad` inside.
 """
 
+import math
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from arch.typing import Array, Float
 
+PRODUCT = "product"
+"""The name of a product to rematerialisation policies, which do not see into it on CPU."""
 
-def linear(x: Float[Array, "*b d"], kernel: Float[Array, "d f"], *, platform: str = "cpu") -> Float[Array, "*b f"]:
+
+def linear(x: Float[Array, "..."], kernel: Float[Array, "..."], *, axes: int = 1, platform: str = "cpu") -> Array:
     """The product, in x's dtype.
 
     Args:
       x: [... d].
-      kernel: [d f].
+      kernel: [d ...]; its shape as it is declared, so that the backward pass keeps no other form of it.
+      axes: the last axes of x, and the first of the kernel, that are summed over.
       platform: of the devices that will run this, as in `mesh.devices.flat[0].platform`.
+
+    Returns:
+      [... ...] the axes of both that are left.
     """
-    return _linear(x, kernel) if platform == "cpu" else x @ kernel
+    return checkpoint_name(_linear(axes, x, kernel), PRODUCT) if platform == "cpu" else jnp.tensordot(x, kernel, axes)
 
 
-@jax.custom_vjp
-def _linear(x, kernel):
-    return x @ kernel
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _linear(axes, x, kernel):
+    rows = x.shape[: x.ndim - axes]
+    return (x.reshape(*rows, -1) @ _flat(kernel, axes)).reshape(*rows, *kernel.shape[axes:])
 
 
-def _forward(x, kernel):
-    return x @ kernel, (x, kernel)
+def _forward(axes, x, kernel):
+    return _linear(axes, x, kernel), (x, kernel)
 
 
-def _backward(residuals, dy):
+def _backward(axes, residuals, dy):
     x, kernel = residuals
-    x, rows = lax.optimization_barrier(x), tuple(range(x.ndim - 1))
-    over_rows = ((rows, rows), ((), ()))
-    d, f = kernel.shape
+    flat, rows = _flat(kernel, axes), x.shape[: x.ndim - axes]
+    wide_x, wide_dy = lax.optimization_barrier(x).reshape(*rows, -1), dy.reshape(*rows, -1)
+    over_rows = ((tuple(range(len(rows))),) * 2, ((), ()))
+    d, f = flat.shape
     if d > f:
-        return dy @ kernel.T, lax.optimization_barrier(lax.dot_general(dy, x, over_rows)).T
-    return dy @ kernel.T, lax.dot_general(x, dy, over_rows)
+        d_kernel = lax.optimization_barrier(lax.dot_general(wide_dy, wide_x, over_rows)).T
+    else:
+        d_kernel = lax.dot_general(wide_x, wide_dy, over_rows)
+    return (wide_dy @ flat.T).reshape(x.shape), d_kernel.reshape(kernel.shape)
+
+
+def _flat(kernel, axes):
+    """[d f]"""
+    return kernel.reshape(math.prod(kernel.shape[:axes]), -1)
 
 
 _linear.defvjp(_forward, _backward)

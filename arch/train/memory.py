@@ -3,7 +3,8 @@
     parameters + optimizer + average     what the state holds, as its rules place it: exact
     gradients                            of each trained parameter one float32; two where micro-batches add them up
     activations                          what the traced forward pass of a micro-batch keeps for the backward pass, and
-                                         the more of: the logits and their gradient; what a layer computes again
+                                         the more of: the logits and their gradient; what a layer computes again and
+                                         its gradient
 
 Activations are an estimate: the compiler fuses and reuses, and a mesh may split more of them than the rows, which alone
 are taken as split here. Tests hold gradients and activations to the temporary memory of compiled programs of tiny
@@ -69,7 +70,7 @@ def estimate(cfg: experiment.Config, plan: states.Plan, *, batch_shards: int, we
         return rows * per_row + of_weights // weight_shards
 
     layers, plain = _without_remat(cfg.model)
-    a_layer = 0 if plain == cfg.model else kept(plain) // layers
+    a_layer = 0 if plain == cfg.model else 2 * kept(plain) // layers
     tokens = min(rows * predicted, cfg.loss.chunk_tokens or math.inf)
     logits = 2 * 4 * tokens * cfg.model.vocab_size if cfg.task.predicts_text else 0
     return Memory(

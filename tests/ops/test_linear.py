@@ -19,6 +19,17 @@ def test_value_and_gradients_are_those_of_the_product(f):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
+def test_several_axes_are_summed_over_or_come_out():
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 3, 5, 7), (5, 7, 2, 3)))
+    for given, axes in (((x, kernel), 2), ((x[..., 0], kernel[:, 0]), 1)):
+        out, vjp = jax.vjp(lambda *both: linear(*both, axes=axes), *given)
+        expected, expected_vjp = jax.vjp(lambda *both: jnp.tensordot(*both, axes), *given)
+        np.testing.assert_allclose(out, expected, atol=3e-6)
+        for mine, theirs in zip(vjp(out), expected_vjp(out), strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=3e-5)
+
+
 @pytest.mark.parametrize(("d", "f"), [(256, 512), (512, 256)], ids=["wider", "narrower"])
 def test_the_gradient_of_the_kernel_is_the_fast_product_on_cpu(d, f):
     """XLA:CPU's slow product is an instruction `dot` of its own; the fast ones are inside fusions."""
