@@ -17,7 +17,8 @@ from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.ops.attention import attend
-from arch.sharding.mesh import constrain
+from arch.ops.linear import linear
+from arch.sharding.mesh import constrain, platform
 from arch.typing import Array, Bool, Float
 
 
@@ -64,12 +65,12 @@ class CrossAttention(nn.Module):
         if context.memory is None:
             raise ValueError("memory=None: cross_attention needs Context.memory to read from")
         memory = context.memory.values.astype(x.dtype)
-        own = partial(weight, self, dtype=x.dtype)
+        own, product = partial(weight, self, dtype=x.dtype), partial(linear, platform=platform())
 
         def project(name, source):
             width = source.shape[-1]
             kernel = own(name, normal(width**-0.5), embed=width, heads=cfg.num_heads, head_dim=cfg.head_dim)
-            out = jnp.einsum("bsd,dnh->bsnh", source, kernel)
+            out = product(source, kernel)
             if cfg.bias != "none":
                 out += own(f"{name}_bias", constant(0.0), heads=cfg.num_heads, head_dim=cfg.head_dim)
             return constrain(out, "batch", None, "heads", None)
@@ -85,7 +86,7 @@ class CrossAttention(nn.Module):
         )
         fan_in = cfg.num_heads * cfg.head_dim
         result = own("out", normal(fan_in**-0.5), heads=cfg.num_heads, head_dim=cfg.head_dim, embed=d)
-        out = jnp.tensordot(out, result, 2)  # an einsum would sum over (h, n) and copy the weights
+        out = product(out, result, axes=2)
         if cfg.bias == "all":
             out += own("out_bias", constant(0.0), embed=d)
         return Output(jnp.tanh(own("gate", constant(0.0))) * out if cfg.gated else out)

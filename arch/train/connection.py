@@ -23,9 +23,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arch import tree
 from arch.data import dataset
-from arch.ffns import moe
 from arch.layers import block, stack
 from arch.sharding import mesh as meshes
+from arch.train.mixtures import mixtures
 from arch.train.objective import objective, totals
 from arch.train.setup import Setup
 from arch.typing import Array, Key
@@ -49,7 +49,7 @@ def must_reach(setup: Setup, params: tree.Tree, rows: dict, key: Key[Array, ""])
       rows: this process's rows of a global batch.
       key: for the draws.
     """
-    left = {(path, name) for path, layer in mixtures(setup.cfg.model).items() for name in layer.balancing}
+    left = {(place.params, name) for place, layer in mixtures(setup.cfg.model) for name in layer.balancing}
     if not left:
         return
     start = time.perf_counter()
@@ -68,18 +68,6 @@ def must_reach(setup: Setup, params: tree.Tree, rows: dict, key: Key[Array, ""])
     if left:
         raise DisconnectedError(f"the gradient of {_which(*min(left))} is zero: it is disconnected, or always even")
     log.info("the balance losses reach their routers (checked in %.1f s)", time.perf_counter() - start)
-
-
-def mixtures(model_cfg) -> dict[str, moe.Config]:
-    """The mixtures of experts of a model by the path of their parameters, in canonical form: 'layers/3/moe'."""
-    found = {}
-    for field in dataclasses.fields(model_cfg):
-        layers = getattr(model_cfg, field.name)
-        for i, layer in enumerate(layers.blocks if isinstance(layers, stack.Config) else ()):
-            for label, sublayer in zip(layer.labels, layer.sublayers):
-                if isinstance(sublayer, moe.Config):
-                    found[f"{field.name}/{layer.group or i}/{label}"] = sublayer
-    return found
 
 
 def _without_mixers(model_cfg):

@@ -9,14 +9,13 @@ row, once, and again after it was away for as many. Why routers collapse: Shazee
 Networks, 2017, arXiv 1701.06538, sec. 4.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from arch.ffns import moe
-from arch.layers import stack
 from arch.ops.routing.statistics import DEAD_BELOW
+from arch.train.mixtures import mixtures
 
 PATIENCE = 5
 """Logged steps in a row."""
@@ -33,7 +32,7 @@ class Alarm:
     """
 
     def __init__(self, model_cfg: Any):
-        self._mixtures = mixtures(model_cfg)
+        self._mixtures = {place.log: layer for place, layer in mixtures(model_cfg)}
         self._streaks: dict[tuple[str, str], int] = {}
         self._told: set[tuple[str, str]] = set()
 
@@ -67,19 +66,6 @@ class Alarm:
         if told:
             return f"recovered: {_RECOVERED[kind]}"
         return f"{trouble}, at {PATIENCE} logged steps in a row; try {', '.join(REMEDIES[kind](cfg))}"
-
-
-def mixtures(model_cfg: Any) -> dict[str, moe.Config]:
-    """The mixtures of experts of a model by their layers' names in the log: 'layers/3', 'layers/3/moe_1'."""
-    found = {}
-    for field in dataclasses.fields(model_cfg):
-        layers = getattr(model_cfg, field.name)
-        place = "" if field.name == "layers" else f"{field.name}/"
-        for i, layer in enumerate(layers.blocks if isinstance(layers, stack.Config) else ()):
-            for label, sublayer in zip(layer.labels, layer.sublayers):
-                if isinstance(sublayer, moe.Config):
-                    found[f"{place}layers/{i}/{label}".removesuffix("/moe")] = sublayer
-    return found
 
 
 def troubles(cfg: moe.Config, numbers: Mapping[str, float]) -> dict[str, str]:

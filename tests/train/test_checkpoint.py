@@ -358,7 +358,7 @@ def test_kill_9_at_any_moment_leaves_the_newest_complete_checkpoint_usable(tmp_p
         assert process.returncode == -signal.SIGKILL
         newest = max(steps_in(tmp_path), default=-1)
         assert newest < 0 or seal.damage(tmp_path / str(newest)) == ""
-    assert newest > 0  # so that a step was restored, however slow the machine is
+    assert newest > 5  # each process saved two steps at least before it was killed
 
 
 TWO_PROCESSES = """

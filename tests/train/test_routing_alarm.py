@@ -3,7 +3,7 @@
 import pytest
 
 from arch import config
-from arch.models import decoder, encoder_decoder
+from arch.models import decoder
 from arch.train import routing_alarm
 from arch.train.routing_alarm import PATIENCE, Alarm
 
@@ -66,7 +66,7 @@ def test_it_names_the_layer_and_what_collapsed(numbers, words):
 
 
 def test_all_tokens_at_k_experts_are_a_crowd_and_an_even_load_is_none():
-    cfg = routing_alarm.mixtures(model())["layers/0"]
+    cfg = model().layers.blocks[0].sublayers[0]
     assert set(routing_alarm.troubles(cfg, FINE | {"load_max": 0.5})) == {"crowd"}
     assert routing_alarm.troubles(cfg, FINE) == {}
     assert routing_alarm.troubles(cfg, FINE | dict(load_max=0.0, router_entropy=0.0, dead_experts=0)) == {}
@@ -94,11 +94,3 @@ def test_a_router_that_is_sure_is_to_be_softened_and_hashing_may_be_sure():
     ((_, text),) = heed(alarm(MOE), SURE, times=PATIENCE)
     assert text.endswith("; try router.jitter=0.01, a lower optimizer.learning_rate")
     assert heed(alarm(OFF | dict(router=dict(name="hashed", table_size=13))), SURE, times=PATIENCE) == []
-
-
-def test_mixtures_have_the_names_of_the_log():
-    block = dict(sublayers=(MOE, MOE))
-    stacks = dict(encoder=dict(pattern=(block,)), decoder=dict(pattern=(block,), repeats=2))
-    cfg = config.from_dict(encoder_decoder.Config, dict(vocab_size=13, embed_dim=8) | stacks)
-    names = ["encoder/layers/0", "decoder/layers/0", "decoder/layers/1"]
-    assert sorted(routing_alarm.mixtures(cfg)) == sorted([*names, *(f"{name}/moe_1" for name in names)])
