@@ -26,7 +26,7 @@ from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.ops.activation import Activation
 from arch.ops.dropout import dropout
-from arch.ops.routing import assignment, losses, statistics
+from arch.ops.routing import assignment, losses, replay, statistics
 from arch.routers import sigmoid, switch, top_k
 from arch.routers._router import Demand
 from arch.sharding.mesh import platform
@@ -210,6 +210,8 @@ class Moe(nn.Module):
         stats = statistics.sums(routed, real) | jax.lax.stop_gradient(raw)
         if context.watched is not None and not soft:
             stats |= statistics.tables(routed, real, context.tokens, context.watched)
+        if context.recording and not soft:
+            stats |= dict(zip(replay.RECORDED, replay.recorded(routed)))
         return Output(out, None, Aux(weighted, stats))
 
 

@@ -40,6 +40,24 @@ class Memory:
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Routes:
+    """Experts and weights that routers had in an earlier pass, of a model's n layers, or of one without the axis n.
+
+    Attributes:
+      experts: [b t n c] -1 for none: in layers without a mixture, and where a token has fewer than c.
+      weights: [b t n c] 0 where there is no expert.
+    """
+
+    experts: Int[Array, "b t *n c"]
+    weights: Float[Array, "b t *n c"]
+
+    def of(self, layer: int | Array) -> "Routes":
+        """A layer's."""
+        return jax.tree.map(lambda leaf: jnp.take(leaf, layer, axis=2), self)
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Context:
     """What sublayers may read beside the residual stream.
 
@@ -52,10 +70,12 @@ class Context:
       token_types: [b t] which part of the input each token belongs to (BERT's sentence A 0, B 1); None when all are 0.
       tokens: [b t] the ids of which the residual stream was made, for hash routing; None where a model does not tell.
       watched: [n] ascending ids of which routers tell where they go, and which experts go together; None not to tell.
+      routes: what routers that replay read, a stack those of all its layers, a layer its own; None to route anew.
       key: for dropout and noise; None only when `deterministic`.
       shared: what earlier layers computed for later ones, by name. The repeated part of a stack may change its values,
         not its names.
       deterministic: no dropout, no noise.
+      recording: routers tell where they send each token (`arch.train.routes`).
     """
 
     positions: Int[Array, "b t"]
@@ -66,9 +86,11 @@ class Context:
     token_types: Int[Array, "b t"] | None = None
     tokens: Int[Array, "b t"] | None = None
     watched: Int[Array, "n"] | None = None
+    routes: Routes | None = None
     key: Key[Array, ""] | None = None
     shared: dict[str, Any] = dataclasses.field(default_factory=dict)
     deterministic: bool = dataclasses.field(default=True, metadata={"static": True})
+    recording: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def fold(self, number: int | Array) -> "Context":
         """The same context with `number` folded into the key."""

@@ -3,6 +3,7 @@
     loss = sum over terms of (sum_i w_i loss_i / sum_i w_i)  +  sum of the layers' own losses
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 
 from arch.data.task import Batch, Task
 from arch.layers import token_loss
-from arch.layers.contract import Context
+from arch.layers.contract import Context, Routes
+from arch.ops.routing.replay import RECORDED
 from arch.tasks import next_token
 from arch.typing import Array, Float, Int, Key
 
@@ -46,11 +48,22 @@ def objective(
     Returns:
       The value, and `terms` (each term's `token_loss.Sums`), `losses` (the layers' own) and `stats`.
     """
-    fields = {name: batch[name] for name in CONTEXT if name in batch}
-    context = Context(**fields, watched=watched, key=key, deterministic=key is None)
+    context = dataclasses.replace(context_of(batch, key), watched=watched)
     terms, aux = model.apply({"params": params}, batch, context, loss, method=task.terms)
     value = sum(sums.loss / totals[name] for name, sums in terms.items()) + sum(aux.losses.values()) / micro_batches
     return value, {"terms": terms, "losses": aux.losses, "stats": aux.stats}
+
+
+def context_of(batch: Batch, key: Key[Array, ""] | None) -> Context:
+    """What the layers may read of a batch.
+
+    Args:
+      batch: of its arrays those called as CONTEXT has them, and as RECORDED the routes to replay.
+      key: for dropout; None to be deterministic.
+    """
+    fields = {name: batch[name] for name in CONTEXT if name in batch}
+    routes = Routes(*(batch[name] for name in RECORDED)) if RECORDED[0] in batch else None
+    return Context(**fields, routes=routes, key=key, deterministic=key is None)
 
 
 def totals(task: Task, batch: Batch) -> dict[str, Array]:

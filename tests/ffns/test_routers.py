@@ -22,6 +22,7 @@ from arch.routers import (
     gshard,
     hashed,
     noisy_top_k,
+    replay,
     sigmoid,
     sinkhorn,
     switch,
@@ -45,6 +46,7 @@ CONFIGS = {
     "base": moe.Config(balance_weight=0.0, router=base.Config(), **ONE, **SIZES),
     "sinkhorn": moe.Config(router=sinkhorn.Config(), **ONE, **SIZES),
     "hashed": moe.Config(top_k=2, balance_weight=0.0, z_weight=0.0, router=hashed.Config(table_size=7), **SIZES),
+    "replay": moe.Config(top_k=2, router=replay.Config(), **SIZES),
     "forced": moe.Config(top_k=2, router=forced.Config(), **SIZES),
     "expert_choice": moe.Config(balance_weight=0.0, router=expert_choice.Config(), **UNDIVIDED, **SIZES),
 }

@@ -1,12 +1,10 @@
-"""Routes that the router does not choose: random, balanced, skewed or replayed ones, to find out what breaks.
+"""Routes that the router does not choose: random, balanced or skewed ones, to find out what breaks.
 
     the experts are given, the weights are the router's:   w = p at these experts (divided by their sum)
 
 So the gradient reaches the router as ever. Random: what a router that knows nothing does (Roller et al., Hash Layers,
 2021, arXiv 2106.04426, sec. 5 has it as a baseline). Balanced: the best load there can be, for speed. Skewed: the
-worst, for memory and drops. Replayed: those of another run or engine (Ma et al., Stabilizing MoE Reinforcement
-Learning by Aligning Training and Inference Routers, 2025, arXiv 2510.11370, whose weights are computed anew in the
-same way).
+worst, for memory and drops. Those of an earlier pass: `replay`.
 """
 
 import jax
@@ -29,7 +27,7 @@ def route(
     Args:
       logits: [b t e], for the weights.
       real: [b t] which tokens are no padding.
-      experts: [b t c] different ones in a token's c places: from below, or from an earlier routing.
+      experts: [b t c] different ones in a token's c places, from below.
       renormalize: divide the weights by their sum.
     """
     probabilities = scores.softmax(logits)

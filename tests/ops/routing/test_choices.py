@@ -123,14 +123,6 @@ def test_the_check_sees(wrong):
         check_forced(NOT_FORCED[wrong], make("normal"), 0)
 
 
-def test_replaying_a_route_gives_the_same_routing():
-    case = make("normal", lengths=(11, 6))
-    first = call(top_k.route, case, k=2, renormalize=True)
-    again = call(forced.route, case, dict(experts=first.experts))
-    for name in ("experts", "weights", "probabilities", "kept"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
-
-
 def test_random_experts_differ_within_a_token_and_are_even_over_many():
     positions = jnp.arange(2000).reshape(4, 500)
     experts = np.asarray(jit(lambda x: forced.at_random(jax.random.key(0), x, num_experts=5, k=2))(positions))
