@@ -1,0 +1,29 @@
+"""Pallas as this package uses it: the one file that knows where it lies and since when it works.
+
+Pallas' Mosaic GPU names change with JAX's releases. Nothing is imported from it before a kernel is asked for, so that
+`import arch` works with every JAX that setup.cfg allows; kernels need MINIMUM.
+"""
+
+import types
+
+import jax
+
+MINIMUM = (0, 11, 0)
+"""The first JAX whose Mosaic GPU has what the kernels use: layouts inferred for a warpgroup, transposed references."""
+INTERPRETER = (0, 11, 2)
+"""The first JAX with a public interpreter of Mosaic GPU kernels on CPU."""
+
+
+def modules() -> tuple[types.ModuleType, types.ModuleType]:
+    """(pallas, pallas.mosaic_gpu).
+
+    Raises:
+      NotImplementedError: this JAX is too old.
+    """
+    if jax.__version_info__ < MINIMUM:
+        found, wanted = jax.__version__, ".".join(map(str, MINIMUM))
+        raise NotImplementedError(f"Mosaic GPU kernels need JAX {wanted} or newer; this is JAX {found}")
+    from jax.experimental import pallas
+    from jax.experimental.pallas import mosaic_gpu
+
+    return pallas, mosaic_gpu

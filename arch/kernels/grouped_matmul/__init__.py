@@ -1,0 +1,1 @@
+"""Grouped matrix product, by the implementation that suits the device."""
