@@ -21,27 +21,37 @@ import jaxlib
 from jax.experimental import topologies
 
 from arch import tree
-from arch.layers import token_loss
+from arch.layers import stack, token_loss
 from arch.sharding import mesh as meshes
 from arch.train import bad_batch, optimizer
 from arch.train import state as states
 from arch.train.step import train_step
 from benchmarks.measure import RESULTS
 
-LENGTH, MIB = 4096, 2**20
+LENGTH, CHUNK, MIB = 4096, 1024, 2**20
 FIELDS = dict(tokens="int32", targets="int32", weights="float32", positions="int32", segment_ids="int32")
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "ragged-all-to-all", "all-to-all", "collective-permute")
+
+
+def saving(layers: stack.Config) -> stack.Config:
+    """The layers as they need least memory."""
+
+    def chunked(layer):
+        sublayers = (part.replace(chunk_tokens=CHUNK) if part.label == "moe" else part for part in layer.sublayers)
+        return layer.replace(sublayers=tuple(sublayers))
+
+    return layers.replace(remat="full", pattern=tuple(map(chunked, layers.pattern)))
 
 
 def lowered(name: str, mesh):
     """The step of this preset on the mesh, lowered, and how many parameters it has."""
     family, preset = name.split(".")
     cfg = importlib.import_module(f"arch.families.{family}").PRESETS[preset]
-    cfg = cfg.replace(dtype="bfloat16", layers=cfg.layers.replace(remat="full"))
+    cfg = cfg.replace(dtype="bfloat16", layers=saving(cfg.layers))
     model = cfg.make()
     descend = optimizer.Config().make(1000)
     plan = states.plan(model, descend, mesh)
-    step = train_step(model, cfg, descend, plan.trainable, None, loss=token_loss.Config(chunk_tokens=1024))
+    step = train_step(model, cfg, descend, plan.trainable, None, loss=token_loss.Config(chunk_tokens=CHUNK))
     shape = (mesh.size, LENGTH)
     where = meshes.sharding(("batch", None), shape, mesh)
     batch = {field: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for field, dtype in FIELDS.items()}

@@ -5,6 +5,9 @@ import math
 from functools import partial
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
+
 from arch.ops import dispatch
 from arch.ops.activation import ACTIVATIONS
 from arch.ops.routing import assignment
@@ -26,6 +29,7 @@ class How:
       capacity: the most kept pairs that an expert has in a row.
       activation: a key of ACTIVATIONS.
       platform: of the devices that run this ('cpu', 'gpu', 'tpu').
+      chunk: tokens of a row at a time; 0 for all of them.
     """
 
     way: Dispatch
@@ -34,6 +38,7 @@ class How:
     capacity: int
     activation: str
     platform: str
+    chunk: int = 0
 
 
 def apply_experts(
@@ -56,6 +61,34 @@ def apply_experts(
       factors: [b m f] of the hidden layers' entries, for dropout; None for ones.
       how: the rest.
     """
+    apply = partial(_by_chunks, chunk=how.chunk) if 0 < how.chunk < x.shape[1] else _apply
+    return apply(x, pairs, inner, down, factors, how=how)
+
+
+def _by_chunks(x, pairs, inner, down, factors, *, how, chunk):
+    """The same, chunk after chunk; what is inside one is computed again for its gradient, and never kept."""
+    b, t, d = x.shape
+    chunks = -(-t // chunk)
+    chunk = -(-t // chunks)
+
+    def deal(array):
+        """[chunks b ...] of an array that has as many entries for each token."""
+        each = array.shape[1] // t
+        array = jnp.pad(array, [(0, 0), (0, (chunks * chunk - t) * each)] + [(0, 0)] * (array.ndim - 2))
+        return array.reshape(b, chunks, chunk * each, *array.shape[2:]).swapaxes(0, 1)
+
+    arrays, structure = jax.tree.flatten((x, dataclasses.replace(pairs, tokens=pairs.tokens % chunk), factors))
+
+    @jax.checkpoint
+    def step(part):
+        x, pairs, factors = structure.unflatten(part)
+        return _apply(x, pairs, inner, down, factors, how=how)
+
+    out = jax.lax.map(step, [deal(array) for array in arrays])
+    return out.swapaxes(0, 1).reshape(b, chunks * chunk, d)[:, :t]
+
+
+def _apply(x, pairs, inner, down, factors, *, how):
     e, here = how.num_experts, down.shape[0]
     sizes = dict(num_experts=e, places=how.places)
     (axis,) = RULES["experts"]
@@ -66,7 +99,7 @@ def apply_experts(
         return product(hidden if factors is None else hidden * lay(factors), down)
 
     if how.way == "grouped":
-        limit = x.shape[0] * min(pairs.tokens.shape[1], here * how.capacity)
+        limit = x.shape[0] * min(pairs.tokens.shape[1], here * min(how.capacity, x.shape[1]))
         between = dict(axis=axis, num_rows=pairs.tokens.size, limit=limit, platform=how.platform)
         swap = None if here == e else partial(exchange.sorted_rows, **between)
         return dispatch.grouped(x, pairs, perceptron, platform=how.platform, exchange=swap, **sizes)

@@ -56,6 +56,7 @@ class Config(SublayerConfig):
       bias_rate: step of the loss-free balancing bias; 0 for none.
       expert_dropout: probability of zeroing an entry of an expert's hidden layer (Switch, in fine-tuning: 0.4).
       dispatch: how tokens come to experts and back, see `arch.ops.dispatch`; the values are the same.
+      chunk_tokens: tokens of a row dispatched at a time, to save memory at no change of value; 0 for all of them.
     """
 
     num_experts: config.PositiveInt
@@ -74,6 +75,7 @@ class Config(SublayerConfig):
     bias_rate: config.NonNegativeFloat = 0.0
     expert_dropout: config.Fraction = 0.0
     dispatch: Dispatch = "grouped"
+    chunk_tokens: config.NonNegativeInt = 0
 
     def check(self):
         if self.top_k > self.num_experts:
@@ -98,6 +100,9 @@ class Config(SublayerConfig):
             raise ValueError("shared_dim=0 must be positive with shared_gate=True")
         if self.expert_dropout and self.dispatch == "dense":
             raise ValueError(f"expert_dropout={self.expert_dropout} must be 0 with dispatch='dense'")
+        if self.chunk_tokens and (self.dispatch != "grouped" or self.router.by_expert):
+            found = f"dispatch={self.dispatch!r} and router={name!r}"
+            raise ValueError(f"chunk_tokens={self.chunk_tokens} must be 0 with {found}: it splits tokens' choices")
         self.router.must_suit(self.demand)
 
     @property
@@ -181,6 +186,7 @@ class Moe(nn.Module):
             capacity=cfg.router.capacity(x.shape[1], demand, context.deterministic),
             activation=cfg.activation,
             platform=platform(),
+            chunk=cfg.chunk_tokens,
         )
         soft, factors = isinstance(routed, assignment.SoftChoice), None
         pairs = routed if soft else assignment.pairs(routed)

@@ -56,7 +56,7 @@ def grouped_matmul(
         block = block or (128 if x.shape[0] >= 128 * weight.shape[0] else 64)
         return _blocks(x, weight, group_sizes, min(block, max(1, x.shape[0])))
     if implementation == "ragged_dot":
-        y = lax.ragged_dot(x, weight, group_sizes, preferred_element_type=_wide(x, weight)).astype(x.dtype)
+        y = lax.ragged_dot(x, weight, group_sizes, preferred_element_type=x.dtype)  # TPUs sum in float32
         return jnp.where(jnp.arange(x.shape[0])[:, None] < jnp.sum(group_sizes), y, 0)
     raise ValueError(f"implementation={implementation!r} must be None, 'blocks' or 'ragged_dot'")
 

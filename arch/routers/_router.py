@@ -55,6 +55,9 @@ class Router(config.Config):
     balances: ClassVar[bool] = False
     """Whether the load is even whatever the logits are, so that f.P is constant: its gradient goes through P alone."""
 
+    by_expert: ClassVar[bool] = False
+    """Whether experts choose their tokens, and not tokens their experts."""
+
     mixes: ClassVar[bool] = False
     """Whether its routings are mixtures of tokens, which one dispatch takes and no balance or z-loss."""
 

@@ -21,6 +21,7 @@ class Config(Router):
 
     unnormalized: ClassVar[bool] = True
     balances: ClassVar[bool] = True
+    by_expert: ClassVar[bool] = True
 
     def check(self):
         all_there(self)

@@ -104,6 +104,7 @@ CASES = {
     "with a capacity": TOP_1.replace(router=switch.Config(capacity_factor=0.5)),
     "expert choice": TOP_2.replace(renormalize=False, router=expert_choice.Config(), balance_weight=0.0),
     "expert dropout": TOP_2.replace(expert_dropout=0.3),
+    "some tokens at a time": TOP_2.replace(chunk_tokens=2),
     "experts that do not split": TOP_2.replace(num_experts=3),
     "rows that do not split": TOP_2,
 }
