@@ -86,11 +86,12 @@ def numbers(shape, axis):
     return plgpu.layout_cast(lax.broadcasted_iota(jnp.int32, shape, axis), plgpu.Layout.WGMMA)
 
 
-def start(kernel, out, scratch, blocks, launch):
-    """The kernel as a function of its operands, on so many thread blocks; `out` is what it writes."""
+def start(name, kernel, out, scratch, blocks, launch):
+    """The kernel, of this name to profilers, as a function of its operands; `out` is what it writes."""
     _, plgpu = compat.modules()
     return plgpu.kernel(
         kernel,
+        kernel_name=name,
         out_type=out,
         scratch_types=scratch,
         grid=(blocks,),

@@ -13,12 +13,12 @@ import pytest
 from arch.kernels import compat, warpgroups
 from arch.kernels.grouped_matmul import hopper
 
-M, D, F = 152, 72, 64
+M, D, F = 149, 128, 64
 GROUPS = {
     "uneven, one empty, rows to spare": [67, 0, 71],
-    "one group": [0, 152, 0],
+    "one group": [0, 149, 0],
     "none": [0, 0, 0],
-    "whole tiles": [128, 8, 16],
+    "whole tiles": [128, 8, 8],
 }
 SKEWED = GROUPS["uneven, one empty, rows to spare"]
 BF16 = 2.0**-8
@@ -92,5 +92,20 @@ def test_a_store_that_is_not_committed_would_be_seen_as_a_race(monkeypatch, capf
     _, plgpu = compat.modules()
     monkeypatch.setattr(plgpu, "commit_smem", lambda: None)
     x, weight, _ = inputs([3])
-    hopper.rows_by_weights(x, weight, jnp.array([3], jnp.int32), launch()).block_until_ready()
+    hopper.grouped_matmul(x, weight, jnp.array([3], jnp.int32), launch()).block_until_ready()
     assert not no_race(capfd)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weight_dtype", "shape", "message"),
+    [
+        ("float32", "float32", (D, F), "x.dtype=float32 and weight.dtype=float32 must both be bfloat16 or both"),
+        ("bfloat16", "float16", (D, F), "weight.dtype=float16 must both be"),
+        ("bfloat16", "bfloat16", (96, F), "d=96 of weight .* must be a multiple of 64"),
+        ("bfloat16", "bfloat16", (D, 72), "f=72 of weight .* must be a multiple of 64"),
+    ],
+)
+def test_operands_that_tensor_cores_do_not_take_are_refused(dtype, weight_dtype, shape, message):
+    x, weight = jnp.zeros((M, shape[0]), dtype), jnp.zeros((2, *shape), weight_dtype)
+    with pytest.raises(ValueError, match=message):
+        hopper.grouped_matmul(x, weight, jnp.array([3, 4], jnp.int32))

@@ -17,8 +17,20 @@ from jax import lax
 
 from arch.kernels import compat
 from arch.kernels.ring import Ring
-from arch.kernels.warpgroups import DEPTH, READERS, ROWS, Launch, divide, let_go_before, numbers, over_share, start, tile
+from arch.kernels.warpgroups import (
+    DEPTH,
+    READERS,
+    ROWS,
+    Launch,
+    divide,
+    let_go_before,
+    numbers,
+    over_share,
+    start,
+    tile,
+)
 from arch.typing import Array, Float, Int
+
 
 def check(x: Array, weight: Array) -> None:
     """Raises ValueError where the kernels do not take these operands, saying why."""
@@ -26,9 +38,9 @@ def check(x: Array, weight: Array) -> None:
         rule = "must both be bfloat16 or both float16 with implementation='mosaic': wgmma has no float32"
         raise ValueError(f"x.dtype={x.dtype} and weight.dtype={weight.dtype} {rule}")
     for name, size in (("d", weight.shape[1]), ("f", weight.shape[2])):
-        if size % 8 or size < 64:
-            rule = "must be a multiple of 8 (TMA copies 16 bytes) and at least 64"
-            raise ValueError(f"{name}={size} of weight [e d f] {rule} with implementation='mosaic'")
+        if size % 64:
+            rule = "must be a multiple of 64 with implementation='mosaic': it is copied in tiles of 128 bytes"
+            raise ValueError(f"{name}={size} of weight [e d f] {rule}")
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -36,20 +48,29 @@ def grouped_matmul(
     x: Float[Array, "m d"], weight: Float[Array, "e d f"], group_sizes: Int[Array, "e"], launch: Launch = Launch()
 ) -> Float[Array, "m f"]:
     """As `arch.ops.grouped_matmul.grouped_matmul`; operands as `check` wants them."""
-    return rows_by_weights(x, weight, group_sizes, launch)
+    return _forward(x, weight, group_sizes, launch)[0]
 
 
 def _forward(x, weight, group_sizes, launch):
-    return rows_by_weights(x, weight, group_sizes, launch), (x, weight, group_sizes)
+    check(x, weight)
+    y = rows_by_weights(_in_eights(x), weight, group_sizes, launch)
+    return y[: len(x)], (x, weight, group_sizes)
 
 
 def _backward(launch, residuals, dy):
     x, weight, group_sizes = residuals
+    dy = _in_eights(dy)
     dx = rows_by_weights(dy, weight, group_sizes, launch, transposed=True)
-    return dx, rows_by_rows(x, dy, group_sizes, launch), None
+    return dx[: len(x)], rows_by_rows(_in_eights(x), dy, group_sizes, launch), None
 
 
 grouped_matmul.defvjp(_forward, _backward)
+
+
+def _in_eights(rows):
+    """With rows to the next multiple of 8, which is what a tile in shared memory has; none of a group's."""
+    more = -len(rows) % 8
+    return jnp.pad(rows, ((0, more), (0, 0))) if more else rows
 
 
 def rows_by_weights(x, weight, group_sizes, launch, *, transposed=False):
@@ -134,7 +155,8 @@ def rows_by_weights(x, weight, group_sizes, launch, *, transposed=False):
     memory = partial(tile, dtype=x.dtype)
     rings = memory(launch.slots, ROWS, DEPTH), memory(launch.slots, *weight_tile)
     scratch = *rings, memory(READERS, 64, width), full, empty
-    run = start(kernel, jax.ShapeDtypeStruct((m, n), x.dtype), scratch, blocks, launch)
+    name = "grouped_matmul_transposed" if transposed else "grouped_matmul"
+    run = start(name, kernel, jax.ShapeDtypeStruct((m, n), x.dtype), scratch, blocks, launch)
     return run(first, last, bounds, x, weight)
 
 
@@ -222,5 +244,5 @@ def rows_by_rows(x, dy, group_sizes, launch):
     memory, masked = partial(tile, dtype=x.dtype), plgpu.Barrier(num_arrivals=READERS)
     rings = memory(launch.slots, DEPTH, ROWS), memory(launch.slots, DEPTH, width)
     scratch = *rings, memory(READERS, 64, width), full, empty, masked
-    run = start(kernel, jax.ShapeDtypeStruct((e, d, f), x.dtype), scratch, blocks, launch)
+    run = start("grouped_outer_product", kernel, jax.ShapeDtypeStruct((e, d, f), x.dtype), scratch, blocks, launch)
     return run(bounds, x, dy)
