@@ -3,14 +3,13 @@
 python -m benchmarks.plan mixtral.mixtral_8x7b v5e:8x8 fsdp=8 expert=8
 
 Rows of 4096 tokens, one a chip; float32 weights and moments (AdamW), bfloat16 arithmetic, full rematerialisation, the
-loss 1024 tokens at a time. Needs libtpu, no TPU. `temporaries` are XLA's: arguments and they must fit the chip.
+loss and what a mixture dispatches 1024 tokens of a row at a time. Needs libtpu, no TPU. `temporaries` are XLA's:
+arguments and they must fit the chip. Of a scan's body, `collectives` counts one round.
 """
 
-import collections
 import importlib
 import json
 import os
-import re
 import sys
 import time
 
@@ -26,11 +25,11 @@ from arch.sharding import mesh as meshes
 from arch.train import bad_batch, optimizer
 from arch.train import state as states
 from arch.train.step import train_step
+from benchmarks import collectives
 from benchmarks.measure import RESULTS
 
 LENGTH, CHUNK, MIB = 4096, 1024, 2**20
 FIELDS = dict(tokens="int32", targets="int32", weights="float32", positions="int32", segment_ids="int32")
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "ragged-all-to-all", "all-to-all", "collective-permute")
 
 
 def saving(layers: stack.Config) -> stack.Config:
@@ -51,7 +50,8 @@ def lowered(name: str, mesh):
     model = cfg.make()
     descend = optimizer.Config().make(1000)
     plan = states.plan(model, descend, mesh)
-    step = train_step(model, cfg, descend, plan.trainable, None, loss=token_loss.Config(chunk_tokens=CHUNK))
+    loss = token_loss.Config(chunk_tokens=CHUNK * mesh.size)
+    step = train_step(model, cfg, descend, plan.trainable, None, loss=loss)
     shape = (mesh.size, LENGTH)
     where = meshes.sharding(("batch", None), shape, mesh)
     batch = {field: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for field, dtype in FIELDS.items()}
@@ -61,12 +61,6 @@ def lowered(name: str, mesh):
     with jax.set_mesh(mesh):
         program = jitted.lower(plan.abstract, batch, key, bad_batch.order(0, bad_batch.JUDGE))
     return program, tree.count(plan.abstract.params)
-
-
-def collectives(text: str) -> dict[str, int]:
-    """How often the program's text has each kind; the body of a scan counts once."""
-    found = re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", text)
-    return dict(sorted(collections.Counter(found).items()))
 
 
 def plan(name: str, topology: str, sizes: dict[str, int]) -> dict:
@@ -84,7 +78,7 @@ def plan(name: str, topology: str, sizes: dict[str, int]) -> dict:
     return row | dict(
         arguments_mib=round(memory.argument_size_in_bytes / MIB),
         temporaries_mib=round(memory.temp_size_in_bytes / MIB),
-        collectives=collectives(compiled.as_text()),
+        collectives=collectives.summary(compiled.as_text()),
         cpu_s=round(time.process_time() - start),
     )
 
