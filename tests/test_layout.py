@@ -19,9 +19,9 @@ RANKS = {
             "mixers ffns heads",
             "models data",
             "families",
-            "weights decode tasks",
+            "weights decode tasks adapt",
             "train",
-            "adapt compress merge continual",
+            "compress merge continual",
             "plan serving neurosymbolic",
         ]
     )

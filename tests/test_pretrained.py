@@ -103,6 +103,15 @@ def test_evaluation_covers_all_of_the_text(ask, published, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+def test_upcycled_it_has_the_same_loss(ask, command, published, tmp_path):
+    text = f"--config.data.path={published.parent / 'text.txt'}"
+    flags = ("--mode=eval", text, *SMALL)
+    dense = json.loads(ask(tmp_path, *flags).out)["eval/valid/loss"]
+    sparse = command(f"{CONFIG}:experts=3", f"--config.init_from={published}", f"--workdir={tmp_path}", QUIET, *flags)
+    assert sparse.status == 0 and "the ffns of layers 0, 1 are their experts" in sparse.error, sparse.error
+    assert json.loads(sparse.out)["eval/valid/loss"] == pytest.approx(dense, rel=1e-5)
+
+
 @pytest.fixture(scope="module")
 def tuned(ask, published, tmp_path_factory):
     """A workdir with two steps of fine-tuning, in bfloat16."""

@@ -39,6 +39,8 @@ class Config(config.Config):
       histogram_every_steps: between histograms of parameters and updates; 0 for none.
       sample_prompt: text that the sample at each evaluation continues; '' for no samples.
       init_from: workdir or checkpoint whose parameters a fresh run starts from.
+      upcycle: that is of a dense model, whose ffns become the experts of this one's mixtures, and whose loss is its first.
+      upcycle_noise: standard deviation of what is added to these experts, as a share of that of each of their matrices.
       resume: workdir or checkpoint whose whole state a fresh run starts from.
     """
 
@@ -71,6 +73,8 @@ class Config(config.Config):
     histogram_every_steps: config.NonNegativeInt = 0
     sample_prompt: str = ""
     init_from: str = ""
+    upcycle: bool = False
+    upcycle_noise: config.NonNegativeFloat = 0.0
     resume: str = ""
     data: dataset.Config = dataset.Config()
     mesh: meshes.Config = meshes.Config()
@@ -94,6 +98,10 @@ class Config(config.Config):
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of micro_batches={self.micro_batches}")
         if self.init_from and self.resume:
             raise ValueError(f"init_from={self.init_from!r} and resume={self.resume!r}: only one may be given")
+        if self.upcycle and not self.init_from:
+            raise ValueError("init_from='' must name a dense model with upcycle=True")
+        if self.upcycle_noise and not self.upcycle:
+            raise ValueError(f"upcycle_noise={self.upcycle_noise} must be 0 with upcycle=False")
 
     @property
     def first_loss_scale(self) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 from arch import config, tree
 from arch.models import encoder
-from arch.train import experiment, provenance, restore
+from arch.train import experiment, provenance, restore, upcycled
 from arch.typing import Array
 from arch.weights import pretrained, transfer
 
@@ -41,6 +41,23 @@ def family(path: str) -> str:
     if not is_published(path) or not pathlib.Path(path).exists():
         return ""
     return pretrained.open(path).family.__name__.rsplit(".", 1)[-1]
+
+
+def of_run(
+    cfg: experiment.Config, abstract: Any, fresh: Callable[[Sequence[str]], dict[str, Array]] | None = None
+) -> tree.Tree:
+    """The parameters at a run's `init_from`: those of its model, or with `upcycle` of the dense one that it grows from.
+
+    Args:
+      cfg: of the run.
+      abstract, fresh: as in `params`.
+
+    Raises:
+      ValueError: they cannot be read, or do not fit.
+    """
+    if cfg.upcycle:
+        return upcycled.params(cfg, cfg.init_from, abstract, published=is_published(cfg.init_from))
+    return params(cfg.init_from, cfg.model, abstract, fresh)
 
 
 def params(

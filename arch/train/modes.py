@@ -63,7 +63,7 @@ def evaluate(cfg: experiment.Config, workdir: str) -> None:
         ready = setup.prepare(cfg, workdir, all_valid=published)
         abstract, step = ready.plan.abstract.params, 0
         if published:
-            params = initial.params(cfg.init_from, cfg.model, abstract)
+            params = initial.of_run(cfg, abstract)
         else:
             params, extra = restore.restore_params(workdir, abstract, average=cfg.ema.in_use)
             step = extra["position"]["step"]
@@ -137,7 +137,7 @@ def verify(cfg: experiment.Config) -> None:
             raise ValueError(f"--verify needs a published checkpoint in config.init_from={cfg.init_from!r}")
         verification.interpreter()
         model = cfg.model.make()
-        params = initial.params(cfg.init_from, cfg.model, target.canonical(cfg.model))
+        params = initial.of_run(cfg, target.canonical(cfg.model))
         _print_difference(model, params, cfg.init_from)
 
 
@@ -153,7 +153,7 @@ def _starts_published(cfg: experiment.Config | None, workdir: str) -> bool:
 def _trained(cfg: experiment.Config | None, workdir: str) -> tuple[Any, tree.Tree, tokenizer.Tokenizer]:
     """The run's model, its parameters in canonical form, and its tokenizer."""
     if _starts_published(cfg, workdir):
-        params = initial.params(cfg.init_from, cfg.model, target.canonical(cfg.model))
+        params = initial.of_run(cfg, target.canonical(cfg.model))
         return cfg.model.make(), params, cfg.data.tokenizer.make(())
     model, params = library.load(workdir)
     if cfg is not None:

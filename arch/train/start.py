@@ -45,7 +45,7 @@ def start(setup: Setup, checkpoints: Checkpoints) -> tuple[states.TrainState, di
             log.info("started from step %d of %s", int(state.step), cfg.resume)
         elif cfg.init_from:
             fresh = functools.partial(states.init_leaves, setup.model, plan, jax.random.key(cfg.seed))
-            params = initial.params(cfg.init_from, cfg.model, plan.abstract.params, fresh)
+            params = initial.of_run(cfg, plan.abstract.params, fresh)
             log.info("started from the parameters of %s", cfg.init_from)
             return states.around(params, setup.optimizer, plan), {}
         else:

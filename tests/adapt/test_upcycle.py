@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from arch import tree
-from arch.adapt.upcycle import drop_experts, merge_experts, upcycle
+from arch.adapt.experts import drop_experts, merge_experts
+from arch.adapt.upcycle import upcycle, upcycle_to, with_mixtures
 from arch.ffns import gated_mlp, mlp, moe
 from arch.layers import block, stack
 from arch.layers.weight import unbox
 from arch.mixers import attention
 from arch.models import decoder
-from arch.routers import sigmoid
-from tests.contracts.sublayers import random_like
+from arch.routers import gshard, sigmoid, soft, top_k
+from tests.contracts.sublayers import jit, random_like
 from tests.families import fit
 
 KEY = jax.random.key(0)
@@ -34,7 +35,7 @@ def parameters(model) -> tree.Tree:
 
 
 def logits(model, params) -> np.ndarray:
-    return np.asarray(jax.jit(model.make().apply)({"params": params}, TOKENS).x)
+    return np.asarray(jit(model.make().apply)({"params": params}, TOKENS).x)
 
 
 def of(model, params) -> dict:
@@ -136,6 +137,10 @@ def test_dropping_experts_that_nobody_uses_changes_nothing():
 @pytest.mark.parametrize("fields, message", [
     ({"renormalize": False}, "renormalize=False must be 0 and True"),
     ({"shared_dim": 3}, "shared_dim=3 and renormalize=True must be 0 and True"),
+    ({"router": top_k.Config(scale=2.0)}, "scale=2.0 of router='top_k' must be 1: weights must sum to one"),
+    ({"router": gshard.Config(random_second=False)}, "capacity_factor=1.0 of router='gshard' must be at least"),
+    ({"router": gshard.Config(capacity_factor=1.5)}, "random_second=True of router='gshard' must be False"),
+    (dict(top_k=3, dispatch="dense", balance_weight=0.0, z_weight=0.0, router=soft.Config()), "router='soft' must"),
     ({"hidden_dim": 3}, "hidden_dim=3 of the experts must be 7, the dense ffn's"),
     ({"activation": "relu"}, "activation='relu' of the experts must be 'silu'"),
     ({"gated": False}, "gated=False of the experts must be True"),
@@ -143,6 +148,28 @@ def test_dropping_experts_that_nobody_uses_changes_nothing():
 def test_a_mixture_that_could_not_compute_the_same_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         upcycle(DENSE, PARAMS, EXPERTS.replace(**fields), key=KEY)
+
+
+def test_the_mixtures_of_another_model_s_config_take_the_place_of_its_ffns(upcycled):
+    model = model_of(*[gated_mlp.Config(hidden_dim=7)] * 2)
+    several = {1: EXPERTS, 2: EXPERTS.replace(num_experts=5, router=sigmoid.Config())}
+    ffns = [several.get(i, gated_mlp.Config(hidden_dim=7)) for i in range(4)]
+    target = model.replace(layers=model_of(*ffns).layers.replace(repeats=1))
+    params = parameters(model)
+    other, changed = upcycle_to(model, params, target, key=KEY)
+    assert other == target
+    np.testing.assert_allclose(logits(other, changed), logits(model, params), atol=1e-5)
+
+
+def test_a_target_of_other_layers_or_without_mixtures_is_refused():
+    with pytest.raises(ValueError, match="the model's 4 layers must be 2, as many as the dense model's"):
+        upcycle_to(DENSE, PARAMS, model_of(EXPERTS, EXPERTS), key=KEY)
+    with pytest.raises(ValueError, match="no layer of the model has a mixture of experts where"):
+        upcycle_to(DENSE, PARAMS, DENSE, key=KEY)
+
+
+def test_mixtures_as_wide_as_the_ffns_take_their_place(upcycled):
+    assert with_mixtures(DENSE, num_experts=3, top_k=2) == upcycled[0]
 
 
 def test_a_layer_without_an_ffn_of_its_own_is_refused(upcycled):
