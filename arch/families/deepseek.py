@@ -4,7 +4,8 @@
 
 DeepSeek-AI, DeepSeek-V2, 2024, arXiv 2405.04434, sec. 2 and 3.1.2, app. B for V2-Lite; DeepSeek-V3 Technical Report,
 2024, arXiv 2412.19437, sec. 2.1 and 4.2. The first layers are dense. V2 weighs by a softmax, V3 by sigmoids that sum to
-a scale, chosen by a bias that balances the load. What the report calls multi-token prediction is no part of the model
+a scale, chosen by a bias that balances the load. The presets have the reports' losses of an expert's load by sequence
+(V2-Lite app. B, V2 sec. 3.1.2, V3 sec. 4.2), without V2's two of a device's; what is read has none. What the report calls multi-token prediction is no part of the model
 here: its tensors, a layer behind the last, are not read. The released V3 is quantised in blocks of float8, which is
 refused; its bfloat16 conversions are read.
 """
@@ -106,16 +107,18 @@ _V2 = {"vocab_size": 102400, "num_shared": 2, "top_k": 6, "dense_layers": 1, **_
 PRESETS = {
     # V2, app. B and sec. 3.1.2; V3, sec. 4.2, with the balancing of its sec. 2.1.2.
     "deepseek_v2_lite": compose(
-        **_V2, embed_dim=2048, num_layers=27, num_heads=16, hidden_dim=10944, expert_dim=1408, num_experts=64
+        **_V2, embed_dim=2048, num_layers=27, num_heads=16, hidden_dim=10944, expert_dim=1408, num_experts=64,
+        balance_weight=0.001,
     ),
     "deepseek_v2": compose(
         **_V2, embed_dim=5120, num_layers=60, num_heads=128, hidden_dim=12288, expert_dim=1536, num_experts=160,
         query_latent_dim=1536, router=top_k.Config(num_groups=8, top_groups=3, scale=16.0),
+        balance_weight=0.003,
     ),
     "deepseek_v3": compose(
         vocab_size=129280, embed_dim=7168, num_layers=61, num_heads=128, hidden_dim=18432, expert_dim=2048,
         num_experts=256, num_shared=1, top_k=8, dense_layers=3, query_latent_dim=1536, renormalize=True,
-        bias_rate=0.001, router=sigmoid.Config(num_groups=8, top_groups=4, scale=2.5), **_long(1.0),
+        bias_rate=0.001, balance_weight=0.0001, router=sigmoid.Config(num_groups=8, top_groups=4, scale=2.5), **_long(1.0),
     ),
 }  # fmt: skip
 

@@ -5,7 +5,7 @@
 
 Lieber et al., Jamba: A Hybrid Transformer-Mamba Language Model, 2024, arXiv 2403.19887, sec. 2 and 3.1; the norms
 inside Mamba are those of its sec. 6.4. Jamba-1.5: Jamba Team, 2024, arXiv 2408.12570, sec. 2. The experts' weights are
-probabilities, not divided by their sum.
+probabilities, not divided by their sum. The presets have the balance loss of the released configs, what is read none.
 """
 
 import math
@@ -97,10 +97,12 @@ def compose(
     )
 
 
+_SIZES = dict(vocab_size=65536, balance_weight=0.001)
+
 PRESETS = {
     # Jamba, sec. 3.1 and its released config; Jamba-1.5, table 1 (Mini is the first Jamba).
-    "jamba_v0_1": compose(vocab_size=65536, embed_dim=4096, num_layers=32, num_heads=32, hidden_dim=14336),
-    "jamba_1_5_large": compose(vocab_size=65536, embed_dim=8192, num_layers=72, num_heads=64, hidden_dim=24576),
+    "jamba_v0_1": compose(**_SIZES, embed_dim=4096, num_layers=32, num_heads=32, hidden_dim=14336),
+    "jamba_1_5_large": compose(**_SIZES, embed_dim=8192, num_layers=72, num_heads=64, hidden_dim=24576),
 }
 
 MODEL_TYPES = ("jamba",)

@@ -3,8 +3,8 @@
     x <- x + attention(norm(x));   x <- x + sum_{i in top 2} w_i swiglu_i(norm(x)),   w = softmax of the two logits
 
 Jiang et al., Mixtral of Experts, 2024, arXiv 2401.04088, sec. 2. The softmax runs over the chosen logits alone, which
-is the softmax over all, renormalised. The paper names no loss of the router's, so the presets have none, nor has what
-is read; to train one from scratch, compose it with a `balance_weight`.
+is the softmax over all, renormalised. The paper names no loss of the router's: the presets have the weights of the
+released configs (`router_aux_loss_coef`), of each layer's f.P; what is read has none.
 """
 
 from arch import config as configs
@@ -74,8 +74,8 @@ _8X22B = dict(embed_dim=6144, num_layers=56, num_heads=48, num_kv_heads=8, hidde
 
 PRESETS = {
     # Mixtral of Experts, table 1; the larger as in its model card, with the vocabulary of its v0.3.
-    "mixtral_8x7b": compose(**_8X7B),
-    "mixtral_8x22b": compose(**_8X22B),
+    "mixtral_8x7b": compose(**_8X7B, balance_weight=0.02),
+    "mixtral_8x22b": compose(**_8X22B, balance_weight=0.001),
 }
 
 MODEL_TYPES = ("mixtral",)

@@ -5,7 +5,8 @@
 
 Qwen1.5-MoE and Yang et al., Qwen2 Technical Report, 2024, arXiv 2407.10671, sec. 2.2.2: the weights are probabilities,
 not divided by their sum, and queries, keys and values have shifts. Yang et al., Qwen3 Technical Report, 2025, arXiv
-2505.09388, sec. 2: no shared expert, weights that sum to one, a norm of each head's query and key and no shifts.
+2505.09388, sec. 2: no shared expert, weights that sum to one, a norm of each head's query and key and no shifts, and
+a balance loss of the whole batch. The presets have the loss of the released configs, what is read none.
 """
 
 from typing import Literal
@@ -55,6 +56,7 @@ def compose(
     activation: Activation = "silu",
     attention_dropout: float = 0.0,
     balance_weight: float = 0.0,
+    balance_over: Literal["row", "batch"] = "row",
     tie_embeddings: bool = False,
 ) -> decoder.Config:
     """The model; `hidden_dim` is an expert's, `num_kv_heads` 0 num_heads, `head_dim` 0 embed_dim / num_heads."""
@@ -77,6 +79,7 @@ def compose(
         activation=activation,
         renormalize=renormalize,
         balance_weight=balance_weight,
+        balance_over=balance_over,
         z_weight=0.0,
     )
     return decoder.Config(
@@ -91,13 +94,14 @@ def compose(
 def _second(embed_dim, num_layers, num_heads, num_kv_heads, hidden_dim, shared_dim, num_experts, top_k):
     sizes = dict(embed_dim=embed_dim, num_layers=num_layers, num_heads=num_heads, num_kv_heads=num_kv_heads)
     experts = dict(hidden_dim=hidden_dim, shared_dim=shared_dim, num_experts=num_experts, top_k=top_k)
-    return compose(vocab_size=151936, **sizes, **experts, bias="qkv")
+    return compose(vocab_size=151936, **sizes, **experts, bias="qkv", balance_weight=0.001)
 
 
 def _third(embed_dim, num_layers, num_heads, hidden_dim):
     sizes = dict(embed_dim=embed_dim, num_layers=num_layers, num_heads=num_heads, num_kv_heads=4, head_dim=128)
     experts = dict(hidden_dim=hidden_dim, num_experts=128, top_k=8, renormalize=True)
-    return compose(vocab_size=151936, **sizes, **experts, qk_norm=True)
+    balance = dict(balance_weight=0.001, balance_over="batch")
+    return compose(vocab_size=151936, **sizes, **experts, **balance, qk_norm=True)
 
 
 PRESETS = {

@@ -5,6 +5,7 @@ import functools
 import pytest
 
 from arch.families import deepseek, glam, gshard, jamba, qwen_moe, switch_transformer
+from arch.families._hyperparameters import confirm
 from arch.positions import rope, rope_yarn
 from arch.published import Attributes, differences
 from arch.routers import sigmoid, switch, top_k
@@ -160,13 +161,13 @@ def test_a_preset_s_paths_are_those_of_the_contract(name):
 @pytest.mark.parametrize("name", ALL)
 def test_reading_what_was_written_of_a_preset_gives_it_back(name):
     module = ALL[name]
-    assert module.read(Attributes(module.write(module.PRESETS[name]))) == module.PRESETS[name]
+    confirm(module.PRESETS[name], module.read(Attributes(module.write(module.PRESETS[name]))))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_config_json_reads_as_its_preset(name):
     assert family.reading(PUBLISHED[name]["model_type"]) is ALL[name]
-    assert ALL[name].read(Attributes(PUBLISHED[name])) == ALL[name].PRESETS[name]
+    confirm(ALL[name].PRESETS[name], ALL[name].read(Attributes(PUBLISHED[name])))
 
 
 @pytest.mark.parametrize("name", TINY)

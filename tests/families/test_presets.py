@@ -9,6 +9,7 @@ import pytest
 
 from arch import tree
 from arch.families import mixtral
+from arch.families._hyperparameters import confirm
 from arch.layers.weight import unbox
 from arch.published import Attributes
 from tests.families import golden
@@ -53,7 +54,7 @@ def test_a_preset_s_paths_are_those_of_the_contract(family, name):
 @pytest.mark.parametrize("family, name", PUBLISHED)
 def test_reading_what_was_written_of_a_preset_gives_it_back(family, name):
     module = family_file(family)
-    assert module.read(Attributes(module.write(module.PRESETS[name]))) == module.PRESETS[name]
+    confirm(module.PRESETS[name], module.read(Attributes(module.write(module.PRESETS[name]))))
 
 
 @pytest.mark.parametrize(
