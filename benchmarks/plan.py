@@ -20,7 +20,8 @@ import jaxlib
 from jax.experimental import topologies
 
 from arch import tree
-from arch.layers import stack, token_loss
+from arch.layers import token_loss
+from arch.models import decoder
 from arch.sharding import mesh as meshes
 from arch.train import bad_batch, optimizer
 from arch.train import state as states
@@ -32,27 +33,27 @@ LENGTH, CHUNK, MIB = 4096, 1024, 2**20
 FIELDS = dict(tokens="int32", targets="int32", weights="float32", positions="int32", segment_ids="int32")
 
 
-def saving(layers: stack.Config) -> stack.Config:
-    """The layers as they need least memory."""
+def preset(name: str) -> decoder.Config:
+    """A family's preset as it needs least memory."""
+    family, which = name.split(".")
+    cfg = importlib.import_module(f"arch.families.{family}").PRESETS[which]
 
     def chunked(layer):
         sublayers = (part.replace(chunk_tokens=CHUNK) if part.label == "moe" else part for part in layer.sublayers)
         return layer.replace(sublayers=tuple(sublayers))
 
-    return layers.replace(remat="full", pattern=tuple(map(chunked, layers.pattern)))
+    layers = cfg.layers.replace(remat="full", pattern=tuple(map(chunked, cfg.layers.pattern)))
+    return cfg.replace(dtype="bfloat16", layers=layers)
 
 
-def lowered(name: str, mesh):
-    """The step of this preset on the mesh, lowered, and how many parameters it has."""
-    family, preset = name.split(".")
-    cfg = importlib.import_module(f"arch.families.{family}").PRESETS[preset]
-    cfg = cfg.replace(dtype="bfloat16", layers=saving(cfg.layers))
+def lowered(cfg: decoder.Config, mesh, *, length: int = LENGTH):
+    """The step of this model on the mesh with a row a device, lowered, and how many parameters it has."""
     model = cfg.make()
     descend = optimizer.Config().make(1000)
     plan = states.plan(model, descend, mesh)
     loss = token_loss.Config(chunk_tokens=CHUNK * mesh.size)
     step = train_step(model, cfg, descend, plan.trainable, None, loss=loss)
-    shape = (mesh.size, LENGTH)
+    shape = (mesh.size, length)
     where = meshes.sharding(("batch", None), shape, mesh)
     batch = {field: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for field, dtype in FIELDS.items()}
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -68,7 +69,7 @@ def plan(name: str, topology: str, sizes: dict[str, int]) -> dict:
     devices = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
     mesh = meshes.make(meshes.Config(**sizes), devices)
     start = time.process_time()
-    program, parameters = lowered(name, mesh)
+    program, parameters = lowered(preset(name), mesh)
     row = dict(model=name, topology=topology, mesh=dict(mesh.shape), chips=mesh.size, parameters=parameters)
     try:
         compiled = program.compile()
