@@ -8,14 +8,16 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from arch.kernels.grouped_matmul.choice import Implementation, grouped_matmul
 from arch.ops import dispatch
 from arch.ops.activation import ACTIVATIONS
 from arch.ops.routing import assignment
 from arch.sharding import exchange
-from arch.sharding.mesh import RULES
+from arch.sharding.mesh import RULES, platform_of
 from arch.typing import Array, Float
 
 Dispatch = Literal["grouped", "gathered", "dense"]
+Matmul = Literal["", Implementation]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,8 @@ class How:
       places: see `dispatch.grouped`.
       capacity: the most kept pairs that an expert has in a row.
       activation: a key of ACTIVATIONS.
-      platform: of the devices that run this ('cpu', 'gpu', 'tpu').
+      device_kind: of the devices that run this ('cpu', 'NVIDIA H200', 'TPU v5p' ...).
+      matmul: the implementation of the grouped product, see `arch.kernels.grouped_matmul.choice`; '' for the best.
       chunk: tokens of a row at a time; 0 for all of them.
     """
 
@@ -37,7 +40,8 @@ class How:
     places: int
     capacity: int
     activation: str
-    platform: str
+    device_kind: str
+    matmul: Matmul
     chunk: int = 0
 
 
@@ -100,9 +104,10 @@ def _apply(x, pairs, inner, down, factors, *, how):
 
     if how.way == "grouped":
         limit = x.shape[0] * min(pairs.tokens.shape[1], here * min(how.capacity, x.shape[1]))
-        between = dict(axis=axis, num_rows=pairs.tokens.size, limit=limit, platform=how.platform)
+        between = dict(axis=axis, num_rows=pairs.tokens.size, limit=limit, platform=platform_of(how.device_kind))
         swap = None if here == e else partial(exchange.sorted_rows, **between)
-        return dispatch.grouped(x, pairs, perceptron, platform=how.platform, exchange=swap, **sizes)
+        matmul = partial(grouped_matmul, device_kind=how.device_kind, implementation=how.matmul)
+        return dispatch.grouped(x, pairs, perceptron, matmul=matmul, exchange=swap, **sizes)
     experts = perceptron if here == e else _exchanged(perceptron, axis)
     if how.way == "gathered":
         return dispatch.gathered(x, pairs, experts, capacity=how.capacity, **sizes)

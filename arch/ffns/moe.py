@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from arch import config
 from arch.ffns import gated_mlp, mlp
-from arch.ffns._experts import Dispatch, How, apply_experts
+from arch.ffns._experts import Dispatch, How, Matmul, apply_experts
 from arch.layers.contract import Aux, Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
@@ -29,7 +29,7 @@ from arch.ops.dropout import dropout
 from arch.ops.routing import assignment, losses, replay, statistics
 from arch.routers import sigmoid, switch, top_k
 from arch.routers._router import Demand
-from arch.sharding.mesh import platform
+from arch.sharding.mesh import device_kind
 from arch.sharding.per_shard import per_shard
 from arch.typing import Array, Float
 
@@ -57,6 +57,8 @@ class Config(SublayerConfig):
       expert_dropout: probability of zeroing an entry of an expert's hidden layer (Switch, in fine-tuning: 0.4).
       dispatch: how tokens come to experts and back, see `arch.ops.dispatch`; the values are the same.
       chunk_tokens: tokens of a row dispatched at a time, to save memory at no change of value; 0 for all of them.
+      matmul: what multiplies the rows of each expert with dispatch='grouped', see `arch.kernels.grouped_matmul.choice`;
+        '' for the best on the devices.
     """
 
     num_experts: config.PositiveInt
@@ -76,6 +78,7 @@ class Config(SublayerConfig):
     expert_dropout: config.Fraction = 0.0
     dispatch: Dispatch = "grouped"
     chunk_tokens: config.NonNegativeInt = 0
+    matmul: Matmul = ""
 
     def check(self):
         if self.top_k > self.num_experts:
@@ -103,6 +106,8 @@ class Config(SublayerConfig):
         if self.chunk_tokens and (self.dispatch != "grouped" or self.router.by_expert):
             found = f"dispatch={self.dispatch!r} and router={name!r}"
             raise ValueError(f"chunk_tokens={self.chunk_tokens} must be 0 with {found}: it splits tokens' choices")
+        if self.matmul and self.dispatch != "grouped":
+            raise ValueError(f"matmul={self.matmul!r} must be '' with dispatch={self.dispatch!r}")
         self.router.must_suit(self.demand)
 
     @property
@@ -185,7 +190,8 @@ class Moe(nn.Module):
             places=routed.experts.shape[-1] if isinstance(routed, assignment.TokenChoice) else 0,
             capacity=cfg.router.capacity(x.shape[1], demand, context.deterministic),
             activation=cfg.activation,
-            platform=platform(),
+            device_kind=device_kind(),
+            matmul=cfg.matmul,
             chunk=cfg.chunk_tokens,
         )
         soft, factors = isinstance(routed, assignment.SoftChoice), None

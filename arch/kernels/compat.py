@@ -14,13 +14,18 @@ INTERPRETER = (0, 11, 2)
 """The first JAX with a public interpreter of Mosaic GPU kernels on CPU."""
 
 
+def available() -> bool:
+    """Whether this JAX has what the kernels use."""
+    return jax.__version_info__ >= MINIMUM
+
+
 def modules() -> tuple[types.ModuleType, types.ModuleType]:
     """(pallas, pallas.mosaic_gpu).
 
     Raises:
       NotImplementedError: this JAX is too old.
     """
-    if jax.__version_info__ < MINIMUM:
+    if not available():
         found, wanted = jax.__version__, ".".join(map(str, MINIMUM))
         raise NotImplementedError(f"Mosaic GPU kernels need JAX {wanted} or newer; this is JAX {found}")
     from jax.experimental import pallas

@@ -32,7 +32,7 @@ def grouped(
     *,
     num_experts: int,
     places: int,
-    platform: str,
+    matmul: Callable[..., Array] = grouped_matmul,
     exchange: Callable[[Array], tuple[Callable, Callable, Array]] | None = None,
 ) -> Float[Array, "b t d"]:
     """By sorting; a pair that is not kept costs nothing.
@@ -44,7 +44,7 @@ def grouped(
         anything, and are weighed by 0.
       num_experts: e.
       places: c where each token has its c pairs side by side, in the tokens' order; 0 where it has not.
-      platform: of the devices that run this ('cpu', 'gpu', 'tpu').
+      matmul: how, with the signature of `grouped_matmul`.
       exchange: where other devices have some of the experts: of [e] rows for each expert, (there, back, sizes) as in
         `arch.sharding.exchange.sorted_rows`. None where all are here.
     """
@@ -55,7 +55,7 @@ def grouped(
     sizes = jnp.bincount(expert, length=num_experts + 1)[:num_experts].astype(jnp.int32)
     token = (jnp.arange(b)[:, None] * t + pairs.tokens).reshape(-1)
     there, back, sizes = exchange(sizes) if exchange else (_stay, _stay, sizes)
-    product = partial(grouped_matmul, group_sizes=sizes, platform=platform)
+    product = partial(matmul, group_sizes=sizes)
     lay = lambda values: there(values.reshape(b * m, -1)[order])
     out = back(experts(there(x.reshape(-1, d)[token[order]]), product, lay))
     return _summed(out[jnp.argsort(order)].reshape(b, m, d), pairs, tokens=t, places=places)

@@ -25,8 +25,7 @@ def grouped_matmul(
     group_sizes: Int[Array, "e"],
     *,
     block: int = 0,
-    implementation: Literal["blocks", "ragged_dot"] | None = None,
-    platform: str = "cpu",
+    implementation: Literal["blocks", "ragged_dot"] = "blocks",
 ) -> Float[Array, "m f"]:
     """Multiplies each row by the weight of its group.
 
@@ -36,10 +35,8 @@ def grouped_matmul(
         group_sizes: rows of each expert, zero allowed; their sum is at most m.
         block: rows multiplied at a time by 'blocks', of which at most block - 1 an expert in vain; 0 for 128, or 64 where
             groups have fewer rows than that on average.
-        implementation: 'blocks' as above; 'ragged_dot' is `lax.ragged_dot`, native on TPU. None is 'ragged_dot' on TPU
-            and 'blocks' elsewhere.
-        platform: of the devices that will run this, as in `mesh.devices.flat[0].platform`; read when implementation is
-            None.
+        implementation: 'blocks' as above; 'ragged_dot' is `lax.ragged_dot`, native on TPU. Which suits a device, and
+            what else there is: `arch.kernels.grouped_matmul.choice`.
 
     On a mesh, call it inside `shard_map` (`check_vma=False`): the rows of a group must lie on one device.
 
@@ -51,14 +48,13 @@ def grouped_matmul(
     """
     if block < 0:
         raise ValueError(f"block={block} must be a number of rows, or 0")
-    implementation = implementation or ("ragged_dot" if platform == "tpu" else "blocks")
     if implementation == "blocks":
         block = block or (128 if x.shape[0] >= 128 * weight.shape[0] else 64)
         return _blocks(x, weight, group_sizes, min(block, max(1, x.shape[0])))
     if implementation == "ragged_dot":
         y = lax.ragged_dot(x, weight, group_sizes, preferred_element_type=x.dtype)  # TPUs sum in float32
         return jnp.where(jnp.arange(x.shape[0])[:, None] < jnp.sum(group_sizes), y, 0)
-    raise ValueError(f"implementation={implementation!r} must be None, 'blocks' or 'ragged_dot'")
+    raise ValueError(f"implementation={implementation!r} must be 'blocks' or 'ragged_dot'")
 
 
 def _wide(x, weight):

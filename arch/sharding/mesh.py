@@ -164,16 +164,23 @@ def _is_auto(mesh) -> bool:
     return all(kind == AxisType.Auto for kind in mesh.axis_types)
 
 
-def platform() -> str:
-    """'cpu', 'gpu' or 'tpu': of the devices of the mesh that `jax.set_mesh` set, else of JAX's default device.
+def device_kind() -> str:
+    """'cpu', 'NVIDIA H200', 'TPU v5p' ...: of the mesh that `jax.set_mesh` set, else of JAX's default device.
 
     The mesh comes first, since in an ahead-of-time compile the default device is not the one that will run.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is None:
-        return jax.devices()[0].platform
-    kind = device.device_kind.lower()
-    return next((name for name in ("cpu", "tpu") if kind.startswith(name)), "gpu")
+    return jax.devices()[0].device_kind if device is None else device.device_kind
+
+
+def platform_of(device_kind: str) -> str:
+    """'cpu', 'tpu' or 'gpu'."""
+    return next((name for name in ("cpu", "tpu") if device_kind.lower().startswith(name)), "gpu")
+
+
+def platform() -> str:
+    """The `platform_of` the `device_kind`."""
+    return platform_of(device_kind())
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from arch.ffns import mlp, moe
+from arch.ffns import _experts, mlp, moe
 from arch.layers.contract import Context, Memory, SublayerConfig, positions_of
 from arch.layers.embedding import Unembedding
 from arch.layers.flops import TRAINING, Flops, Row, UnknownFlops, multiply_adds
 from arch.layers.weight import unbox
 from arch.mixers import attention
-from arch.ops import dispatch
 from arch.ops.attention import attention_mask, visible_pairs
 from tests.contracts.sublayers import FFNS, MIXERS, examples, files, xla_flops
 
@@ -52,7 +51,7 @@ def unrolled(monkeypatch):
         return jnp.matmul(groups, weight).reshape(len(x), -1)
 
     monkeypatch.setattr(jax.lax, "scan", scan)
-    monkeypatch.setattr(dispatch, "grouped_matmul", even_groups)
+    monkeypatch.setattr(_experts, "grouped_matmul", even_groups)
     return lengths
 
 

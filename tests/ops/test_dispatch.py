@@ -28,7 +28,7 @@ def _run(route, way, x, logits, up, down, capacity=T):
     experts = lambda rows, product, lay: product(jax.nn.silu(product(rows, up)), down)
     sizes = dict(num_experts=E, places=places)
     if way == "grouped":
-        return dispatch.grouped(x, assignment.pairs(routing), experts, platform="cpu", **sizes)
+        return dispatch.grouped(x, assignment.pairs(routing), experts, **sizes)
     if way == "gathered":
         return dispatch.gathered(x, assignment.pairs(routing), experts, capacity=capacity, **sizes)
     return dispatch.dense(x, assignment.dense(routing, tokens=T, num_experts=E, capacity=capacity), experts)

@@ -142,15 +142,6 @@ def test_temporaries_hold_no_copy_of_all_experts():
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * e * d * f
 
 
-@pytest.mark.parametrize(("platform", "expected"), [("cpu", "blocks"), ("gpu", "blocks"), ("tpu", "ragged_dot")])
-def test_the_platform_chooses_the_implementation(platform, expected):
-    x, weight = inputs()
-    sizes = jnp.array([11, 0, 3, 12])
-    chosen = jax.make_jaxpr(lambda *args: grouped_matmul(*args, platform=platform))(x, weight, sizes)
-    named = jax.make_jaxpr(lambda *args: grouped_matmul(*args, implementation=expected))(x, weight, sizes)
-    assert ("ragged_dot" in str(chosen)) == ("ragged_dot" in str(named)) == (expected == "ragged_dot")
-
-
 @pytest.mark.parametrize(
     ("setting", "message"),
     [(dict(block=-1), "block=-1 must be"), (dict(implementation="dense"), "implementation='dense' must be")],

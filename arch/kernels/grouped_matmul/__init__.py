@@ -1,1 +1,1 @@
-"""Grouped matrix product, by the implementation that suits the device."""
+"""Grouped matrix product: which implementation, and those that are no plain arithmetic."""

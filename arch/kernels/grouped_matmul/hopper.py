@@ -32,14 +32,19 @@ from arch.kernels.warpgroups import (
 from arch.typing import Array, Float, Int
 
 
+DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
+MULTIPLE = 64
+"""Of channels: what is copied at once is 128 bytes wide."""
+
+
 def check(x: Array, weight: Array) -> None:
     """Raises ValueError where the kernels do not take these operands, saying why."""
-    if not (x.dtype == weight.dtype and x.dtype in (jnp.bfloat16, jnp.float16)):
+    if not (x.dtype == weight.dtype and x.dtype in DTYPES):
         rule = "must both be bfloat16 or both float16 with implementation='mosaic': wgmma has no float32"
         raise ValueError(f"x.dtype={x.dtype} and weight.dtype={weight.dtype} {rule}")
     for name, size in (("d", weight.shape[1]), ("f", weight.shape[2])):
-        if size % 64:
-            rule = "must be a multiple of 64 with implementation='mosaic': it is copied in tiles of 128 bytes"
+        if size % MULTIPLE:
+            rule = f"must be a multiple of {MULTIPLE} with implementation='mosaic'"
             raise ValueError(f"{name}={size} of weight [e d f] {rule}")
 
 

@@ -1,0 +1,81 @@
+"""The grouped matrix product, by the implementation that suits the device for which it is compiled.
+
+    y_i = x_i W_{e(i)}
+
+'blocks' and 'ragged_dot' are those of `arch.ops.grouped_matmul`, 'mosaic' is `hopper`; 'tokamax' and
+'jax_linear_attention' are other people's (`peers`), to compare with.
+"""
+
+import functools
+import re
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+
+from arch.kernels import compat
+from arch.kernels.grouped_matmul import hopper, peers
+from arch.ops import grouped_matmul as reference
+from arch.typing import Array, Float, Int
+
+Implementation = Literal["blocks", "ragged_dot", "mosaic", "tokamax", "jax_linear_attention"]
+
+
+def choose(device_kind: str, dtype, d: int, f: int) -> Implementation:
+    """The best of ours: 'ragged_dot' on TPU, where it is native; 'mosaic' on Hopper; else 'blocks'.
+
+    'mosaic' needs a JAX that has it, 16 bit numbers, and multiples of 64 channels.
+
+    Args:
+      device_kind: of the devices that will run this, as in `mesh.devices.flat[0].device_kind`: 'cpu', 'NVIDIA H200' ...
+      dtype: of rows and weights.
+      d: rows' channels.
+      f: products' channels.
+    """
+    if device_kind.lower().startswith("tpu"):
+        return "ragged_dot"
+    fits = jnp.dtype(dtype) in hopper.DTYPES and d % hopper.MULTIPLE == f % hopper.MULTIPLE == 0
+    return "mosaic" if _is_hopper(device_kind) and fits and compat.available() else "blocks"
+
+
+def grouped_matmul(
+    x: Float[Array, "m d"],
+    weight: Float[Array, "e d f"],
+    group_sizes: Int[Array, "e"],
+    *,
+    device_kind: str,
+    implementation: Implementation | Literal[""] = "",
+) -> Float[Array, "m f"]:
+    """Multiplies each row by the weight of its group.
+
+    Args:
+      x: rows, those of expert 0 first, then those of expert 1, and so on.
+      weight: one matrix an expert.
+      group_sizes: rows of each expert, zero allowed; their sum is at most m.
+      device_kind: see `choose`.
+      implementation: that one or none; '' for what `choose` says.
+
+    On a mesh, call it inside `shard_map` (`check_vma=False`): the rows of a group must lie on one device.
+
+    Returns:
+      Products in x.dtype, summed in float32 or wider. Rows past the sum of group_sizes are zero.
+
+    Raises:
+      ValueError: the implementation named is not one of the above, not for this device, or not for these operands.
+      ImportError: it is a package that is not installed.
+    """
+    chosen = implementation or choose(device_kind, jnp.result_type(x, weight), *weight.shape[1:])
+    if chosen not in get_args(Implementation):
+        raise ValueError(f"implementation={chosen!r} must be '' or one of {', '.join(get_args(Implementation))}")
+    if chosen in ("mosaic", "jax_linear_attention") and not _is_hopper(device_kind):
+        raise ValueError(f"implementation={chosen!r} needs a Hopper GPU (H100, H200 ...); device_kind={device_kind!r}")
+    functions = {
+        "mosaic": hopper.grouped_matmul,
+        "tokamax": functools.partial(peers.tokamax, device_kind=device_kind),
+        "jax_linear_attention": peers.jax_linear_attention,
+    }
+    ours = functools.partial(reference.grouped_matmul, implementation=chosen)
+    return functions.get(chosen, ours)(x, weight, group_sizes)
+
+
+def _is_hopper(device_kind):
+    return re.search(r"\bG?H(20|100|200|800)\b", device_kind) is not None
