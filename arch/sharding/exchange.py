@@ -53,14 +53,13 @@ def sorted_rows(
       num_rows: m.
       limit: the most rows that a shard can have for the experts of one other. More would be lost: say what is certain.
       platform: of the devices that run this ('cpu', 'gpu', 'tpu'); read when implementation is None.
-      implementation: 'ragged' sends the rows alone (`lax.ragged_all_to_all`, which CPUs lack), 'padded' sends `limit`
-        rows to each. None is 'padded' on CPU and 'ragged' elsewhere.
+      implementation: 'ragged' sends the rows alone (`lax.ragged_all_to_all`), 'padded' sends `limit` rows to each. None
+        is `preferred`.
 
     Returns:
       The moves, and [e/n] rows for each expert of this shard, of all shards.
     """
-    implementation = implementation or ("padded" if platform == "cpu" else "ragged")
-    move = {"ragged": _ragged, "padded": _padded}[implementation]
+    move = {"ragged": _ragged, "padded": _padded}[implementation or preferred(platform)]
     sent = sizes.reshape(lax.axis_size(axis), -1)
     got = lax.all_to_all(sent, axis, 0, 0, tiled=True)
     send, send_back = move(jnp.sum(sent, axis=1), jnp.sum(got, axis=1), axis=axis, num_rows=num_rows, limit=limit)
@@ -68,6 +67,17 @@ def sorted_rows(
     there = lambda rows: _taken(send(rows), to_experts, to_senders)
     back = lambda rows: send_back(_taken(rows, to_senders, to_experts))
     return there, back, jnp.sum(got, axis=0)
+
+
+def preferred(platform: str) -> Implementation:
+    """'ragged' where the devices of the mesh that `jax.set_mesh` set have it; 'padded' on others.
+
+    CPUs lack it, and so do slices of more than 16 v5e, whose links are routed in a limited way: XLA refuses the rest.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kind = "" if mesh.abstract_device is None else mesh.abstract_device.device_kind
+    limited = kind == "TPU v5 lite" and mesh.size > 16
+    return "padded" if platform == "cpu" or limited else "ragged"
 
 
 def _padded(sent, got, *, axis, num_rows, limit):

@@ -107,3 +107,17 @@ def test_the_platform_chooses_the_implementation(platform, ragged):
 
     mapped = jax.shard_map(local, mesh=MESH, in_specs=ALL, out_specs=ALL, check_vma=False)
     assert ("ragged_all_to_all" in str(jax.make_jaxpr(mapped)(rows(), sizes("even")))) == ragged
+
+
+@pytest.mark.parametrize(
+    ("kind", "shards", "expected"),
+    [("TPU v5 lite", 16, "ragged"), ("TPU v5 lite", 32, "padded"), ("TPU v5", 32, "ragged"), ("H200", 32, "ragged")],
+)
+def test_rows_alone_travel_where_the_devices_can_do_it(kind, shards, expected):
+    platform = "tpu" if kind.startswith("TPU") else "gpu"
+    device = jax.sharding.AbstractDevice(device_kind=kind, num_cores=1, platform=platform)
+    kinds = (jax.sharding.AxisType.Auto,)
+    mesh = jax.sharding.AbstractMesh((shards,), ("expert",), axis_types=kinds, abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert exchange.preferred(platform) == expected
+    assert exchange.preferred("cpu") == "padded"
