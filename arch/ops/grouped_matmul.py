@@ -104,7 +104,7 @@ def _blocks_backward(block, residuals, dy):
     """An expert's weight gradient is summed by itself, never as a full [e d f] array a block."""
     x, weight, group_sizes = residuals
     dtype = _wide(x, weight)
-    padded, dy = (jnp.pad(array, ((0, block), (0, 0))) for array in (x, dy))
+    padded, dy = (jnp.pad(_of_groups(array, array, group_sizes), ((0, block), (0, 0))) for array in (x, dy))
 
     def group(dx, start, size, weight):
         def multiply(index, carry):

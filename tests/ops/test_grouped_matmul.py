@@ -74,11 +74,12 @@ def test_the_block_size_changes_no_value(block):
     np.testing.assert_allclose(y, dense(x, weight, sizes), atol=1e-5)
 
 
-def test_rows_past_the_groups_may_hold_anything():
+@pytest.mark.parametrize("block", [4, 5])  # the last block ends with the last group, or reaches past it
+def test_rows_past_the_groups_may_hold_anything(block):
     x, weight = inputs()
     sizes = jnp.array([11, 0, 3, 12])
     poisoned = x.at[26:].set(jnp.nan)
-    product = lambda x, weight: grouped_matmul(x, weight, sizes, block=4)
+    product = lambda x, weight: grouped_matmul(x, weight, sizes, block=block)
     np.testing.assert_array_equal(product(poisoned, weight), product(x, weight))
     jax.tree.map(
         np.testing.assert_array_equal, gradients(product, poisoned, weight), gradients(product, x, weight)
