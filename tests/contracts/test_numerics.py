@@ -12,7 +12,7 @@ from arch.ffns import moe
 from arch.layers.weight import axes, unbox
 from arch.mixers import attention, mamba
 from arch.sharding import mesh as meshes
-from tests.contracts.sublayers import TOKENS, Case, context, holds, inputs, jit
+from tests.contracts.sublayers import FFNS, MIXERS, TOKENS, Case, case_of, context, files, holds, inputs, jit
 
 ROWS, EMBED = 4, 12  # so that each of the mesh's axes splits something
 
@@ -29,9 +29,19 @@ def test_losses_are_float32_scalars(case):
     assert all((loss.shape, loss.dtype) == ((), jnp.float32) for loss in aux.losses.values())
 
 
-def test_compiled_equals_eager(case):
+def _assert_compiled_equals_eager(case):
     x = inputs()
     assert holds(case.apply(case.params, x, context(x)).x, case.full)
+
+
+@pytest.mark.parametrize("name", [f"{file}_0" for file in files("mixers") + files("ffns")])
+def test_compiled_equals_eager(name):
+    _assert_compiled_equals_eager(case_of((MIXERS | FFNS)[name]))
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager_in_every_example(case):
+    _assert_compiled_equals_eager(case)
 
 
 def test_a_second_pass_compiles_nothing(case):
