@@ -1,9 +1,9 @@
 """Any mixer with any ffn in any block: placements, norms and rematerialisation through a decoder of two layers.
 
-`make test` runs a set of cases that covers all pairs of a mixer's and an ffn's file, all pairs of a placement, a norm and
-a policy, and has each example of each file. `make test-all` also covers all pairs in which each example is a choice of its own, and runs every
-combination of files, placements, norms and policies, their examples taken in turn: all combinations of examples would
-be thousands of compilations and prove little more.
+`make test` runs a set of cases that covers all pairs of a mixer's and an ffn's file, all pairs of a placement, a norm
+and a policy, and has each example of each file. `make test-all` also covers all pairs in which each example is a choice
+of its own, and runs every combination of files, placements, norms and policies, their examples taken in turn: all
+combinations of examples would be thousands of compilations and prove little more.
 """
 
 import functools
@@ -56,7 +56,7 @@ def _in_turn() -> list[tuple]:
 
 
 def _few(cases: list[tuple]) -> list[tuple]:
-    """Some of the cases that cover all their pairs of files, of the other choices, and all examples: greedily chosen."""
+    """Some of the cases that cover all pairs of files, of other choices, and all examples: greedily chosen."""
     covers = {case: {*case[:2]} | _met(case) for case in cases}
     left, kept = set().union(*covers.values()), []
     while left:
