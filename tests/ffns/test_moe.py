@@ -280,3 +280,21 @@ def test_over_the_batch_it_is_the_same_on_any_number_of_shards(pooled):
     with jax.set_mesh(meshes.make(meshes.Config(data=4), jax.devices()[:4])):
         split = _balance(POOLED, x)
     assert np.any(gradient) and holds(split[0], value, 1e-6) and holds(split[1], gradient, 1e-6)
+
+
+@pytest.mark.slow
+def test_over_the_batch_with_micro_batches_it_is_the_mean_of_each_one_s_own():
+    """Whose loads none of the others knows: so it is not the loss of the whole batch, which the docstring says."""
+    layers = stack.Config(pattern=(block.Config(sublayers=(POOLED,)),))
+    cfg = decoder.Config(vocab_size=11, embed_dim=12, layers=layers)
+    params, _ = _state(cfg)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(11, size=(4, 1))).repeat(7, axis=1)  # each row its own
+    trained = jax.tree.map(lambda _: True, params)
+    rows = lambda tokens: dict(
+        tokens=tokens, targets=tokens, weights=jnp.zeros(tokens.shape), positions=positions_of(tokens)
+    )
+    alone, halves = (jit(gradient_of(cfg.make(), trained, micro_batches=parts)) for parts in (1, 2))
+    of = lambda gradient, tokens: gradient(params, rows(tokens), jax.random.key(0))[0]["layers"]["0"]["moe"]["router"]
+    both = of(halves, tokens)
+    assert holds(both, (of(alone, tokens[0::2]) + of(alone, tokens[1::2])) / 2, 1e-6)
+    assert not holds(both, of(alone, tokens), 1e-3)

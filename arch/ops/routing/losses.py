@@ -20,6 +20,8 @@ arXiv 2405.04434, sec. 2.2.3) and V3 have it: independent of how the batch is cu
 `pool` makes the statistics of all rows one row: the same loss over the whole batch (Qiu et al., Demons in the Detail,
 2025, arXiv 2501.11873). That one couples rows: on a mesh the sum is over all shards, and data parallelism leaves it
 exact; micro-batches do not, since none knows the others' loads: it is then the mean over micro-batches of each one's.
+Exact f for each would take a forward pass of the whole batch before the first gradient; the paper's own remedy, a
+buffer of the counts so far (sec. 3), is not exact either, and is not here: take larger micro-batches, or more shards.
 """
 
 from collections.abc import Callable
