@@ -14,6 +14,7 @@ from arch import config, tree
 from arch.sharding import mesh as meshes
 from arch.train import duration, experiment, memory, report
 from arch.train import state as states
+from arch.train.mixtures import matmuls
 from arch.train.utilization import utilization
 
 GIB = 2**30
@@ -36,10 +37,11 @@ def describe(cfg: experiment.Config, overrides: Mapping[str, Any]) -> str:
     optimizer = resolved.optimizer.make(resolved.total_steps, lambda: states.axes(model))
     plan = states.plan(model, optimizer, mesh, states.Beside(bool(cfg.ema.decay), cfg.first_loss_scale))
     steps = 0 if duration.unit(cfg, "total") == "epochs" else resolved.total_steps
+    products = matmuls(cfg.model, mesh, jax.devices()[0].device_kind)
     parts = {
         "Parameters": f"{report.parameter_table(plan)}\n\n{_counts(cfg, plan)}",
         "Tokens": _tokens(cfg, steps),
-        "FLOPs": _flops(cfg, steps, mesh.size),
+        "FLOPs": "\n".join([_flops(cfg, steps, mesh.size), *products]),
         "Memory of a device, estimated": _memory(cfg, plan, mesh),
         "Config, * from the command line": "\n".join(_lines(config.to_dict(cfg), overrides)),
     }

@@ -22,6 +22,7 @@ from arch.train.guard import Guard
 from arch.train.histograms import Histograms
 from arch.train.interrupt import Interrupt
 from arch.train.logger import Logger
+from arch.train.mixtures import matmuls
 from arch.train.profiling import Tracer
 from arch.train.setup import Setup
 from arch.train.start import start
@@ -181,6 +182,8 @@ class Run:
 
         where = jax.tree.map(lambda leaf: leaf.sharding, setup.plan.abstract)
         whole = NamedSharding(setup.mesh, PartitionSpec())
+        for line in matmuls(self.cfg.model, setup.mesh, setup.mesh.devices.flat[0].device_kind):
+            log.info(line)
         log.info("compiling the step")
         start = time.perf_counter()
         step = jax.jit(function, donate_argnums=0, out_shardings=(where, whole))

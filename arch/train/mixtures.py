@@ -4,8 +4,12 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from jax.sharding import AbstractMesh, Mesh
+
 from arch.ffns import moe
+from arch.kernels.grouped_matmul.choice import choose
 from arch.layers import stack
+from arch.sharding import mesh as meshes
 
 
 class Place(NamedTuple):
@@ -40,3 +44,21 @@ def mixtures(model_cfg: Any) -> Iterator[tuple[Place, moe.Config]]:
             for label, sublayer in zip(layer.labels, layer.sublayers):
                 if isinstance(sublayer, moe.Config):
                     yield Place(field.name, i, layer.group, label), sublayer
+
+
+def matmuls(model_cfg: Any, mesh: Mesh | AbstractMesh, device_kind: str) -> list[str]:
+    """What multiplies the experts' rows, a line for each that there is: "moe: grouped matmul by 'blocks' on cpu".
+
+    Args:
+      model_cfg: of the model.
+      mesh: on which it runs.
+      device_kind: of its devices, as in `device.device_kind`.
+    """
+    lines = []
+    for place, layer in mixtures(model_cfg):
+        if layer.dispatch == "grouped":
+            (split,) = meshes.spec(("hidden",), (layer.hidden_dim,), mesh)
+            hidden = layer.hidden_dim // (mesh.shape[split] if split else 1)
+            chosen = layer.matmul or choose(device_kind, model_cfg.dtype, model_cfg.embed_dim, hidden)
+            lines.append(f"{place.label}: grouped matmul by {chosen!r} on {device_kind}")
+    return list(dict.fromkeys(lines))

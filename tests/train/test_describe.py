@@ -47,6 +47,10 @@ def test_parameters_are_listed_and_summed(large):
     assert "405,853,388,800 trained, 0 not trained; a token meets 405,853,388,800 of 405,853,388,800" in text
 
 
+def test_what_multiplies_the_experts_rows_is_said(hybrid):
+    assert "\nmoe: grouped matmul by 'blocks' on cpu\n" in hybrid
+
+
 def test_weights_lie_as_the_mesh_splits_them(large):
     assert "On a mesh of data 1, fsdp 512, expert 1, tensor 8, activations" in large[0]
     gib = dict(re.findall(r"\| (\w+) \| ([\d.]+) \|", large[0]))
