@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from arch.ops.int8 import Int8, dequantized
 from arch.typing import Array, Float, Int
 
 
 def grouped_matmul(
     x: Float[Array, "m d"],
-    weight: Float[Array, "e d f"],
+    weight: Float[Array, "e d f"] | Int8,
     group_sizes: Int[Array, "e"],
     *,
     block: int = 0,
@@ -31,10 +32,10 @@ def grouped_matmul(
 
     Args:
         x: rows, those of expert 0 first, then those of expert 1, and so on.
-        weight: one matrix an expert.
+        weight: one matrix an expert; an Int8 has no gradient, and 'blocks' dequantises one expert's at a time.
         group_sizes: rows of each expert, zero allowed; their sum is at most m.
-        block: rows multiplied at a time by 'blocks', of which at most block - 1 an expert in vain; 0 for 128, or 64 where
-            groups have fewer rows than that on average.
+        block: rows multiplied at a time by 'blocks', of which at most block - 1 an expert in vain; 0 for 128, or
+            64 where groups have fewer rows than that on average.
         implementation: 'blocks' as above; 'ragged_dot' is `lax.ragged_dot`, native on TPU. Which suits a device, and
             what else there is: `arch.kernels.grouped_matmul.choice`.
 
@@ -50,8 +51,10 @@ def grouped_matmul(
         raise ValueError(f"block={block} must be a number of rows, or 0")
     if implementation == "blocks":
         block = block or (128 if x.shape[0] >= 128 * weight.shape[0] else 64)
-        return _blocks(x, weight, group_sizes, min(block, max(1, x.shape[0])))
+        multiply = _multiplied if isinstance(weight, Int8) else _blocks
+        return multiply(x, weight, group_sizes, min(block, max(1, x.shape[0])))
     if implementation == "ragged_dot":
+        weight = dequantized(weight, x.dtype) if isinstance(weight, Int8) else weight
         y = lax.ragged_dot(x, weight, group_sizes, preferred_element_type=x.dtype)  # TPUs sum in float32
         return jnp.where(jnp.arange(x.shape[0])[:, None] < jnp.sum(group_sizes), y, 0)
     raise ValueError(f"implementation={implementation!r} must be 'blocks' or 'ragged_dot'")
@@ -81,10 +84,16 @@ def _of_groups(rows, like, group_sizes):
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _blocks(x, weight, group_sizes, block):
+    return _multiplied(x, weight, group_sizes, block)
+
+
+def _multiplied(x, weight, group_sizes, block):
     padded = jnp.pad(x, ((0, block), (0, 0)))
-    dtype = _wide(x, weight)
+    dtype = _wide(x, x if isinstance(weight, Int8) else weight)
 
     def group(y, start, size, weight):
+        weight = dequantized(weight, x.dtype) if isinstance(weight, Int8) else weight
+
         def multiply(index, y):
             rows = lax.dynamic_slice_in_dim(padded, start + index * block, block)
             product = jnp.matmul(rows, weight, preferred_element_type=dtype).astype(x.dtype)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from arch.kernels import compat
 from arch.kernels.grouped_matmul import hopper, peers
 from arch.ops import grouped_matmul as reference
+from arch.ops.int8 import Int8
 from arch.typing import Array, Float, Int
 
 Implementation = Literal["blocks", "ragged_dot", "mosaic", "tokamax", "jax_linear_attention"]
@@ -39,7 +40,7 @@ def choose(device_kind: str, dtype, d: int, f: int) -> Implementation:
 
 def grouped_matmul(
     x: Float[Array, "m d"],
-    weight: Float[Array, "e d f"],
+    weight: Float[Array, "e d f"] | Int8,
     group_sizes: Int[Array, "e"],
     *,
     device_kind: str,
@@ -49,7 +50,8 @@ def grouped_matmul(
 
     Args:
       x: rows, those of expert 0 first, then those of expert 1, and so on.
-      weight: one matrix an expert.
+      weight: one matrix an expert. Those in Int8 are multiplied by 'blocks', an expert's dequantised at a time, unless
+        another one is named, which has all dequantised first.
       group_sizes: rows of each expert, zero allowed; their sum is at most m.
       device_kind: see `choose`.
       implementation: that one or none; '' for what `choose` says.
@@ -63,6 +65,9 @@ def grouped_matmul(
       ValueError: the implementation named is not one of the above, not for this device, or not for these operands.
       ImportError: it is a package that is not installed.
     """
+    if isinstance(weight, Int8):
+        implementation = implementation or "blocks"
+        weight = weight if implementation == "blocks" else weight.dequantized(x.dtype)
     chosen = implementation or choose(device_kind, jnp.result_type(x, weight), *weight.shape[1:])
     if chosen not in get_args(Implementation):
         raise ValueError(f"implementation={chosen!r} must be '' or one of {', '.join(get_args(Implementation))}")
