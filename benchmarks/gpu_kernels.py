@@ -17,12 +17,12 @@ import sys
 os.environ["JAX_PLATFORMS"] = "cpu"  # the plugin would look for a driver
 
 import jax
-import jax.numpy as jnp
 import jaxlib
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from arch.kernels.grouped_matmul import hopper
+from benchmarks.grouped_matmul import PUBLISHED
 from benchmarks.measure import RESULTS
 
 WHEELS = ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc", "nvidia-nvvm")
@@ -41,8 +41,7 @@ gpu_device_info {
   device_memory_size: 150754820096 memory_bandwidth: 4800000000000 l2_cache_size: 62914560
 }
 """
-SHAPES = {"Mixtral 8x7B": (8192, 4096, 14336, 8), "DeepSeekMoE 16B": (24576, 2048, 1408, 64), "small": (53, 64, 128, 3)}
-"""Rows, inputs and outputs of an expert, experts; of 4096 tokens a chip for the published ones."""
+SHAPES = PUBLISHED | {"small": (53, 64, 128, 3)}
 
 
 def missing() -> list[str]:
