@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from arch.kernels.grouped_matmul.choice import Implementation, grouped_matmul
 from arch.ops import dispatch
 from arch.ops.activation import ACTIVATIONS
+from arch.ops.grouped_perceptron import grouped_perceptron
 from arch.ops.routing import assignment
 from arch.sharding import exchange
 from arch.sharding.mesh import RULES, platform_of
@@ -102,12 +103,17 @@ def _apply(x, pairs, inner, down, factors, *, how):
         hidden = math.prod(gated, start=ACTIVATIONS[how.activation](first))
         return product(hidden if factors is None else hidden * lay(factors), down)
 
+    def of_sorted(rows, sizes, lay):
+        if how.device_kind == "cpu" and not how.matmul and factors is None:
+            return grouped_perceptron(rows, inner, down, sizes, activation=how.activation)
+        by_device = dict(device_kind=how.device_kind, implementation=how.matmul)
+        return perceptron(rows, partial(grouped_matmul, group_sizes=sizes, **by_device), lay)
+
     if how.way == "grouped":
         limit = x.shape[0] * min(pairs.tokens.shape[1], here * min(how.capacity, x.shape[1]))
         between = dict(axis=axis, num_rows=pairs.tokens.size, limit=limit, platform=platform_of(how.device_kind))
         swap = None if here == e else partial(exchange.sorted_rows, **between)
-        matmul = partial(grouped_matmul, device_kind=how.device_kind, implementation=how.matmul)
-        return dispatch.grouped(x, pairs, perceptron, matmul=matmul, exchange=swap, **sizes)
+        return dispatch.grouped(x, pairs, of_sorted, exchange=swap, **sizes)
     experts = perceptron if here == e else _exchanged(perceptron, axis)
     if how.way == "gathered":
         return dispatch.gathered(x, pairs, experts, capacity=how.capacity, **sizes)

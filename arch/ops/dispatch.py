@@ -8,17 +8,16 @@ many places an expert by index (Hwang et al., Tutel, 2022, arXiv 2206.03382). `d
 one-hot tensors (Lepikhin et al., GShard, 2020, arXiv 2006.16668, sec. 3.2): the reference, which compilers partition,
 and the one for soft mixtures.
 
-An expert's arithmetic is a function `experts(rows, product, lay)`, written once, whatever the rows' layout: in it
+An expert's arithmetic is a function `experts(rows, product, lay)`, whatever the rows' layout: in it
 `product(rows, weight)` multiplies each row by its own expert's part of a weight [e d f], and `lay(values)` lays
-values [b m f] of the pairs out as the rows are.
+values [b m f] of the pairs out as the rows are. For sorted rows it is `experts(rows, sizes, lay)`: with the numbers of
+each expert's rows, [e], it takes the product that suits the device, or what makes several at once.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import jax.numpy as jnp
 
-from arch.ops.grouped_matmul import grouped_matmul
 from arch.ops.routing.assignment import Pairs, SoftChoice, places
 from arch.typing import Array, Float
 
@@ -32,7 +31,6 @@ def grouped(
     *,
     num_experts: int,
     places: int,
-    matmul: Callable[..., Array] = grouped_matmul,
     exchange: Callable[[Array], tuple[Callable, Callable, Array]] | None = None,
 ) -> Float[Array, "b t d"]:
     """By sorting; a pair that is not kept costs nothing.
@@ -40,11 +38,9 @@ def grouped(
     Args:
       x: [b t d] tokens.
       pairs: [b m] of each row.
-      experts: of rows [m d]; called with products of rows sorted by expert. Rows behind the kept pairs come out as
-        anything, and are weighed by 0.
+      experts: of rows [m d] sorted by expert. Rows behind the kept pairs come out as anything, and are weighed by 0.
       num_experts: e.
       places: c where each token has its c pairs side by side, in the tokens' order; 0 where it has not.
-      matmul: how, with the signature of `grouped_matmul`.
       exchange: where other devices have some of the experts: of [e] rows for each expert, (there, back, sizes) as in
         `arch.sharding.exchange.sorted_rows`. None where all are here.
     """
@@ -55,9 +51,8 @@ def grouped(
     sizes = jnp.bincount(expert, length=num_experts + 1)[:num_experts].astype(jnp.int32)
     token = (jnp.arange(b)[:, None] * t + pairs.tokens).reshape(-1)
     there, back, sizes = exchange(sizes) if exchange else (_stay, _stay, sizes)
-    product = partial(matmul, group_sizes=sizes)
     lay = lambda values: there(values.reshape(b * m, -1)[order])
-    out = back(experts(there(x.reshape(-1, d)[token[order]]), product, lay))
+    out = back(experts(there(x.reshape(-1, d)[token[order]]), sizes, lay))
     return _summed(out[jnp.argsort(order)].reshape(b, m, d), pairs, tokens=t, places=places)
 
 

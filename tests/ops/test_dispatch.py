@@ -1,11 +1,14 @@
 """Every dispatch gives the sum over pairs, its gradients too, whatever the skew; only a buffer too small loses any."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from arch.ops import dispatch
+from arch.ops.grouped_matmul import grouped_matmul
 from arch.ops.routing import assignment, expert_choice, forced, soft, switch, top_k
 from tests.contracts.sublayers import jit
 
@@ -28,7 +31,8 @@ def _run(route, way, x, logits, up, down, capacity=T):
     experts = lambda rows, product, lay: product(jax.nn.silu(product(rows, up)), down)
     sizes = dict(num_experts=E, places=places)
     if way == "grouped":
-        return dispatch.grouped(x, assignment.pairs(routing), experts, **sizes)
+        of_sorted = lambda rows, sizes, lay: experts(rows, partial(grouped_matmul, group_sizes=sizes), lay)
+        return dispatch.grouped(x, assignment.pairs(routing), of_sorted, **sizes)
     if way == "gathered":
         return dispatch.gathered(x, assignment.pairs(routing), experts, capacity=capacity, **sizes)
     return dispatch.dense(x, assignment.dense(routing, tokens=T, num_experts=E, capacity=capacity), experts)
