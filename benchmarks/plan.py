@@ -3,7 +3,7 @@
 python -m benchmarks.plan mixtral.mixtral_8x7b v5e:8x8 fsdp=8 expert=8
 
 Rows of 4096 tokens, one a chip; float32 weights and moments (AdamW), bfloat16 arithmetic, full rematerialisation, the
-loss and what a mixture dispatches 1024 tokens of a row at a time. Needs libtpu, no TPU. `temporaries` are XLA's:
+loss and what a mixture dispatches 512 tokens of a row at a time. Needs libtpu, no TPU. `temporaries` are XLA's:
 arguments and they must fit the chip. Of a scan's body, `collectives` counts one round.
 """
 
@@ -29,7 +29,7 @@ from arch.train.step import train_step
 from benchmarks import collectives
 from benchmarks.measure import RESULTS
 
-LENGTH, CHUNK, MIB = 4096, 1024, 2**20
+LENGTH, CHUNK, MIB = 4096, 512, 2**20
 FIELDS = dict(tokens="int32", targets="int32", weights="float32", positions="int32", segment_ids="int32")
 
 
@@ -74,6 +74,7 @@ def plan(name: str, topology: str, sizes: dict[str, int]) -> dict:
     try:
         compiled = program.compile()
     except jax.errors.JaxRuntimeError as error:
+        print(error, file=sys.stderr)  # with what takes the room
         return row | dict(refused=str(error).splitlines()[0], cpu_s=round(time.process_time() - start))
     memory = compiled.memory_analysis()
     return row | dict(
