@@ -18,7 +18,8 @@ WORKDIR := runs/demo
 UV := uv
 UPGRADE :=
 CASES :=
-PYTEST := -m pytest -n 2
+# A file goes to one process, so that what its tests share is compiled once.
+PYTEST := -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-all test-floor test-latest peers goldens lock clean
 

@@ -52,10 +52,10 @@ class Server:
     """The single process, on the devices of the tests: call it with a command line's arguments."""
 
     def __enter__(self):
-        pipe, quick = subprocess.PIPE, {"JAX_DISABLE_MOST_OPTIMIZATIONS": "True"}
+        pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.commands"],
-            cwd=ROOT, env=os.environ | quick, stdin=pipe, stdout=pipe, text=True,
+            cwd=ROOT, stdin=pipe, stdout=pipe, text=True,
         )  # fmt: skip
         return self
 

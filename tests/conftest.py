@@ -16,16 +16,19 @@ if already:
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# The tests compile much and compute little; so do the processes they start. Those that measure ask for `optimized`.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # The numeric tower: an int is a float, as Python's own annotations have it (PEP 484).
 install_import_hook("arch", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 
-@pytest.fixture(scope="module")
-def quick():
-    """Compiles with few optimisations, in a third of the time: for tests that compile much and compute little."""
+@pytest.fixture
+def optimized(monkeypatch):
+    """Compiles as users do, in two to three times the time: for tests that read what XLA made of a program."""
     import jax
 
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

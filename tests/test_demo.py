@@ -37,7 +37,7 @@ def test_the_demo_beats_order_three_markov_models_clearly():
 
 
 @pytest.mark.slow
-def test_the_demo_trained_again_is_as_good(tmp_path):
+def test_the_demo_trained_again_is_as_good(optimized, tmp_path):
     row = demo.run(tmp_path / "run", seed=len(ROWS)) | demo.entropies(tmp_path / "run")
     assert abs(row["bits_per_byte"] - EXPECTED) < SPREAD + OTHER_TEXT
     assert row["bits_per_byte"] < row["order3_held_out"] - 0.3

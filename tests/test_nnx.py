@@ -17,7 +17,6 @@ from arch.mixers import attention
 from arch.models import decoder
 from arch.sharding import mesh
 
-pytestmark = pytest.mark.usefixtures("quick")
 ATTENTION = attention.Config(num_heads=6, num_kv_heads=2, head_dim=4)
 FFN = moe.Config(num_experts=3, top_k=2, hidden_dim=5, bias_rate=0.1)
 LAYER = block.Config(sublayers=(ATTENTION, FFN))
@@ -34,15 +33,27 @@ def wrapped(module, *args):
 def linen():
     """The Linen decoder and its parameters, in boxes."""
     model = CFG.make()
-    return model, model.init(jax.random.key(2), TOKENS)["params"]
+    return model, jax.jit(model.init)(jax.random.key(2), TOKENS)["params"]
 
 
-@pytest.fixture
-def model(linen):
+@pytest.fixture(scope="module")
+def expected(linen):
+    """The logits of the Linen decoder."""
+    return linen[0].apply({"params": weight.unbox(linen[1])}, TOKENS).x
+
+
+@pytest.fixture(scope="module")
+def made(linen):
     """The decoder in NNX with the same parameters."""
     model = wrapped(linen[0], TOKENS)
     nnx.update(model, weight.unbox(linen[1]))
     return model
+
+
+@pytest.fixture
+def model(made):
+    """A copy of it, to change."""
+    return nnx.clone(made)
 
 
 def loss_of(logits):
@@ -50,17 +61,15 @@ def loss_of(logits):
     return jnp.mean(jnp.square(logits))
 
 
-def test_logits_are_those_of_linen(linen, model):
-    expected = linen[0].apply({"params": weight.unbox(linen[1])}, TOKENS).x
+def test_logits_are_those_of_linen(model, expected):
     np.testing.assert_array_equal(model(TOKENS).x, expected)
 
 
-def test_the_readmes_lines_put_loaded_parameters_into_nnx(linen):
+def test_the_readmes_lines_put_loaded_parameters_into_nnx(linen, expected):
     readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(from flax import nnx.*?)```", readme, flags=re.DOTALL)
     names = {"model": linen[0], "params": tree.unstack(weight.unbox(linen[1])), "tokens": TOKENS}
     exec(compile(code, "README.md", "exec"), names)
-    expected = linen[0].apply({"params": weight.unbox(linen[1])}, TOKENS).x
     np.testing.assert_array_equal(names["logits"], expected)
 
 

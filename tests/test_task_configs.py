@@ -24,7 +24,9 @@ def command():
         yield server
 
 
-@pytest.fixture(scope="module", params=["bert", pytest.param("roberta", marks=pytest.mark.slow), "t5"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name != "t5")) for name in RUNS]
+)
 def run(request, command, tmp_path_factory):
     """The command line of a trained run, its kind, and how it ended."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -34,7 +34,10 @@ def _assert_compiled_equals_eager(case):
     assert holds(case.apply(case.params, x, context(x)).x, case.full)
 
 
-@pytest.mark.parametrize("name", [f"{file}_0" for file in files("mixers") + files("ffns")])
+ONE_OF_EACH_FILE = [f"{file}_0" for file in files("mixers") + files("ffns")]
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FILE)
 def test_compiled_equals_eager(name):
     _assert_compiled_equals_eager(case_of((MIXERS | FFNS)[name]))
 
@@ -128,7 +131,13 @@ def _assert_same_on_mesh(cfg):
         assert holds(flat(actual)[path], value), path
 
 
-def test_values_and_gradients_are_the_same_on_a_mesh(case):
+@pytest.mark.parametrize("name", ONE_OF_EACH_FILE)
+def test_values_and_gradients_are_the_same_on_a_mesh(name):
+    _assert_same_on_mesh((MIXERS | FFNS)[name])
+
+
+@pytest.mark.slow
+def test_values_and_gradients_of_every_example_are_the_same_on_a_mesh(case):
     _assert_same_on_mesh(case.cfg)
 
 

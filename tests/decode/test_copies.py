@@ -18,8 +18,8 @@ CACHE = 4 * KV_HEADS * WIDTH * (PROMPT + NEW)
 """Bytes of one layer's keys, or values."""
 
 
-@pytest.fixture(scope="module")
-def compiled():
+@pytest.fixture
+def compiled(optimized):
     """The greedy continuation of one prompt by layers of attention."""
     mixer = attention.Config(num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=WIDTH)
     layers = stack.Config(pattern=(block.Config(sublayers=(mixer,)),), repeats=LAYERS)

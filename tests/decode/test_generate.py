@@ -21,7 +21,6 @@ ATTENTION = MIXERS["attention_0"]
 GREEDY = decoding.Config(max_new_tokens=NEW, temperature=0.0)
 WITH_CACHE = {name: cfg for name, cfg in (MIXERS | FFNS).items() if not {"cache", "causal"} & set(cfg.lacks())}
 KEY = jax.random.key(0)
-pytestmark = pytest.mark.usefixtures("quick")
 
 
 @functools.cache

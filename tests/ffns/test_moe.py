@@ -221,7 +221,7 @@ def _on_mesh(cfg, *args, **sizes):
         return _balance_gradient(cfg.replace(layers=cfg.layers.replace(remat="full")), *args)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] * (way == "data")) for way in WAYS])
 def test_the_balance_loss_reaches_every_router_by_the_same_gradient(plain_gradient, way):
     cfg, params, tokens, expected = plain_gradient
     actual = WAYS[way](cfg, params, tokens)

@@ -23,10 +23,9 @@ GROUPS = {
 SKEWED = GROUPS["uneven, one empty, rows to spare"]
 BF16 = 2.0**-8
 
-pytestmark = [
-    pytest.mark.skipif(jax.__version_info__ < compat.INTERPRETER, reason="this JAX interprets no Mosaic GPU kernels"),
-    pytest.mark.usefixtures("quick"),
-]
+pytestmark = pytest.mark.skipif(
+    jax.__version_info__ < compat.INTERPRETER, reason="this JAX interprets no Mosaic GPU kernels"
+)
 
 
 def launch():

@@ -228,6 +228,7 @@ def _temporaries(remat, layers=8):
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.usefixtures("optimized")
 def test_full_remat_needs_less_memory_than_none():
     assert _temporaries("full") < 0.5 * _temporaries("none")
 
@@ -247,6 +248,7 @@ def test_layers_of_a_scan_drop_differently():
 # Memory of decoding
 
 
+@pytest.mark.usefixtures("optimized")
 def test_a_decode_step_s_temporaries_stay_under_one_layer_s_cache():
     layer = _block(attention.Config(num_heads=2, head_dim=8, num_kv_heads=2), mlp.Config(hidden_dim=8))
     cfg = decoder.Config(vocab_size=11, embed_dim=16, layers=stack.Config(pattern=(layer,), repeats=4))

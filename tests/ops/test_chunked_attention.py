@@ -84,6 +84,7 @@ def test_in_bfloat16_the_result_is_as_exact_as_the_references(scale):
     assert all(gradient.dtype == jnp.bfloat16 and error(chunked, i) < 0.02 for i, gradient in enumerate(chunked))
 
 
+@pytest.mark.usefixtures("optimized")
 def test_no_array_of_all_pairs_exists():
     """The dense reference keeps several; here the gradient's temporaries are smaller than one."""
     length = CHUNK * MOST_CHUNKS

@@ -158,6 +158,7 @@ def compiled(loss):
     return jax.jit(jax.value_and_grad(with_aux(loss), argnums=(0, 1), has_aux=True)).lower(*LARGE).compile()
 
 
+@pytest.mark.usefixtures("optimized")
 def test_the_compiled_program_has_an_eighth_of_the_temporaries_of_all_logits():
     chunked, plain = (
         compiled(loss).memory_analysis().temp_size_in_bytes
@@ -167,6 +168,7 @@ def test_the_compiled_program_has_an_eighth_of_the_temporaries_of_all_logits():
     assert chunked <= plain / 8
 
 
+@pytest.mark.usefixtures("optimized")
 def test_the_compiled_program_holds_no_array_of_all_logits():
     all_logits = f"f32[{TOKENS},{WIDE_VOCAB}]"
     assert all_logits in compiled(whole).as_text()

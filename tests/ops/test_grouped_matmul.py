@@ -134,6 +134,7 @@ def test_each_shard_of_a_mesh_multiplies_its_own_experts():
         np.testing.assert_allclose(mine, other, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_temporaries_hold_no_copy_of_all_experts():
     m, d, f, e = 64, 32, 64, 64
     shapes = [((m, d), jnp.float32), ((e, d, f), jnp.float32), ((e,), jnp.int32)]

@@ -30,6 +30,7 @@ def test_several_axes_are_summed_over_or_come_out():
             np.testing.assert_allclose(mine, theirs, atol=3e-5)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(("d", "f"), [(256, 512), (512, 256)], ids=["wider", "narrower"])
 def test_the_gradient_of_the_kernel_is_the_fast_product_on_cpu(d, f):
     """XLA:CPU's slow product is an instruction `dot` of its own; the fast ones are inside fusions."""

@@ -181,6 +181,7 @@ def test_gradients_have_the_dtypes_of_their_inputs():
         assert gradient.dtype == arrays[name].dtype, name
 
 
+@pytest.mark.usefixtures("optimized")
 def test_backward_keeps_a_state_a_chunk_and_not_a_token():
     length, channels, states, chunk = 1024, 32, 16, 32
     shapes = [(1, length, channels)] * 2 + [(channels, states)] + [(1, length, states)] * 2 + [(channels,)]

@@ -18,7 +18,6 @@ from arch.tasks import _documents
 from arch.train import experiment, objective
 from tests.train import tiny_labelled
 
-pytestmark = pytest.mark.usefixtures("quick")
 TASKS = ("classification", "tagging", "chat")
 
 

@@ -20,9 +20,8 @@ def cache_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def quick(cache_dir):
-    """Compiles with few optimisations, and each program once in all tests."""
+    """Compiles each program once in all tests."""
     settings = {
-        "jax_disable_most_optimizations": (True, False),
         "jax_persistent_cache_min_compile_time_secs": (0.0, 1.0),
         "jax_compilation_cache_dir": (str(cache_dir), None),
     }

@@ -51,6 +51,7 @@ def test_losses_that_reach_their_routers_are_let_pass(text, tmp_path):
     check(prepared(text, tmp_path))
 
 
+@pytest.mark.slow
 def test_they_are_let_pass_on_a_mesh(text, tmp_path):
     mesh = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
     check(prepared(text, tmp_path, jax.devices()[:8], **mesh))

@@ -37,5 +37,6 @@ def test_ten_losses_on_a_mesh_are_those_of_one_device(shape, text, tmp_path, alo
     np.testing.assert_allclose(losses(text, tmp_path, *shape), alone, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_ten_losses_in_chunks_of_tokens_with_a_split_vocabulary_are_those_of_one_device(text, tmp_path, alone):
     np.testing.assert_allclose(losses(text, tmp_path, 2, 2, 2, **{"loss.chunk_tokens": 64}), alone, rtol=2e-5)

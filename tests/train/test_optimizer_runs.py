@@ -39,6 +39,7 @@ def test_a_resumed_run_is_the_whole_one_bit_for_bit(run, tmp_path):
     assert tiny.curve(tmp_path) == tiny.curve(whole)
 
 
+@pytest.mark.slow
 def test_muon_on_a_mesh_learns_what_it_learns_on_one_device(quick, text, tmp_path):
     cfg, losses = configured(text, "muon"), []
     for name, shape, count in (("one", (1, 1, 1), 1), ("mesh", (2, 2, 2), 8)):

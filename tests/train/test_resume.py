@@ -69,6 +69,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(quic
     assert tiny.curve(copy) == whole
 
 
+@pytest.mark.slow
 def test_on_another_mesh_the_resumed_losses_agree(quick, copy, cfg, whole):
     other = cfg.replace(mesh=cfg.mesh.replace(data=2, fsdp=2, tensor=2))
     tiny.train(other, copy, jax.devices())

@@ -133,7 +133,7 @@ def test_norms_are_those_of_the_gradient_and_of_the_trained_parameters(world, wh
     assert float(whole[1]["parameter_norm"]) == pytest.approx(norm([after[path] for path in trained]), rel=1e-5)
 
 
-@pytest.mark.parametrize("micro_batches", [2, 4])
+@pytest.mark.parametrize("micro_batches", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_micro_batches_equal_the_whole_batch(world, whole, batch, micro_batches):
     parts = world_of(world.cfg, micro_batches)
     state, metrics = parts.step(world.state, batch, jax.random.key(0))
@@ -178,7 +178,7 @@ def test_smoothing_and_z_loss_change_the_loss_but_not_the_nats(world, whole, for
     assert float(metrics["nats_per_token"]) == pytest.approx(float(whole[1]["nats_per_token"]), rel=1e-6)
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.slow), False], ids=["tied", "untied"])
 def test_chunks_of_tokens_equal_the_whole_batch(world, batch, tied):
     cfg = world.cfg.replace(tie_embeddings=tied, logit_soft_cap=1.5, logit_scale=3.0)
     plain, chunked = World(cfg, 2, SMOOTH), World(cfg, 2, SMOOTH.replace(chunk_tokens=5))

@@ -329,6 +329,7 @@ def test_a_process_runs_the_point_of_a_job_array_that_it_is_given(swept, tmp_pat
         assert hosts.status == 2 and "--multihost needs --sweep_index" in hosts.error
 
 
+@pytest.mark.slow
 def test_sigterm_stops_a_sweep_with_a_checkpoint_and_the_same_command_goes_on(text, cache_dir, tmp_path):
     def start(steps, *more):
         command = [

@@ -21,6 +21,11 @@ from tests.train import tiny_tasks
 pytestmark = pytest.mark.usefixtures("quick")
 
 
+def kinds(fast: str, slow: str) -> list:
+    """The kinds of a test, one of which costs too much for every day."""
+    return [fast, pytest.param(slow, marks=pytest.mark.slow)]
+
+
 @pytest.fixture(scope="module")
 def runs(quick, text, tmp_path_factory):
     """By kind: the config and a batch."""
@@ -96,19 +101,19 @@ def test_of_two_terms_each_has_its_own_mean_and_accuracy(runs, plain):
     assert metrics["metrics/next_sentence_accuracy"] == np.mean(said == batch["next_sentence"])
 
 
-@pytest.mark.parametrize("kind", ["pairs", "spans"])
+@pytest.mark.parametrize("kind", kinds("pairs", "spans"))
 def test_micro_batches_equal_the_batch(kind, runs, plain):
     cfg, batch = runs[kind]
     assert len({row.sum() for row in batch["weights"]}) > 1 or kind == "spans"  # the parts weigh differently
     close(stepped(cfg.replace(micro_batches=4), batch), plain(kind))
 
 
-@pytest.mark.parametrize("kind", ["pairs", "spans"])
+@pytest.mark.parametrize("kind", kinds("spans", "pairs"))
 def test_a_mesh_that_splits_everything_equals_one_device(kind, runs, plain):
     close(stepped(*runs[kind], shape=(2, 2, 2)), plain(kind))
 
 
-@pytest.mark.parametrize("kind", ["pairs", "spans"])
+@pytest.mark.parametrize("kind", kinds("pairs", "spans"))
 def test_chunks_of_tokens_with_a_split_vocabulary_equal_all_logits(kind, runs, plain):
     cfg, batch = runs[kind]
     close(stepped(cfg.replace(loss=cfg.loss.replace(chunk_tokens=7)), batch, shape=(2, 2, 2)), plain(kind))
@@ -126,7 +131,7 @@ def test_a_row_of_padding_changes_nothing(kind, runs):
     assert float(value(padded)) == pytest.approx(float(value(batch)), rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["masked", "spans"])
+@pytest.mark.parametrize("kind", kinds("spans", "masked"))
 def test_chunks_of_tokens_need_no_memory_for_all_logits(kind, runs):
     cfg, batch = runs[kind]
     model_cfg, vocab = cfg.model.replace(vocab_size=8009), 8009
