@@ -22,7 +22,7 @@ import numpy as np
 
 from arch.ops.routing import scores
 from arch.ops.routing.assignment import TokenChoice, places
-from arch.typing import Array, Bool, Float, Int
+from arch.typing import Array, Bool, Int
 
 Priority = Literal["token", "batch"]
 
@@ -98,9 +98,3 @@ def second_chance(
         used += jnp.sum((tried[..., None] == jnp.arange(e)) & now[..., None], axis=1)
     weights = jnp.where(done[..., None], scores.at(routing.probabilities, experts[..., None]), 0)
     return dataclasses.replace(routing, experts=experts[..., None], weights=weights, kept=done[..., None])
-
-
-def dropped(routing: TokenChoice, real: Bool[Array, "b t"]) -> Float[Array, "b"]:
-    """[b] the share of each row's real tokens that no expert sees; 0 for a row of padding."""
-    lost = jnp.sum(real & ~jnp.any(routing.kept, axis=-1), axis=1)
-    return lost / jnp.maximum(jnp.sum(real, axis=1), 1)

@@ -2,9 +2,10 @@
 
     y_t = mean over the k tables of E_{table[id_t]}(x_t)
 
-Roller et al., Hash Layers for Large Sparse Models, 2021, arXiv 2106.04426, sec. 3.1 (random and balanced hashes;
-position hashes take the position for the id) . Several tables a layer are our plain reading of its MultiHash (sec.
-3.2), which cuts the experts into segments instead. Without logits there is nothing for a balance or z-loss to train.
+Roller et al., Hash Layers for Large Sparse Models, 2021, arXiv 2106.04426, sec. 3.1 (random hashes; position hashes
+take the position for the id; balanced ones, by the training text's frequencies of ids, are not here). Several tables a
+layer are our plain reading of its MultiHash (sec. 3.2), which cuts the experts into segments instead. Without logits
+there is nothing for a balance or z-loss to train.
 """
 
 import jax
@@ -24,7 +25,7 @@ def route(
     Args:
       ids: [b t] of tokens, or any number to hash by, taken modulo the table's length.
       real: [b t] which tokens are no padding.
-      table: [v c] the experts of each id, from `random_table` or `balanced_table`.
+      table: [v c] the experts of each id, from `random_table`.
       num_experts: e.
     """
     experts = table[ids % table.shape[0]]
@@ -37,16 +38,3 @@ def random_table(vocab_size: int, *, num_experts: int, k: int = 1, seed: int = 0
     """[v c] int32: k different experts for each id, each with the same chance."""
     rng = np.random.default_rng(seed)
     return np.argsort(rng.random((vocab_size, num_experts)), axis=-1)[:, :k].astype(np.int32)
-
-
-def balanced_table(frequencies: np.ndarray, *, num_experts: int) -> np.ndarray:
-    """[v 1] int32: from the most frequent id down, each to the expert that has the least so far (sec. 3.1).
-
-    Args:
-      frequencies: [v] how often each id occurs in the training text.
-    """
-    table, load = np.zeros((len(frequencies), 1), np.int32), np.zeros(num_experts)
-    for token in np.argsort(-np.asarray(frequencies), kind="stable"):
-        table[token] = expert = np.argmin(load)
-        load[expert] += frequencies[token]
-    return table

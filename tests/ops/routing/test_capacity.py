@@ -202,12 +202,6 @@ def test_padding_changes_no_token_s_fate():
     np.testing.assert_array_equal(padded.kept[0, :7], alone.kept[0])
 
 
-def test_dropped_counts_tokens_without_any_expert():
-    case = make("equal", lengths=(11, 5))
-    routing = switch.route(jnp.asarray(case.logits), jnp.asarray(case.real), capacity_factor=1.0)
-    np.testing.assert_allclose(capacity.dropped(routing, jnp.asarray(case.real)), [8 / 11, 4 / 5], rtol=1e-6)
-
-
 def test_a_second_chance_never_goes_to_a_dropped_expert():
     """Five tokens want expert 0, which takes two, then 1, which is dropped: with three stages two find expert 2."""
     logits = jnp.broadcast_to(jnp.asarray([3.0, scores.DROPPED, 1.0]), (1, 5, 3))

@@ -84,14 +84,6 @@ def test_a_random_table_gives_each_id_different_experts_and_each_expert_its_part
     np.testing.assert_allclose(np.bincount(table.ravel()) / 8000, 0.2, atol=0.02)
 
 
-def test_a_balanced_table_evens_out_what_a_random_one_does_not():
-    """Frequencies as 1 / rank; the most frequent id alone is more than an even share of 3 in 8."""
-    frequencies = 1 / np.arange(1, 101)
-    load = lambda table: np.bincount(table[:, 0], weights=frequencies, minlength=4) / frequencies.sum()
-    assert load(hashed.balanced_table(frequencies, num_experts=4)).max() < 0.251
-    assert load(hashed.random_table(100, num_experts=4)).max() > 0.3
-
-
 def _forced(p, experts):
     """The probabilities at the given experts, divided by their sum."""
     return {int(i): p[i] / sum(p[j] for j in experts) for i in experts}
