@@ -1,13 +1,15 @@
-"""What logging, MoE statistics, checkpoints and the watch for bad batches add to a step: medians, in turns.
+"""What logging, the dashboard of mixtures, evaluations and checkpoints add to a step: medians, in turns.
 
     python -m benchmarks.overhead [rounds]
 
 Every variant is a run of its own, of the same model on the same text, in one process; round by round each one takes a
 block of BLOCK steps by the trainer's own loop. A row's `overhead` is the median over the rounds of its time by that of
-`nothing` in the same round, less one: what the machine does beside moves both. A checkpoint's block ends when it is on
-the disk, so that what is written in the background counts too.
+the variant `against` in the same round, less one: what the machine does beside moves both. A checkpoint's block ends
+when it is on the disk, so that what is written in the background counts too.
 
 `statistics_off` leaves out what `arch.ops.routing.statistics` adds to the step, but the loads that balancing reads.
+What the dashboard costs where a run logs, or evaluates, is told against the same run without it: no `moe/*` numbers,
+alarm, history or images, no tables of an evaluation.
 """
 
 import contextlib
@@ -22,7 +24,7 @@ import time
 import jax
 
 from arch.ops.routing import statistics as routing
-from arch.train import experiment, loop, setup
+from arch.train import experiment, loop, report, setup
 from arch.train.interrupt import Interrupt
 from arch.train.startup import Startup
 from benchmarks import measure
@@ -42,7 +44,39 @@ VARIANTS = {
     "log_and_checkpoint": dict(log_every_steps=1, checkpoint_every_steps=BLOCK),
     "histograms_every_10_steps": dict(histogram_every_steps=BLOCK),
     "statistics_off": {},
+    "log_without_dashboard": dict(log_every_steps=1),
+    "evaluate_without_dashboard": dict(eval_every_steps=BLOCK, eval_batches=2),
+    "evaluate_every_10_steps": dict(eval_every_steps=BLOCK, eval_batches=2),
 }
+AGAINST = {
+    "log_every_step": ("nothing", "log_without_dashboard"),
+    "evaluate_every_10_steps": ("nothing", "evaluate_without_dashboard"),
+}
+"""What a variant is measured against; `nothing` unless it is here."""
+
+
+class Silent:
+    """In place of the alarm and the history of loads."""
+
+    def heed(self, scalars):
+        return {}
+
+    def add(self, scalars):
+        pass
+
+    def image(self):
+        return None
+
+
+@contextlib.contextmanager
+def without_dashboard():
+    """Context in which nothing is made of the routers' statistics."""
+    scalars, image = report.layer_scalars, report.load_image
+    report.layer_scalars, report.load_image = (lambda stats: {}), (lambda stats: None)
+    try:
+        yield
+    finally:
+        report.layer_scalars, report.load_image = scalars, image
 
 
 def config(text: pathlib.Path, **changes) -> experiment.Config:
@@ -70,19 +104,23 @@ def begin(name: str, text: pathlib.Path, workdir: pathlib.Path, interrupt: Inter
     """A run of a variant behind its first block, and its batches."""
     ready = setup.prepare(config(text, **VARIANTS[name]), workdir)
     run, sums = loop.Run(ready, {}, interrupt, Startup(), None), routing.sums
+    if name.endswith("without_dashboard"):
+        ready.__dict__["watched"] = None  # a cached property
+        run.logger._alarm = run.logger._loads = Silent()
     if name == "statistics_off":
         routing.sums = lambda *args: {"expert_load": sums(*args)["expert_load"]}
     with jax.set_mesh(ready.mesh):
         batches = run.begin()
     routing.sums = sums
-    block(run, batches)
+    block(name, run, batches)
     return run, batches
 
 
-def block(run: loop.Run, batches) -> float:
-    """Milliseconds a step, over a block."""
+def block(name: str, run: loop.Run, batches) -> float:
+    """Milliseconds a step of a variant's run, over a block."""
     start = time.perf_counter()
-    with jax.set_mesh(run.setup.mesh):
+    dashboard = without_dashboard() if name.endswith("without_dashboard") else contextlib.nullcontext()
+    with jax.set_mesh(run.setup.mesh), dashboard:
         for _ in range(BLOCK):
             run.advance(batches)
         run.state = run.guard.settle(run.state)
@@ -103,14 +141,17 @@ def main(rounds: int) -> None:
             stack.callback(runs[name][1].close)
         for _ in range(rounds):
             for name, run in runs.items():
-                times[name].append(block(*run))
-    rows = []
-    for name, samples in times.items():
-        ratios = [mine / plain for mine, plain in zip(samples, times["nothing"])]
-        row = dict(name=name, median_ms=round(statistics.median(samples), 3), least_ms=round(min(samples), 3))
-        row |= dict(overhead=round(statistics.median(ratios) - 1, 4), rounds=rounds, steps_a_round=BLOCK)
-        rows.append(row | dict(load_average=round(os.getloadavg()[0], 1)))
-    measure.write("overhead", rows)
+                times[name].append(block(name, *run))
+    pairs = [(name, other) for name in VARIANTS for other in AGAINST.get(name, ("nothing",))]
+    measure.write("overhead", [row(*pair, times) for pair in pairs])
+
+
+def row(name: str, against: str, times: dict[str, list[float]]) -> dict:
+    """What a variant costs more than another, round by round."""
+    samples, ratios = times[name], [mine / other for mine, other in zip(times[name], times[against])]
+    figures = dict(median_ms=round(statistics.median(samples), 3), least_ms=round(min(samples), 3))
+    figures |= dict(overhead=round(statistics.median(ratios) - 1, 4), rounds=len(samples), steps_a_round=BLOCK)
+    return dict(name=name, against=against) | figures | dict(load_average=round(os.getloadavg()[0], 1))
 
 
 if __name__ == "__main__":
