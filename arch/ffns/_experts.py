@@ -12,6 +12,7 @@ from arch.kernels.grouped_matmul.choice import Implementation, grouped_matmul
 from arch.ops import dispatch
 from arch.ops.activation import ACTIVATIONS
 from arch.ops.grouped_perceptron import grouped_perceptron
+from arch.ops.int8 import Int8
 from arch.ops.routing import assignment
 from arch.sharding import exchange
 from arch.sharding.mesh import RULES, platform_of
@@ -49,8 +50,8 @@ class How:
 def apply_experts(
     x: Float[Array, "b t d"],
     pairs: assignment.Pairs | assignment.SoftChoice,
-    inner: tuple[Float[Array, "_ d f"], ...],
-    down: Float[Array, "_ f d"],
+    inner: tuple[Float[Array, "_ d f"] | Int8, ...],
+    down: Float[Array, "_ f d"] | Int8,
     factors: Float[Array, "b m f"] | None,
     *,
     how: How,
@@ -104,7 +105,7 @@ def _apply(x, pairs, inner, down, factors, *, how):
         return product(hidden if factors is None else hidden * lay(factors), down)
 
     def of_sorted(rows, sizes, lay):
-        if how.device_kind == "cpu" and not how.matmul and factors is None:
+        if how.device_kind == "cpu" and not how.matmul and factors is None and not isinstance(down, Int8):
             return grouped_perceptron(rows, inner, down, sizes, activation=how.activation)
         by_device = dict(device_kind=how.device_kind, implementation=how.matmul)
         return perceptron(rows, partial(grouped_matmul, group_sizes=sizes, **by_device), lay)

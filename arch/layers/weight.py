@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 from flax.core import meta
 
+from arch.ops.int8 import Int8
 from arch.typing import Array
 
 
@@ -51,7 +52,7 @@ class Weight(meta.AxisMetadata):
 
 def weight(
     module: nn.Module, name: str, init: Callable, *, trainable: bool = True, dtype: Any = jnp.float32, **axes: int
-) -> Array:
+) -> Array | Int8:
     """Declares (at init) or fetches (afterwards) a weight of a Linen module.
 
     Args:
@@ -61,6 +62,9 @@ def weight(
       trainable: False for a buffer, which the optimizer never touches.
       dtype: the type in which it is used; it is kept in float32.
       **axes: the logical name and the size of each dimension, in order.
+
+    Returns:
+      The array; or an `Int8`, where the parameters have one in its place.
     """
 
     def boxed(key):

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from arch.ops.int8 import Int8, dequantized
 from arch.ops.routing.assignment import Pairs, SoftChoice, places
 from arch.typing import Array, Float
 
@@ -93,9 +94,9 @@ def dense(x: Float[Array, "b t d"], routing: SoftChoice, experts: Experts) -> Fl
     return jnp.einsum("btec,becd->btd", routing.combine.astype(x.dtype), experts(filled, by_expert, None))
 
 
-def by_expert(rows: Float[Array, "b e c d"], weight: Float[Array, "e d f"]) -> Float[Array, "b e c f"]:
+def by_expert(rows: Float[Array, "b e c d"], weight: Float[Array, "e d f"] | Int8) -> Float[Array, "b e c f"]:
     """The product for rows that lie by expert."""
-    return jnp.einsum("becd,edf->becf", rows, weight)
+    return jnp.einsum("becd,edf->becf", rows, dequantized(weight, rows.dtype))
 
 
 def _stay(rows):
