@@ -71,6 +71,7 @@ def plan(name: str, topology: str, sizes: dict[str, int]) -> dict:
     start = time.process_time()
     program, parameters = lowered(preset(name), mesh)
     row = dict(model=name, topology=topology, mesh=dict(mesh.shape), chips=mesh.size, parameters=parameters)
+    row |= dict(chunk_tokens=CHUNK)
     try:
         compiled = program.compile()
     except jax.errors.JaxRuntimeError as error:
