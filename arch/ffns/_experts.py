@@ -47,6 +47,11 @@ class How:
     chunk: int = 0
 
 
+def takes_perceptron(device_kind: str, matmul: Matmul) -> bool:
+    """Whether all products of an expert's block of rows are computed at once, where nothing stands between them."""
+    return device_kind == "cpu" and not matmul
+
+
 def apply_experts(
     x: Float[Array, "b t d"],
     pairs: assignment.Pairs | assignment.SoftChoice,
@@ -105,7 +110,7 @@ def _apply(x, pairs, inner, down, factors, *, how):
         return product(hidden if factors is None else hidden * lay(factors), down)
 
     def of_sorted(rows, sizes, lay):
-        if how.device_kind == "cpu" and not how.matmul and factors is None and not isinstance(down, Int8):
+        if takes_perceptron(how.device_kind, how.matmul) and factors is None and not isinstance(down, Int8):
             return grouped_perceptron(rows, inner, down, sizes, activation=how.activation)
         by_device = dict(device_kind=how.device_kind, implementation=how.matmul)
         return perceptron(rows, partial(grouped_matmul, group_sizes=sizes, **by_device), lay)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jax.sharding import AbstractMesh, Mesh
 
 from arch.ffns import moe
+from arch.ffns._experts import takes_perceptron
 from arch.kernels.grouped_matmul.choice import choose
 from arch.layers import stack
 from arch.sharding import mesh as meshes
@@ -47,7 +48,7 @@ def mixtures(model_cfg: Any) -> Iterator[tuple[Place, moe.Config]]:
 
 
 def matmuls(model_cfg: Any, mesh: Mesh | AbstractMesh, device_kind: str) -> list[str]:
-    """What multiplies the experts' rows, a line for each that there is: "moe: grouped matmul by 'blocks' on cpu".
+    """What multiplies the experts' rows, a line for each that there is: "moe: grouped matmul by 'mosaic' on NVIDIA H200".
 
     Args:
       model_cfg: of the model.
@@ -60,5 +61,7 @@ def matmuls(model_cfg: Any, mesh: Mesh | AbstractMesh, device_kind: str) -> list
             (split,) = meshes.spec(("hidden",), (layer.hidden_dim,), mesh)
             hidden = layer.hidden_dim // (mesh.shape[split] if split else 1)
             chosen = layer.matmul or choose(device_kind, model_cfg.dtype, model_cfg.embed_dim, hidden)
-            lines.append(f"{place.label}: grouped matmul by {chosen!r} on {device_kind}")
+            whole = takes_perceptron(device_kind, layer.matmul) and not layer.expert_dropout
+            what = "grouped perceptron" if whole else "grouped matmul"
+            lines.append(f"{place.label}: {what} by {chosen!r} on {device_kind}")
     return list(dict.fromkeys(lines))

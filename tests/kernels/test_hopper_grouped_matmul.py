@@ -91,8 +91,15 @@ def test_a_store_that_is_not_committed_would_be_seen_as_a_race(monkeypatch, capf
     _, plgpu = compat.modules()
     monkeypatch.setattr(plgpu, "commit_smem", lambda: None)
     x, weight, _ = inputs([3])
-    hopper.grouped_matmul(x, weight, jnp.array([3], jnp.int32), launch()).block_until_ready()
-    assert not no_race(capfd)
+    try:
+        hopper.grouped_matmul(x, weight, jnp.array([3], jnp.int32), launch()).block_until_ready()
+    except jax.errors.JaxRuntimeError as error:  # of a newer JAX, which leaves its interpreter half way
+        from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
+
+        gpu_callbacks.reset_gpu_interpret_mode_state()
+        assert "RACE DETECTED" in str(error)
+    else:
+        assert not no_race(capfd)
 
 
 @pytest.mark.parametrize(

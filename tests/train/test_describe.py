@@ -48,7 +48,7 @@ def test_parameters_are_listed_and_summed(large):
 
 
 def test_what_multiplies_the_experts_rows_is_said(hybrid):
-    assert "\nmoe: grouped matmul by 'blocks' on cpu\n" in hybrid
+    assert "\nmoe: grouped perceptron by 'blocks' on cpu\n" in hybrid
 
 
 def test_weights_lie_as_the_mesh_splits_them(large):
