@@ -5,7 +5,7 @@
 The values are those of three `grouped_matmul`s. The backward pass keeps what the first products give, and computes the
 hidden layer again, a block at a time: no array of hidden channels but those is ever whole.
 
-A group is cut into blocks of equal size, after a first one for what is left over: the least of a few sizes that holds
+A group is cut into blocks of equal size, after a first one for what is left over: the least of eight sizes that holds
 it. As in `grouped_matmul` that one may reach into what follows, which is computed later and written over it.
 """
 
@@ -49,8 +49,8 @@ def grouped_perceptron(
         raise ValueError(f"block={block} must be a number of rows, or 0")
     m = x.shape[0]
     block = min(block or (512 if m >= 256 * len(down) else 128 if m >= 512 else 32), max(m, 1))
-    many = block % 8 == 0 and m >= 4 * block
-    sizes = tuple(block * eighths // 8 for eighths in (1, 2, 4, 6, 8)) if many else (block,)
+    several = block % 8 == 0 and m >= 4 * block
+    sizes = tuple(range(block // 8, block + 1, block // 8)) if several else (block,)
     return _perceptron(activation, sizes, x, inner, down, group_sizes)
 
 

@@ -61,7 +61,7 @@ def test_values_and_gradients_are_those_of_each_rows_expert(gated):
 
 def test_what_is_left_over_may_be_of_any_size():
     """Every size of a first block, with and without whole blocks after it."""
-    arrays = inputs(353, 6, jnp.float32)
+    arrays = inputs(353, 6, jnp.float32, gated=False)
     sizes = jnp.array([5, 13, 64 + 29, 41, 0, 2 * 64 + 61], jnp.int32)
     assert_close(ours(64)(*arrays, sizes), both(reference)(*arrays, sizes), atol=1e-4)
 
@@ -72,12 +72,13 @@ def test_rows_past_the_groups_may_hold_anything():
     assert_close(run(x.at[26:].set(jnp.nan), inner, down, sizes), run(x, inner, down, sizes), rtol=0)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_the_hidden_layer_is_never_whole():
     """Kept is what the first product gives; beside that, temporaries are of a block's size."""
     m, d, f, e = 1024, 8, 256, 2
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((m, d), (e, d, f), (e, f, d))]
     sizes = jax.ShapeDtypeStruct((e,), jnp.int32)
-    compiled = ours(32).lower(arrays[0], (arrays[1],), arrays[2], sizes).compile()
+    compiled = ours(33).lower(arrays[0], (arrays[1],), arrays[2], sizes).compile()
     assert 4 * m * f < compiled.memory_analysis().temp_size_in_bytes < 2 * 4 * m * f
 
 
