@@ -23,7 +23,7 @@ FILES = sorted((ROOT / "configs").glob("*.py"))
 EDGES = {file.stem: file for file in [*FILES, ROOT / "tests" / "tiny_config.py"]}
 
 APART = re.compile(
-    r"^resume$|^upcycle|\.group$|tokenizer\.\w+$|\.mixture$|_(steps|tokens|examples|epochs|percent)$"
+    r"^resume$|^upcycle|^replay$|\.group$|tokenizer\.\w+$|\.mixture$|_(steps|tokens|examples|epochs|percent)$"
     r"|^data\.(kind|pair_field)$|^profile\.steps$"
 )
 """Leaves whose rules want other leaves changed with them, or left alone."""

@@ -39,8 +39,9 @@ class Config(config.Config):
       histogram_every_steps: between histograms of parameters and updates; 0 for none.
       sample_prompt: text that the sample at each evaluation continues; '' for no samples.
       init_from: workdir or checkpoint whose parameters a fresh run starts from.
-      upcycle: that is of a dense model, whose ffns become the experts of this one's mixtures, and whose loss is its first.
+      upcycle: that is of a dense model, whose ffns become the experts of this one's mixtures; it begins with its loss.
       upcycle_noise: standard deviation of what is added to these experts, as a share of that of each of their matrices.
+      replay: file of training samples' routes (`arch.train.routes`), for routers of that name; evaluations route anew.
       resume: workdir or checkpoint whose whole state a fresh run starts from.
     """
 
@@ -75,6 +76,7 @@ class Config(config.Config):
     init_from: str = ""
     upcycle: bool = False
     upcycle_noise: config.NonNegativeFloat = 0.0
+    replay: str = ""
     resume: str = ""
     data: dataset.Config = dataset.Config()
     mesh: meshes.Config = meshes.Config()

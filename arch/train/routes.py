@@ -3,18 +3,24 @@
     routes = record(model_cfg, params, batch)
     batch | fields(routes)            # what a model whose routers are `replay` reads in training and evaluation
 
+    save("routes.npz", routes, ids)   # then --config.replay=routes.npz gives training its samples' routes back
+
 The other pass may be another precision's, mesh's, dispatch's or engine's: what still differs is not the routing.
 """
 
 import dataclasses
+import zipfile
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from arch import tree
+from arch.data import dataset
 from arch.layers.contract import Routes
 from arch.ops.routing.replay import RECORDED
+from arch.routers import replay
+from arch.train import experiment
 from arch.train.mixtures import mixtures
 from arch.train.objective import context_of
 from arch.typing import Array
@@ -80,6 +86,49 @@ def must_suit(routes: Routes, model_cfg: Any) -> None:
         ordered = np.sort(own, axis=-1)
         if np.any((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)):
             raise ValueError(f"a token of layer {i} has an expert twice")
+
+
+def save(file, routes: Routes, ids: np.ndarray) -> None:
+    """Writes the routes of training samples.
+
+    Args:
+      file: ends in '.npz'.
+      routes: [b t n c].
+      ids: [b] the samples' numbers: those of a batch g of B rows are g B to g B + B - 1 (`ids` in `Setup.dataset`).
+    """
+    with open(file, "wb") as out:
+        np.savez(out, ids=ids, **{name: np.asarray(leaf) for name, leaf in fields(routes).items()})
+
+
+def replayed(samples: dataset.Samples, file: str, model_cfg: Any) -> dataset.Samples:
+    """Samples with the routes that a file has of them.
+
+    Raises:
+      ValueError: the file is none of `save`'s, or its routes do not suit the model; for a sample that it lacks, too.
+    """
+    try:
+        with np.load(file) as found:
+            ids, *arrays = (found[name] for name in ("ids", *RECORDED))
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"replay={file!r} must be a file that arch.train.routes.save wrote: {error}") from None
+    must_suit(Routes(*map(jnp.asarray, arrays)), model_cfg)
+    places = {int(number): place for place, number in enumerate(ids)}
+
+    def with_routes(sample: dict, index: int) -> dict:
+        if index not in places:
+            raise ValueError(f"replay={file!r} has no routes of sample {index}, but of {len(places)} others")
+        return sample | {name: array[places[index]] for name, array in zip(RECORDED, arrays)}
+
+    return dataset.Mapped(samples, with_routes)
+
+
+def must_replay(cfg: experiment.Config) -> None:
+    """Raises ValueError where routers wait for routes that a run does not give them, or the other way round."""
+    waiting = [place.log for place, layer in mixtures(cfg.model) if isinstance(layer.router, replay.Config)]
+    if waiting and not cfg.replay:
+        raise ValueError(f"replay='' must name a file of routes with router='replay' of {waiting[0]}")
+    if cfg.replay and not waiting:
+        raise ValueError(f"replay={cfg.replay!r} must be '' without a mixture of experts of router='replay'")
 
 
 def fields(routes: Routes) -> dict[str, Array]:

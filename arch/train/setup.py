@@ -20,7 +20,7 @@ from arch import config
 from arch.data import dataset
 from arch.models import decoder
 from arch.sharding import mesh as meshes
-from arch.train import capacity, experiment, provenance, specialisation
+from arch.train import capacity, experiment, provenance, routes, specialisation
 from arch.train import state as states
 from arch.train.objective import summary
 from arch.train.step import eval_step
@@ -57,6 +57,8 @@ class Setup:
     def _batches(self, data, split: str):
         cfg = self.cfg
         samples = cfg.task.samples(data, split, seq_len=cfg.seq_len, seed=cfg.seed)
+        if cfg.replay and split == "train":
+            samples = routes.replayed(samples, cfg.replay, cfg.model)
         index, count = meshes.process_shard(self.mesh, cfg.batch_size)
         return dataset.make(samples, batch_size=cfg.batch_size, shard_index=index, shard_count=count)
 
@@ -128,6 +130,7 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     data = functools.cache(lambda: dataset.all_valid(cfg.data) if all_valid else _data(cfg, workdir))
     cfg.task.must_suit(cfg.model, seq_len=cfg.seq_len)
     _must_read(cfg)
+    routes.must_replay(cfg)
     if cfg.sample_prompt:
         must_predict(cfg.model)
     cfg = cfg.resolve(lambda: _epoch_samples(cfg, data()))

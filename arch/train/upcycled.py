@@ -37,7 +37,7 @@ def params(cfg: experiment.Config, path: str, abstract: Any, *, published: bool)
     changed = provenance.diff(_by_layer(other), _by_layer(cfg.model), "model")
     changed = [line for line in changed if line.split(":")[0].rsplit(".", 1)[-1] not in experiment.FREE]
     if changed:
-        raise ValueError(f"with upcycle=True the model must be the dense one but for its mixtures: {'; '.join(changed)}")
+        raise ValueError(f"upcycle=True: the model must be the dense one but for its mixtures: {'; '.join(changed)}")
     sparse = [i for i, layer in enumerate(other.layers.blocks) if layer != model.layers.blocks[i]]
     log.info("the ffns of layers %s are their experts, with noise %g", ", ".join(map(str, sparse)), cfg.upcycle_noise)
     return jax.tree.map(_placed, values, abstract)
