@@ -64,17 +64,17 @@ def ours(parameters: int) -> dict:
 
 def main() -> None:
     """Compiles, compares, and writes benchmarks/results/roofline_check.json."""
-    found = {layers: counted(layers) for layers in (2, 3, 4)}
-    rows = []
+    rows, before = [], counted(2)
     for layers in (3, 4):
-        layer = {name: value - found[layers - 1][name] for name, value in found[layers].items()}
-        own = ours(layer["parameters"])
+        found = counted(layers)
+        layer = {name: value - before[name] for name, value in found.items()}
+        own, before = ours(layer["parameters"]), found
         ratio = {name: round(value / layer[name], 4) for name, value in own.items()}
         rows.append(dict(layers=layers, xla=layer, ours=own, ratio=ratio))
-    out = dict(command="python -m benchmarks.roofline_check", topology=TOPOLOGY, mesh=SIZES, length=LENGTH, model=MODEL)
-    out |= dict(jax=jax.__version__, jaxlib=jaxlib.__version__, rows=rows)
-    (RESULTS / "roofline_check.json").write_text(json.dumps(out, indent=2) + "\n")
-    print(json.dumps(rows, indent=2))
+        out = dict(command="python -m benchmarks.roofline_check", topology=TOPOLOGY, mesh=SIZES, length=LENGTH)
+        out |= dict(model=MODEL, jax=jax.__version__, jaxlib=jaxlib.__version__, rows=rows)
+        (RESULTS / "roofline_check.json").write_text(json.dumps(out, indent=2) + "\n")
+        print(json.dumps(rows[-1], indent=2), flush=True)
 
 
 if __name__ == "__main__":
