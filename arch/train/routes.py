@@ -100,8 +100,8 @@ def save(file, routes: Routes, ids: np.ndarray) -> None:
         np.savez(out, ids=ids, **{name: np.asarray(leaf) for name, leaf in fields(routes).items()})
 
 
-def replayed(samples: dataset.Samples, file: str, model_cfg: Any) -> dataset.Samples:
-    """Samples with the routes that a file has of them.
+def replayed(samples: dataset.Samples, file: str, model_cfg: Any, *, seq_len: int) -> dataset.Samples:
+    """Samples of so many tokens with the routes that a file has of them.
 
     Raises:
       ValueError: the file is none of `save`'s, or its routes do not suit the model; for a sample that it lacks, too.
@@ -109,9 +109,13 @@ def replayed(samples: dataset.Samples, file: str, model_cfg: Any) -> dataset.Sam
     try:
         with np.load(file) as found:
             ids, *arrays = (found[name] for name in ("ids", *RECORDED))
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        shape = (len(ids), seq_len, len(model_cfg.layers.blocks))
+        for name, array, kind in zip(RECORDED, arrays, (np.int32, np.float32)):
+            if array.ndim != 4 or array.shape[:3] != shape or array.dtype != kind:
+                raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, not {kind.__name__}{[*shape, '...']}")
+        must_suit(Routes(*map(jnp.asarray, arrays)), model_cfg)
+    except (ValueError, OSError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"replay={file!r} must be a file that arch.train.routes.save wrote: {error}") from None
-    must_suit(Routes(*map(jnp.asarray, arrays)), model_cfg)
     places = {int(number): place for place, number in enumerate(ids)}
 
     def with_routes(sample: dict, index: int) -> dict:

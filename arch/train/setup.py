@@ -58,7 +58,7 @@ class Setup:
         cfg = self.cfg
         samples = cfg.task.samples(data, split, seq_len=cfg.seq_len, seed=cfg.seed)
         if cfg.replay and split == "train":
-            samples = routes.replayed(samples, cfg.replay, cfg.model)
+            samples = routes.replayed(samples, cfg.replay, cfg.model, seq_len=cfg.seq_len)
         index, count = meshes.process_shard(self.mesh, cfg.batch_size)
         return dataset.make(samples, batch_size=cfg.batch_size, shard_index=index, shard_count=count)
 

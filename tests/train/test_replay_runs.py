@@ -36,7 +36,7 @@ def recorded(quick, text, tmp_path_factory):
 def first_loss(cfg, workdir) -> float:
     """Of the first step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "evaluate", lambda *_, **__: {})  # another program to compile, which tells nothing here
+        patch.setattr(evaluation, "evaluate", lambda *_, **__: {})  # another program to compile
         tiny.train(cfg, workdir)
     return tiny.losses(workdir)[0]
 
@@ -59,11 +59,16 @@ def test_a_sample_without_routes_is_named(text, tmp_path, recorded):
 
 def test_what_is_no_record_is_refused(text, tmp_path, recorded):
     (tmp_path / "text.npz").write_text("no routes")
-    for file in ("absent.npz", "text.npz"):
+    (tmp_path / "empty.npz").touch()
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez(tmp_path / "flat.npz", ids=np.zeros(3, int), route_experts=np.zeros(3, int), route_weights=np.zeros(3))
+    for file in ("absent.npz", "text.npz", "empty.npz", "array.npy", "flat.npz"):
         with pytest.raises(ValueError, match=f"replay='.*{file}' must be a file that arch.train.routes.save wrote"):
             tiny.prepare(config(text, REPLAY, replay=str(tmp_path / file)), tmp_path / "run")
     with pytest.raises(ValueError, match="expert 2 of layer 1 must be from -1 to 1"):
         tiny.prepare(config(text, REPLAY | {"num_experts": 2}, replay=str(recorded[0])), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"route_experts is int32\[8, 29, 2, 2\], not int32\[8, 11, 2, '...'\]"):
+        tiny.prepare(config(text, REPLAY, replay=str(recorded[0]), seq_len=11), tmp_path / "run")
 
 
 def test_a_router_that_waits_for_routes_and_a_file_that_none_reads_are_refused(text, tmp_path):
