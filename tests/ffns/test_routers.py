@@ -256,6 +256,7 @@ def test_without_tokens_a_hash_router_says_so():
             "balance_weight=0.01 must be 0 with balance_loss='f_dot_p' and router='forced', always balanced",
         ),
         (dict(dispatch="dense", expert_dropout=0.1), "expert_dropout=0.1 must be 0 with dispatch='dense'"),
+        (dict(dispatch="gathered", matmul="mosaic"), "matmul='mosaic' must be '' with dispatch='gathered'"),
     ],
 )
 def test_a_layer_that_its_router_cannot_serve_is_refused(changes, message):
