@@ -3,8 +3,9 @@
 python -m benchmarks.plan mixtral.mixtral_8x7b v5e:8x8 fsdp=8 expert=8
 
 Rows of 4096 tokens, one a chip; float32 weights and moments (AdamW), bfloat16 arithmetic, full rematerialisation, the
-loss and what a mixture dispatches 512 tokens of a row at a time. Needs libtpu, no TPU. `temporaries` are XLA's:
-arguments and they must fit the chip. Of a scan's body, `collectives` counts one round.
+loss and what a mixture dispatches 512 tokens of a row at a time. Needs libtpu, no TPU. What does not fit the chip, the
+compiler refuses and says by how much. `temporaries` are as XLA tells them, on v5e with 128 MiB of VMEM among them;
+`peak` is the most at a time. Of a scan's body, `collectives` counts one round.
 """
 
 import importlib
@@ -81,6 +82,7 @@ def plan(name: str, topology: str, sizes: dict[str, int]) -> dict:
     return row | dict(
         arguments_mib=round(memory.argument_size_in_bytes / MIB),
         temporaries_mib=round(memory.temp_size_in_bytes / MIB),
+        peak_mib=round(memory.peak_memory_in_bytes / MIB),
         collectives=collectives.summary(compiled.as_text()),
         cpu_s=round(time.process_time() - start),
     )

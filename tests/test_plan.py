@@ -1,0 +1,33 @@
+"""What a step of Mixtral 8x7B needs of each chip, as XLA's compiler for TPUs said: it compiles, and tokens travel."""
+
+import json
+import math
+import pathlib
+
+from arch.families import mixtral
+
+RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results" / "plan.json"
+ROW = json.loads(RESULTS.read_text())["python -m benchmarks.plan mixtral.mixtral_8x7b v5e:8x8 fsdp=8 expert=8"]
+MIXTURE = mixtral.PRESETS["mixtral_8x7b"].layers.blocks[0].sublayers[1]
+AN_EXPERT = 4096 * MIXTURE.hidden_dim
+
+
+def test_the_compiler_refuses_nothing():
+    assert "refused" not in ROW and ROW["temporaries_mib"] > 0
+
+
+def test_weights_and_both_moments_are_split_over_all_chips():
+    state = 3 * 4 * ROW["parameters"] / ROW["chips"] / 2**20
+    assert state - 1 <= ROW["arguments_mib"] <= 1.01 * state  # to a whole MiB
+
+
+def test_experts_stay_and_their_tokens_travel():
+    found = ROW["collectives"]
+    assert math.prod(found["all-gather"]["largest"]) < MIXTURE.num_experts * AN_EXPERT
+    a_chunk_from_each_chip = ROW["mesh"]["expert"] * ROW["chunk_tokens"] * 4096
+    assert found["all-to-all"]["count"] >= 6 and math.prod(found["all-to-all"]["largest"]) == a_chunk_from_each_chip
+
+
+def test_gradients_of_experts_are_scattered():
+    found = ROW["collectives"]["reduce-scatter"]
+    assert found["count"] >= MIXTURE.matrices and math.prod(found["largest"]) == AN_EXPERT
