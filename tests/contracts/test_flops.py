@@ -5,6 +5,7 @@ nearly all of it, and every scan is unrolled.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from arch.layers.embedding import Unembedding
 from arch.layers.flops import TRAINING, Flops, Row, UnknownFlops, multiply_adds
 from arch.layers.weight import unbox
 from arch.mixers import attention
+from arch.ops.activation import ACTIVATIONS
 from arch.ops.attention import attention_mask, visible_pairs
 from tests.contracts.sublayers import FFNS, MIXERS, examples, files, xla_flops
 
@@ -50,8 +52,13 @@ def unrolled(monkeypatch):
         groups = x.reshape(len(weight), -1, x.shape[-1])
         return jnp.matmul(groups, weight).reshape(len(x), -1)
 
+    def even_perceptrons(x, inner, down, group_sizes, *, activation):
+        first, *gated = (even_groups(x, weight, group_sizes) for weight in inner)
+        return even_groups(math.prod(gated, start=ACTIVATIONS[activation](first)), down, group_sizes)
+
     monkeypatch.setattr(jax.lax, "scan", scan)
     monkeypatch.setattr(_experts, "grouped_matmul", even_groups)
+    monkeypatch.setattr(_experts, "grouped_perceptron", even_perceptrons)
     return lengths
 
 
