@@ -213,6 +213,8 @@ WAYS = {
     "data, fsdp, tensor": lambda cfg, *args: _on_mesh(cfg, *args, data=2, fsdp=2, tensor=2),
     "data, expert": lambda cfg, *args: _on_mesh(cfg, *args, data=2, expert=3),
 }
+MORE = ("data", "data, fsdp, tensor")
+"""The slow ones."""
 
 
 def _on_mesh(cfg, *args, **sizes):
@@ -221,7 +223,7 @@ def _on_mesh(cfg, *args, **sizes):
         return _balance_gradient(cfg.replace(layers=cfg.layers.replace(remat="full")), *args)
 
 
-@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] * (way == "data")) for way in WAYS])
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] * (way in MORE)) for way in WAYS])
 def test_the_balance_loss_reaches_every_router_by_the_same_gradient(plain_gradient, way):
     cfg, params, tokens, expected = plain_gradient
     actual = WAYS[way](cfg, params, tokens)

@@ -124,7 +124,12 @@ def test_float32_and_bfloat16_have_no_loss_scale(text):
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [("float32", "float16"), ("float16", "float32"), ("bfloat16", "float16")]
+    ("before", "after"),
+    [
+        ("float32", "float16"),
+        pytest.param("float16", "float32", marks=pytest.mark.slow),
+        pytest.param("bfloat16", "float16", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_goes_on_in_another_dtype_and_with_an_average(quick, text, tmp_path, before, after):
     def cfg(dtype, steps, decay):

@@ -110,6 +110,7 @@ def check_program(name, phase, text, tmp_path, cache):
     assert steps == list(range(100, 1501, 100))
 
 
+@pytest.mark.slow
 def test_run_py_ends_with_status_0_at_a_signal_and_goes_on(text, tmp_path, cache_dir):
     check_program("SIGTERM", "training", text, tmp_path, cache_dir)
 

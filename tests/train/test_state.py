@@ -30,7 +30,7 @@ class Planned:
             self.state = self.compiled(jax.random.key(0))
 
 
-@pytest.fixture(scope="module", params=[(1, 8, 1), (2, 2, 2)], ids=str)
+@pytest.fixture(scope="module", params=[pytest.param((1, 8, 1), marks=pytest.mark.slow), (2, 2, 2)], ids=str)
 def planned(request, quick):
     return Planned(*request.param)
 

@@ -70,7 +70,7 @@ def large(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["canonical", "scanned"])
+@pytest.fixture(scope="module", params=["canonical", pytest.param("scanned", marks=pytest.mark.slow)])
 def measured(request, large, tmp_path_factory):
     """Bytes of a process that loads the checkpoint and exports it again in bfloat16."""
     command = [sys.executable, "-c", SCRIPT, large, request.param, tmp_path_factory.mktemp("again")]
