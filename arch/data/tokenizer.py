@@ -30,8 +30,9 @@ class Config(config.Config):
     """Which tokenizer: bytes, one trained here on the train split, or one read from a file."""
 
     kind: Literal["byte", "bpe", "pretrained"] = "byte"
-    vocab_size: Annotated[int, config.Range(0)] = 0
-    """Ids of a trained BPE, special tokens and 256 bytes included (fewer if the text has no more pairs to merge)."""
+    vocab_size: Annotated[int, config.Range(0, 2**22)] = 0
+    """Ids of a trained BPE, special tokens and 256 bytes included (fewer if the text has no more pairs to merge). The
+    trainer lays out a table of so many entries first."""
     path: str = ""
     """A byte-level tokenizer.json, or a folder with one, to be used instead of training; with kind='pretrained' that of
     a published model, of any kind, or a GGUF file."""

@@ -89,6 +89,7 @@ def test_bpe_needs_fewer_ids_than_bytes():
         (dict(kind="bpe"), "vocab_size=0 and path='' with kind='bpe': one of them must be given"),
         (dict(kind="bpe", vocab_size=300, path="x"), "vocab_size=300 and path='x' .*: vocab_size must be 0"),
         (dict(kind="bpe", vocab_size=256), "vocab_size=256 must be at least 257"),
+        (dict(kind="bpe", vocab_size=2**31), "vocab_size=2147483648 must be at least 0 and at most 4194304"),
     ],
 )
 def test_a_bad_config_names_the_field(fields, message):
