@@ -90,6 +90,8 @@ def choice(*folders: str) -> Any:
 
 PositiveInt = Annotated[int, Range(1, 2**31 - 1)]
 """A size: indices into an axis are 32 bits wide."""
+SizeOrZero = Annotated[int, Range(0, 2**31 - 1)]
+"""A size or an index, where 0 is none or the first."""
 NonNegativeInt = Annotated[int, Range(0)]
 PositiveFloat = Annotated[float, Range(0, open=True)]
 NonNegativeFloat = Annotated[float, Range(0)]

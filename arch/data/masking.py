@@ -19,7 +19,7 @@ from arch import config
 class Config(config.Config):
     """How tokens are masked."""
 
-    mask_id: config.NonNegativeInt
+    mask_id: config.SizeOrZero
     """The mask token."""
     vocab_size: config.PositiveInt
     """Random tokens are below it."""

@@ -28,7 +28,7 @@ class Config(config.Config):
 
     sentinels: tuple[int, ...]
     """The tokens that stand for the first span, the second, ..."""
-    end_id: config.NonNegativeInt
+    end_id: config.SizeOrZero
     """The token that ends input and target."""
     density: Density = 0.15
     """Share of the tokens that are noise."""

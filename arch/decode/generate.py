@@ -32,7 +32,7 @@ class Config(config.Config):
 
     max_new_tokens: config.PositiveInt = 64
     temperature: config.NonNegativeFloat = 0.8
-    top_k: config.NonNegativeInt = 0
+    top_k: config.SizeOrZero = 0
     top_p: config.Fraction = 1.0
 
     def check(self):

@@ -65,7 +65,7 @@ class Config(SublayerConfig):
     top_k: config.PositiveInt
     hidden_dim: config.PositiveInt
     router: config.choice("routers") = top_k.Config()
-    shared_dim: config.NonNegativeInt = 0
+    shared_dim: config.SizeOrZero = 0
     shared_gate: bool = False
     activation: Activation = "silu"
     gated: bool = True
@@ -77,7 +77,7 @@ class Config(SublayerConfig):
     bias_rate: config.NonNegativeFloat = 0.0
     expert_dropout: config.Fraction = 0.0
     dispatch: Dispatch = "grouped"
-    chunk_tokens: config.NonNegativeInt = 0
+    chunk_tokens: config.SizeOrZero = 0
     matmul: Matmul = ""
 
     def check(self):

@@ -41,7 +41,7 @@ class Config(config.Config):
 
     label_smoothing: config.Fraction = 0.0
     z_weight: config.NonNegativeFloat = 0.0
-    chunk_tokens: config.NonNegativeInt = 0
+    chunk_tokens: config.SizeOrZero = 0
 
     def tokens(
         self,

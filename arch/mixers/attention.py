@@ -48,9 +48,9 @@ class Config(SublayerConfig):
 
     num_heads: config.PositiveInt
     head_dim: config.PositiveInt
-    num_kv_heads: config.NonNegativeInt = 0
+    num_kv_heads: config.SizeOrZero = 0
     causal: bool = True
-    window: config.NonNegativeInt = 0
+    window: config.SizeOrZero = 0
     position: config.choice("positions") = rope.Config()
     qk_norm: bool = False
     soft_cap: config.NonNegativeFloat = 0.0

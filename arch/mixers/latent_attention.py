@@ -50,7 +50,7 @@ class Config(SublayerConfig):
     head_dim: config.PositiveInt
     rope_dim: config.PositiveInt
     value_dim: config.PositiveInt
-    query_latent_dim: config.NonNegativeInt = 0
+    query_latent_dim: config.SizeOrZero = 0
     position: config.choice("positions") = rope.Config(pairing="interleaved")
     norm: norms.Config = norms.Config()
     scale: config.NonNegativeFloat = 0.0

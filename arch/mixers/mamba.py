@@ -45,7 +45,7 @@ class Config(SublayerConfig):
     inner_dim: config.PositiveInt
     state_dim: config.PositiveInt = 16
     conv_width: config.PositiveInt = 4
-    dt_rank: config.NonNegativeInt = 0
+    dt_rank: config.SizeOrZero = 0
     dt_min: config.PositiveFloat = 0.001
     dt_max: config.PositiveFloat = 0.1
     inner_norms: bool = False

@@ -46,7 +46,7 @@ class Config(config.Config):
     layers: stack.Config
     embedding: embeddings.Config = embeddings.Config()
     position: config.choice("positions") = none.Config()
-    token_types: config.NonNegativeInt = 0
+    token_types: config.SizeOrZero = 0
     embedding_norm: bool = False
     norm: norms.Config = norms.Config()
     final_norm: bool = True

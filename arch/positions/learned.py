@@ -27,7 +27,7 @@ class Config(Position):
     """
 
     length: config.PositiveInt
-    offset: config.NonNegativeInt = 0
+    offset: config.SizeOrZero = 0
     stddev: config.PositiveFloat = 0.02
 
     acts: ClassVar[str] = "input"

@@ -19,6 +19,11 @@ def test_heads_that_do_not_group_are_refused():
         attention.Config(num_heads=6, num_kv_heads=4, head_dim=2)
 
 
+def test_a_window_beyond_any_index_is_refused():
+    with pytest.raises(ValueError, match="window=10000000000 must be at least 0 and at most 2147483647"):
+        attention.Config(num_heads=6, head_dim=4, window=10**10)
+
+
 def test_no_key_value_heads_means_as_many_as_query_heads():
     assert attention.Config(num_heads=6, head_dim=2).kv_heads == 6
 
