@@ -205,7 +205,7 @@ def _value_and_gradients(cfg, params):
     return tree.paths(dict(zip(("value", "gradients"), jit(jax.value_and_grad(partial(_objective, cfg)))(params))))
 
 
-@pytest.mark.parametrize("remat", ["dots", "full", "offload"])
+@pytest.mark.parametrize("remat", [pytest.param("dots", marks=pytest.mark.slow), "full", "offload"])
 def test_remat_keeps_values_and_gradients(remat):
     params = _params(DEEP)
     if remat == "offload" and "pinned_host" not in {memory.kind for memory in jax.devices()[0].addressable_memories()}:

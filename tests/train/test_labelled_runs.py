@@ -17,7 +17,7 @@ def server():
         yield run
 
 
-@pytest.fixture(scope="module", params=["classification", "tagging", "chat"])
+@pytest.fixture(scope="module", params=["classification", pytest.param("tagging", marks=pytest.mark.slow), "chat"])
 def run(request, server, tmp_path_factory):
     """A finished run: what it was asked with, its task, its folder."""
     folder = tmp_path_factory.mktemp(request.param)

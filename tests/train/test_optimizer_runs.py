@@ -17,7 +17,9 @@ def configured(text, kind):
     return tiny.config(text, **changes, eval_every_steps=0, eval_batches=1, checkpoint_every_steps=0)
 
 
-@pytest.fixture(scope="module", params=RATES)
+@pytest.fixture(
+    scope="module", params=[pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("lion", "sgd"))) for kind in RATES]
+)
 def run(request, quick, text, tmp_path_factory):
     """The config and the folder of a run that nobody interrupted."""
     cfg, folder = configured(text, request.param), tmp_path_factory.mktemp(request.param)

@@ -77,6 +77,7 @@ def test_on_another_mesh_the_resumed_losses_agree(quick, copy, cfg, whole):
     np.testing.assert_allclose(tiny.losses(copy), expected, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_a_signal_cut_short_is_made_at_the_resume(quick, cfg, whole, tmp_path):
     train_until("step 8/10", cfg, tmp_path)
     seen = {point[:2] for point in tiny.curve(tmp_path)}
