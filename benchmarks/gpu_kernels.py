@@ -6,9 +6,7 @@ Needs no GPU, only the wheels of WHEELS (pip install --no-deps). Nothing runs, s
 """
 
 import collections
-import datetime
 import importlib.metadata
-import json
 import os
 import re
 import subprocess
@@ -22,8 +20,8 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from arch.kernels.grouped_matmul import hopper
+from benchmarks import measure
 from benchmarks.grouped_matmul import PUBLISHED
-from benchmarks.measure import RESULTS
 
 WHEELS = ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc", "nvidia-nvvm")
 H200 = """
@@ -92,18 +90,14 @@ def main() -> None:
         )
     rows = [row for name in SHAPES for row in report(name)]
     wheels = {name: importlib.metadata.version(name) for name in WHEELS}
-    record = dict(
+    header = dict(
         command="python -m benchmarks.gpu_kernels",
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        date=measure.today(),
         target="NVIDIA H200 (sm_90a), none here",
         versions=dict(jax=jax.__version__, jaxlib=jaxlib.__version__) | wheels,
         shapes={name: dict(zip(("rows", "inputs", "outputs", "experts"), sizes)) for name, sizes in SHAPES.items()},
     )
-    lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
-    header = json.dumps(record, indent=2)
-    (RESULTS / "gpu_kernels.json").write_text(f'{header[:-2]},\n  "rows": [\n{lines}\n  ]\n}}\n')
-    for row in rows:
-        print("  ".join(f"{key}={value}" for key, value in row.items()))
+    measure.write_rows("gpu_kernels", header, rows)
 
 
 if __name__ == "__main__":

@@ -56,18 +56,36 @@ def with_gradients(function: Callable, num_arrays: int) -> Callable:
 def write(name: str, rows: list[dict]) -> None:
     """Writes benchmarks/results/<name>-<platform>.json and prints its rows as a table."""
     device = jax.devices()[0]
-    record = dict(
+    header = dict(
         command=f"python -m benchmarks.{name}",
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        date=today(),
         device=f"{device.platform} {device.device_kind}, {os.cpu_count()} CPU cores",
         versions=dict(python=platform.python_version(), jax=jax.__version__, jaxlib=jaxlib.__version__),
-        rows=rows,
     )
+    write_rows(f"{name}-{device.platform}", header, rows)
+
+
+def write_rows(name: str, header: dict, rows: list[dict]) -> None:
+    """Writes benchmarks/results/<name>.json, a row a line behind the header, and prints the rows as a table."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{device.platform}.json"
+    path = RESULTS / f"{name}.json"
     lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
-    header = json.dumps({key: value for key, value in record.items() if key != "rows"}, indent=2)
-    path.write_text(f'{header[:-2]},\n  "rows": [\n{lines}\n  ]\n}}\n')
+    path.write_text(f'{json.dumps(header, indent=2)[:-2]},\n  "rows": [\n{lines}\n  ]\n}}\n')
     for row in rows:
         print("  ".join(f"{key}={value}" for key, value in row.items()))
     print(path.relative_to(pathlib.Path.cwd()))
+
+
+def add(name: str, arguments: tuple[str, ...], row: dict) -> None:
+    """Prints what a command gave and keeps it in benchmarks/results/<name>.json, in place of what it gave before."""
+    row = row | dict(date=today(), jax=jax.__version__, jaxlib=jaxlib.__version__)
+    print(json.dumps(row, indent=2))
+    path = RESULTS / f"{name}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known[" ".join([f"python -m benchmarks.{name}", *arguments])] = row
+    path.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def today() -> str:
+    """The date, in UTC."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()

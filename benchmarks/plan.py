@@ -9,7 +9,6 @@ compiler refuses and says by how much. `temporaries` are as XLA tells them, on v
 """
 
 import importlib
-import json
 import os
 import sys
 import time
@@ -17,7 +16,6 @@ import time
 os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
 
 import jax
-import jaxlib
 from jax.experimental import topologies
 
 from arch import tree
@@ -27,8 +25,7 @@ from arch.sharding import mesh as meshes
 from arch.train import bad_batch, optimizer
 from arch.train import state as states
 from arch.train.step import train_step
-from benchmarks import collectives
-from benchmarks.measure import RESULTS
+from benchmarks import collectives, measure
 
 LENGTH, CHUNK, MIB = 4096, 512, 2**20
 FIELDS = dict(tokens="int32", targets="int32", weights="float32", positions="int32", segment_ids="int32")
@@ -89,14 +86,9 @@ def plan(name: str, topology: str, sizes: dict[str, int]) -> dict:
 
 
 def main(name: str, topology: str, *sizes: str) -> None:
-    """Plans, and adds the row to benchmarks/results/plan.json in place of an older one of the same name and mesh."""
+    """Plans, and adds the row to benchmarks/results/plan.json."""
     axes = {axis: int(size) for axis, size in (pair.split("=") for pair in sizes)}
-    row = plan(name, topology, axes) | dict(jax=jax.__version__, jaxlib=jaxlib.__version__)
-    print(json.dumps(row, indent=2))
-    file = RESULTS / "plan.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    known[" ".join(["python -m benchmarks.plan", name, topology, *sizes])] = row
-    file.write_text(json.dumps(known, indent=2) + "\n")
+    measure.add("plan", (name, topology, *sizes), plan(name, topology, axes))
 
 
 if __name__ == "__main__":

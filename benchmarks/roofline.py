@@ -12,7 +12,6 @@ moments (AdamW), full rematerialisation, no `tensor`, experts with an even load.
 
 import dataclasses
 import importlib
-import json
 import math
 import sys
 
@@ -25,7 +24,7 @@ from arch.layers.flops import unknown
 from arch.mixers import attention
 from arch.models import decoder
 from arch.ops.chunked_attention import visited_pairs
-from benchmarks.measure import RESULTS
+from benchmarks import measure
 
 CHIPS = {  # Google Cloud's pages on each TPU: dense bfloat16 FLOP/s, bytes/s of HBM, bytes/s of all links together
     "v5e": dict(peak=197e12, memory=819e9, links=200e9),
@@ -217,11 +216,7 @@ def main(name: str, chip: str, *sizes: str) -> None:
     cfg = importlib.import_module(f"arch.families.{family}").PRESETS[preset]
     place = Place(1, 4096, **{axis: int(size) for axis, size in (pair.split("=") for pair in sizes)})
     row = dict(chip=CHIPS[chip], place=dataclasses.asdict(place)) | table(cfg, chip, place)
-    print(json.dumps(row, indent=2))
-    file = RESULTS / "roofline.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    known[" ".join(["python -m benchmarks.roofline", name, chip, *sizes])] = row
-    file.write_text(json.dumps(known, indent=2) + "\n")
+    measure.add("roofline", (name, chip, *sizes), row)
 
 
 if __name__ == "__main__":

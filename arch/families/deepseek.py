@@ -5,9 +5,9 @@
 DeepSeek-AI, DeepSeek-V2, 2024, arXiv 2405.04434, sec. 2 and 3.1.2, app. B for V2-Lite; DeepSeek-V3 Technical Report,
 2024, arXiv 2412.19437, sec. 2.1 and 4.2. The first layers are dense. V2 weighs by a softmax, V3 by sigmoids that sum to
 a scale, chosen by a bias that balances the load. The presets have the reports' losses of an expert's load by sequence
-(V2-Lite app. B, V2 sec. 3.1.2, V3 sec. 4.2), without V2's two of a device's; what is read has none. What the report calls multi-token prediction is no part of the model
-here: its tensors, a layer behind the last, are not read. The released V3 is quantised in blocks of float8, which is
-refused; its bfloat16 conversions are read.
+(V2-Lite app. B, V2 sec. 3.1.2, V3 sec. 4.2), without V2's two of a device's; what is read has none. What the report
+calls multi-token prediction is no part of the model here: its tensors, a layer behind the last, are not read. The
+released V3 is quantised in blocks of float8, which is refused; its bfloat16 conversions are read.
 """
 
 from arch import config as configs

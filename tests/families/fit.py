@@ -1,4 +1,4 @@
-"""How a family's rules fit a model's weights: used by the tests of the encoder families."""
+"""How a family's rules fit a model's weights, and its config a published one: used by the tests of families."""
 
 import re
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arch import tree
+from arch.ffns import moe
 from arch.layers.weight import unbox
 from arch.published import differences
 
@@ -16,6 +17,19 @@ def shapes(cfg) -> dict:
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     params = unbox(jax.eval_shape(cfg.make().init, jax.random.key(0), tokens)["params"])
     return tree.paths(jax.eval_shape(tree.unstack, params))
+
+
+def as_read(preset):
+    """A decoder's preset as it is read of a checkpoint: without the balance losses of its routers."""
+
+    def plain(part):
+        return part.replace(balance_weight=0.0, balance_over="row") if isinstance(part, moe.Config) else part
+
+    def blocks(layers):
+        return tuple(layer.replace(sublayers=tuple(map(plain, layer.sublayers))) for layer in layers)
+
+    parts = {name: blocks(getattr(preset.layers, name)) for name in ("prefix", "pattern", "suffix")}
+    return preset.replace(layers=preset.layers.replace(**parts))
 
 
 def theirs(family, cfg) -> set[str]:
