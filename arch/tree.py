@@ -1,9 +1,10 @@
 """Nested dicts of arrays by path: select, partition, and move between the stacked and the canonical form.
 
 The canonical form of a model's parameters has one entry a layer: `layers/3/attention/query`. The scanned form, which
-training uses because it compiles one period instead of all layers, holds the repeated part of a stack under `scan_p_q`, behind
-p prefix blocks and with q blocks a period, with a leading axis: `layers/scan_1_2/0/attention/query[repeats, ...]`.
-`scan_p_q/j[i]` is layer `p + i * q + j`. A period's block that shares its parameters has no entry.
+training uses because it compiles one period instead of all layers, holds the repeated part of a stack under
+`scan_p_q`, behind p prefix blocks and with q blocks a period, with a leading axis:
+`layers/scan_1_2/0/attention/query[repeats, ...]`. `scan_p_q/j[i]` is layer `p + i * q + j`. A period's block that
+shares its parameters has no entry.
 """
 
 import re

@@ -8,7 +8,8 @@ Time:      3 minutes, of which 20 seconds are gone at the first step
 Expected:  1.819 validation bits per byte (spread 0.028 over 2 seeds); benchmarks/results/demo-cpu.json. Order-3 Markov
            models of the same bytes: 2.153 held out; 1.857 in sample, their empirical entropy.
 
-Options, as in `configs/demo.py:mixer=mamba,ffn=moe`: mixer is hybrid, attention or mamba; ffn is hybrid, gated_mlp or moe.
+Options, as in `configs/demo.py:mixer=mamba,ffn=moe`: mixer is hybrid, attention or mamba; ffn is hybrid,
+gated_mlp or moe.
 """
 
 from arch import config, hyper

@@ -12,9 +12,10 @@ Expected:  SmolLM2-135M-Instruct (GGUF, Q4_1) on this repository's LICENSE: loss
            byte; its logits are within 0.001 of transformers' (--verify).
 
 The model is that of PATH, so that leaves of it can be overridden which leave its weights as they are:
---config.model.dtype=bfloat16, --config.model.layers.remat=full. With an argument, --config=configs/pretrained.py:experts=8
-(and top_k=2, unless it says otherwise), each ffn of PATH becomes that many experts, which compute the same at first
-(--config.upcycle_noise=0.01 makes them differ); --mode=eval shows that the loss is PATH's.
+--config.model.dtype=bfloat16, --config.model.layers.remat=full. With an argument,
+--config=configs/pretrained.py:experts=8 (and top_k=2, unless it says otherwise), each ffn of PATH becomes that many
+experts, which compute the same at first (--config.upcycle_noise=0.01 makes them differ); --mode=eval shows that the
+loss is PATH's.
 """
 
 from arch import config

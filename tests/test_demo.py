@@ -19,7 +19,8 @@ OTHER_TEXT = 0.03
 
 @pytest.mark.parametrize("file", ["configs/demo.py", "README.md"])
 def test_the_stated_bits_per_byte_were_measured(file):
-    stated = re.search(r"([\d.]+) (?:validation )?bits per byte \(spread ([\d.]+) over (\d) seeds\)", (ROOT / file).read_text())
+    figures = r"([\d.]+) (?:validation )?bits per byte \(spread ([\d.]+) over (\d) seeds\)"
+    stated = re.search(figures, (ROOT / file).read_text())
     assert float(stated[1]) == round(EXPECTED, 3)
     assert float(stated[2]) == round(SPREAD, 3)
     assert int(stated[3]) == len(ROWS) >= 2

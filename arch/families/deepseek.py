@@ -118,7 +118,8 @@ PRESETS = {
     "deepseek_v3": compose(
         vocab_size=129280, embed_dim=7168, num_layers=61, num_heads=128, hidden_dim=18432, expert_dim=2048,
         num_experts=256, num_shared=1, top_k=8, dense_layers=3, query_latent_dim=1536, renormalize=True,
-        bias_rate=0.001, balance_weight=0.0001, router=sigmoid.Config(num_groups=8, top_groups=4, scale=2.5), **_long(1.0),
+        bias_rate=0.001, balance_weight=0.0001, router=sigmoid.Config(num_groups=8, top_groups=4, scale=2.5),
+        **_long(1.0),
     ),
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ from arch.ops.grouped_perceptron import grouped_perceptron
 from arch.ops.int8 import Int8
 from arch.ops.routing import assignment
 from arch.sharding import exchange
-from arch.sharding.mesh import RULES, platform_of
+from arch.sharding.mesh import RULES
 from arch.typing import Array, Float
 
 Dispatch = Literal["grouped", "gathered", "dense"]
@@ -117,7 +117,7 @@ def _apply(x, pairs, inner, down, factors, *, how):
 
     if how.way == "grouped":
         limit = x.shape[0] * min(pairs.tokens.shape[1], here * min(how.capacity, x.shape[1]))
-        between = dict(axis=axis, num_rows=pairs.tokens.size, limit=limit, platform=platform_of(how.device_kind))
+        between = dict(axis=axis, num_rows=pairs.tokens.size, limit=limit, device_kind=how.device_kind)
         swap = None if here == e else partial(exchange.sorted_rows, **between)
         return dispatch.grouped(x, pairs, of_sorted, exchange=swap, **sizes)
     experts = perceptron if here == e else _exchanged(perceptron, axis)

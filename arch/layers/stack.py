@@ -79,7 +79,7 @@ class Config(config.Config):
 
     @property
     def scan_name(self) -> str:
-        """The name of the stacked parameters, which tells where they start and the period's length (see `arch.tree`)."""
+        """Of the stacked parameters: it tells where they start and the period's length (see `arch.tree`)."""
         return f"scan_{len(self.prefix)}_{len(self.pattern)}"
 
     def make(self, name: str | None = None) -> "Stack":

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 Activation = Literal["relu", "relu_squared", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh"]
-"""gelu is exact (Hendrycks, Gimpel, 2016, arXiv 1606.08415); gelu_tanh its tanh form (GPT-2); silu is swish with beta 1;
-relu_squared is Primer's (So et al., 2021, arXiv 2109.08668)."""
+"""gelu is exact (Hendrycks, Gimpel, 2016, arXiv 1606.08415); gelu_tanh its tanh form (GPT-2); silu is swish with
+beta 1; relu_squared is Primer's (So et al., 2021, arXiv 2109.08668)."""
 
 _FUNCTIONS: dict[str, Callable] = {
     "relu": jax.nn.relu,

@@ -1,4 +1,4 @@
-"""Dropout (Srivastava et al., 2014): entries are zeroed with probability `rate`, the others scaled up to keep the mean."""
+"""Dropout (Srivastava et al., 2014): entries become 0 with probability `rate`, the others grow to keep the mean."""
 
 import jax
 import jax.numpy as jnp

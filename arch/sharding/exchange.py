@@ -6,8 +6,8 @@ other's gradient. Lepikhin et al., GShard, 2020, arXiv 2006.16668, sec. 3.2 and 
 unequal numbers, as in Gale et al., MegaBlocks, 2022, arXiv 2211.15841, sec. 5.
 
 What it costs: buffers have their size before the rows are counted. Where a shard can have `limit` rows for one other,
-`sorted_rows` receives into n * limit places of d numbers, of which an even load fills 1/n if limit is all the rows that a
-shard has. That is the price of dropping nothing, whatever the skew; a router with a capacity lowers the limit.
+`sorted_rows` receives into n * limit places of d numbers, of which an even load fills 1/n if limit is all the rows that
+a shard has. That is the price of dropping nothing, whatever the skew; a router with a capacity lowers the limit.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def sorted_rows(
     axis: str,
     num_rows: int,
     limit: int,
-    platform: str = "cpu",
+    device_kind: str = "cpu",
     implementation: Implementation | None = None,
 ) -> tuple[Move, Move, Int[Array, "_"]]:
     """(there, back, sizes) for rows [m d] sorted by expert; there, they are [n*limit d], sorted by the shard's experts.
@@ -52,14 +52,14 @@ def sorted_rows(
       axis: the mesh axis that splits the experts.
       num_rows: m.
       limit: the most rows that a shard can have for the experts of one other. More would be lost: say what is certain.
-      platform: of the devices that run this ('cpu', 'gpu', 'tpu'); read when implementation is None.
+      device_kind: of the devices that run this (see `arch.sharding.mesh.device_kind`), read if implementation is None.
       implementation: 'ragged' sends the rows alone (`lax.ragged_all_to_all`), 'padded' sends `limit` rows to each. None
         is `preferred`.
 
     Returns:
       The moves, and [e/n] rows for each expert of this shard, of all shards.
     """
-    move = {"ragged": _ragged, "padded": _padded}[implementation or preferred(platform)]
+    move = {"ragged": _ragged, "padded": _padded}[implementation or preferred(device_kind)]
     sent = sizes.reshape(lax.axis_size(axis), -1)
     got = lax.all_to_all(sent, axis, 0, 0, tiled=True)
     send, send_back = move(jnp.sum(sent, axis=1), jnp.sum(got, axis=1), axis=axis, num_rows=num_rows, limit=limit)
@@ -69,15 +69,13 @@ def sorted_rows(
     return there, back, jnp.sum(got, axis=0)
 
 
-def preferred(platform: str) -> Implementation:
-    """'ragged' where the devices of the mesh that `jax.set_mesh` set have it; 'padded' on others.
+def preferred(device_kind: str) -> Implementation:
+    """'ragged' where devices of this kind can do it, as many as in the mesh that `jax.set_mesh` set; else 'padded'.
 
     CPUs lack it, and so do slices of more than 16 v5e, whose links are routed in a limited way: XLA refuses the rest.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    kind = "" if mesh.abstract_device is None else mesh.abstract_device.device_kind
-    limited = kind == "TPU v5 lite" and mesh.size > 16
-    return "padded" if platform == "cpu" or limited else "ragged"
+    limited = device_kind == "TPU v5 lite" and jax.sharding.get_abstract_mesh().size > 16
+    return "padded" if device_kind == "cpu" or limited else "ragged"
 
 
 def _padded(sent, got, *, axis, num_rows, limit):

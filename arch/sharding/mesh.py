@@ -1,9 +1,9 @@
 """Device meshes with the axes (data, fsdp, expert, tensor), and the rules that place logical axes on them.
 
 `data` replicates weights and splits the batch; `fsdp` splits the batch and every weight (ZeRO-3); `expert` splits the
-experts of a mixture, and is one more `fsdp` to the batch and to all other weights; `tensor` splits heads, hidden channels
-and vocabulary. Weights and activations name logical axes; `RULES` is the only place that maps them to mesh axes. All axes
-are Auto: the compiler propagates, our constraints steer.
+experts of a mixture, and is one more `fsdp` to the batch and to all other weights; `tensor` splits heads, hidden
+channels and vocabulary. Weights and activations name logical axes; `RULES` is the only place that maps them to mesh
+axes. All axes are Auto: the compiler propagates, our constraints steer.
 """
 
 import math
@@ -173,14 +173,10 @@ def device_kind() -> str:
     return jax.devices()[0].device_kind if device is None else device.device_kind
 
 
-def platform_of(device_kind: str) -> str:
-    """'cpu', 'tpu' or 'gpu'."""
-    return next((name for name in ("cpu", "tpu") if device_kind.lower().startswith(name)), "gpu")
-
-
 def platform() -> str:
-    """The `platform_of` the `device_kind`."""
-    return platform_of(device_kind())
+    """'cpu', 'tpu' or 'gpu', as the `device_kind` tells."""
+    kind = device_kind().lower()
+    return next((name for name in ("cpu", "tpu") if kind.startswith(name)), "gpu")
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -44,6 +44,6 @@ def _config_of(extra: dict) -> experiment.Config:
     version = extra["config_format_version"]
     if version > config.FORMAT_VERSION:
         raise ValueError(
-            f"config_format_version={version} must be at most {config.FORMAT_VERSION}: a newer arch wrote this checkpoint"
+            f"config_format_version={version} must be at most {config.FORMAT_VERSION}: a newer arch wrote this"
         )
     return experiment.from_dict(extra["config"])

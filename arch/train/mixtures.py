@@ -48,7 +48,7 @@ def mixtures(model_cfg: Any) -> Iterator[tuple[Place, moe.Config]]:
 
 
 def matmuls(model_cfg: Any, mesh: Mesh | AbstractMesh, device_kind: str) -> list[str]:
-    """What multiplies the experts' rows, a line for each that there is: "moe: grouped matmul by 'mosaic' on NVIDIA H200".
+    """What multiplies the experts' rows, a line for each way: "moe: grouped matmul by 'mosaic' on NVIDIA H200".
 
     Args:
       model_cfg: of the model.

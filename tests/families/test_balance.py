@@ -1,4 +1,4 @@
-"""Each preset of a mixture is trained with the published losses of its router; what is read of a checkpoint has none."""
+"""A preset of a mixture is trained with the published losses of its router; what is read of a checkpoint has none."""
 
 import pytest
 

@@ -1,5 +1,7 @@
 """The rules place logical axes on a mesh of 8 devices; what does not fit is said before anything is compiled."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,7 +105,8 @@ def test_one_process_loads_all_rows():
 
 
 def test_a_batch_that_does_not_split_evenly_is_refused():
-    with pytest.raises(ValueError, match=r"batch_size=6 must be a multiple of mesh\.data \* mesh\.fsdp \* mesh\.expert = 4"):
+    rule = re.escape("batch_size=6 must be a multiple of mesh.data * mesh.fsdp * mesh.expert = 4")
+    with pytest.raises(ValueError, match=rule):
         meshes.process_shard(MESH, 6)
 
 

@@ -60,7 +60,10 @@ def test_lengths_that_are_not_set_have_their_defaults():
     assert duration.in_steps(cfg.optimizer, "warmup") == 0
 
 
-@pytest.mark.parametrize(("unit", "value", "rule"), [("epochs", 1e308, "at most"), ("tokens", 10**400, "an integer of")])
+OVERFLOWING = [("epochs", 1e308, "at most"), ("tokens", 10**400, "an integer of")]
+
+
+@pytest.mark.parametrize(("unit", "value", "rule"), OVERFLOWING)
 def test_a_length_that_could_overflow_is_refused(unit, value, rule):
     with pytest.raises(ValueError, match=re.escape(f"total_{unit}={value} must be {rule}")):
         resolved(**{"total_steps": 0, f"total_{unit}": value})

@@ -17,7 +17,7 @@ def losses(text, workdir, data, fsdp, tensor, expert=1, **changes):
     shape = {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor, "mesh.expert": expert}
     cfg = tiny.config(text, "hybrid", eval_every_steps=0, eval_batches=1, checkpoint_every_steps=0, **shape, **changes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "evaluate", lambda *_, **__: {})  # another program to compile, which tells nothing here
+        patch.setattr(evaluation, "evaluate", lambda *_, **__: {})  # a program to compile that tells nothing here
         tiny.train(cfg, workdir, jax.devices()[: data * fsdp * tensor * expert])
     return tiny.losses(workdir)
 

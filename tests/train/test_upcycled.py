@@ -1,4 +1,4 @@
-"""A run whose `init_from` is a dense one, with `upcycle`: its first loss is that model's, and what cannot be is refused."""
+"""A run whose `init_from` is a dense one, with `upcycle`: the first loss is that model's; what cannot be is refused."""
 
 import functools
 
@@ -74,7 +74,7 @@ def test_noise_makes_experts_differ_by_a_share_of_their_matrix(text, tmp_path, d
 
 
 REFUSED = {
-    "another width": ({"model.embed_dim": 16}, r"the model must be the dense one but for .*: model.embed_dim: 24 -> 16"),
+    "another width": ({"model.embed_dim": 16}, r"must be the dense one but for .*: model.embed_dim: 24 -> 16"),
     "wider experts": (
         {"model.layers": dict(pattern=(dict(sublayers=(EXPERTS | {"hidden_dim": 24},)),), repeats=3)},
         "hidden_dim=24 of the experts must be 16, the dense ffn's of layer 0",
