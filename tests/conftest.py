@@ -14,9 +14,15 @@ if already:
     raise RuntimeError(f"{already} imported before tests/conftest.py: their annotations would go unchecked")
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# The tests compile much and compute little; so do the processes they start. Those that measure ask for `optimized`.
+FLAGS = {
+    "xla_force_host_platform_device_count": "8",
+    # The tests compile much and compute little. The older way from fusions to LLVM takes a quarter of the time.
+    "xla_backend_extra_options": "xla_cpu_disable_new_fusion_emitters",
+}
+for flag, value in FLAGS.items():
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --{flag}={value}"
+# So do the processes they start. Those that measure ask for `optimized`.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # The numeric tower: an int is a float, as Python's own annotations have it (PEP 484).

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+from functools import partial
 from unittest import mock
 
 import jax
@@ -88,11 +89,14 @@ def state(workdir, step=10):
     return tree.paths(leaves)
 
 
-def assert_same(one, other, parts=("step", "params", "opt_state", "average", "watch")):
+STATE = ("step", "params", "opt_state", "average", "watch")
+
+
+def assert_same(one, other, parts=STATE, close=np.testing.assert_array_equal):
     leaves, others = ({path: leaf for path, leaf in s.items() if path.split("/")[0] in parts} for s in (one, other))
     assert leaves and leaves.keys() == others.keys()
     for path, leaf in leaves.items():
-        np.testing.assert_array_equal(leaf, others[path], err_msg=path)
+        close(leaf, others[path], err_msg=path)
 
 
 def report(workdir, step):
@@ -255,8 +259,9 @@ def test_a_spike_that_is_saved_is_taken_as_any_other_batch(text, tmp_path):
     with bad({9}, of_other_bytes):
         tiny.train(cfg, tmp_path / "off")
         tiny.train(cfg.replace(bad_batch=cfg.bad_batch.replace(on_spike="save")), tmp_path / "save")
-    assert_same(state(tmp_path / "save"), state(tmp_path / "off"))
-    assert tiny.curve(tmp_path / "save") == tiny.curve(tmp_path / "off")
+    rounded = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)  # they are two programs
+    assert_same(state(tmp_path / "save"), state(tmp_path / "off"), close=rounded)
+    np.testing.assert_allclose(tiny.losses(tmp_path / "save"), tiny.losses(tmp_path / "off"), rtol=1e-5)
     assert report(tmp_path / "save", 9)["action"] == "save" and not (tmp_path / "off" / "bad_batches").exists()
 
 
