@@ -35,6 +35,12 @@ PATHS = {
         """mamba_norm/scale mamba/in mamba/gate mamba/conv mamba/conv_bias mamba/dt_down mamba/dt_up mamba/dt_bias
         mamba/B mamba/C mamba/A_log mamba/D mamba/out""",
     ),
+    "mamba2_lm": (
+        "embedding/table norm/scale",
+        """mamba2_norm/scale mamba2/gate mamba2/in mamba2/B mamba2/C mamba2/dt mamba2/conv mamba2/conv_B mamba2/conv_C
+        mamba2/conv_bias mamba2/conv_bias_B mamba2/conv_bias_C mamba2/dt_bias mamba2/A_log mamba2/D mamba2/norm
+        mamba2/out""",
+    ),
 }
 """Paths outside the layers, and those of one layer behind `layers/<number>/`, by kind."""
 
@@ -118,6 +124,13 @@ PRESETS = {
         "mamba_790m": ("mamba_lm", 48, 793_204_224),
         "mamba_1_4b": ("mamba_lm", 48, 1_372_178_432),
         "mamba_2_8b": ("mamba_lm", 64, 2_768_345_600),
+    },
+    "mamba2_lm": {
+        "mamba2_130m": ("mamba2_lm", 24, 128_989_632),
+        "mamba2_370m": ("mamba2_lm", 48, 368_346_624),
+        "mamba2_780m": ("mamba2_lm", 48, 780_161_280),
+        "mamba2_1_3b": ("mamba2_lm", 48, 1_343_757_312),
+        "mamba2_2_7b": ("mamba2_lm", 64, 2_702_599_680),
     },
 }
 """(kind of paths, layers, parameters) of each preset of the decoder families; sums as the papers print them."""

@@ -207,6 +207,11 @@ CASES = {
         "MambaForCausalLM", dict(hidden_size=24, state_size=5, num_hidden_layers=2, time_step_rank=3),
         ("backbone.layers.1.mixer.A_log", "backbone.layers.1.mixer.dt_proj.bias"),
     ),
+    "mamba2": Case(
+        "Mamba2ForCausalLM",
+        dict(hidden_size=24, state_size=5, num_hidden_layers=2, num_heads=6, head_dim=8, n_groups=2, chunk_size=4),
+        ("backbone.layers.1.mixer.A_log", "backbone.layers.1.mixer.conv1d.weight"),
+    ),
 }  # fmt: skip
 """Of the families that have published weights."""
 

@@ -17,6 +17,7 @@ FORMS = {
     "falcon_40b": "falcon",
     "bloom": "bloom",
     "mamba": "mamba_lm",
+    "mamba2": "mamba2_lm",
 }
 """The family that writes a tiny model when none is named: Mistral's layers without a window are LLaMA's."""
 
