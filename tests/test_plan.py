@@ -7,15 +7,23 @@ import pathlib
 from arch.families import mixtral
 
 RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results" / "plan.json"
-ROW = json.loads(RESULTS.read_text())["python -m benchmarks.plan mixtral.mixtral_8x7b v5e:8x8 fsdp=8 expert=8"]
+ROWS = json.loads(RESULTS.read_text())
+COMMAND = "python -m benchmarks.plan mixtral.mixtral_8x7b"
+ROW, LARGER = ROWS[f"{COMMAND} v5e:8x8 fsdp=8 expert=8"], ROWS[f"{COMMAND} v5p:2x4x4 fsdp=4 expert=8"]
 MIXTURE = mixtral.PRESETS["mixtral_8x7b"].layers.blocks[0].sublayers[1]
 AN_EXPERT = 4096 * MIXTURE.hidden_dim
 HBM_MIB = 15.75 * 1024
 """Of a v5e chip, as XLA's compiler says when it refuses a program."""
+PEER_MIB = 13465
+"""Temporaries of a peer's step of the same model on v5p:2x4x4, one row of 4096 tokens a chip, full rematerialisation."""
 
 
 def test_it_fits_the_chip():
     assert "refused" not in ROW and ROW["arguments_mib"] < ROW["peak_mib"] <= HBM_MIB
+
+
+def test_it_needs_no_more_temporaries_than_the_peer():
+    assert 0 < LARGER["temporaries_mib"] <= PEER_MIB
 
 
 def test_weights_and_both_moments_are_split_over_all_chips():
