@@ -13,7 +13,8 @@ import os
 import sys
 import time
 
-os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 from jax.experimental import topologies
@@ -25,7 +26,8 @@ from arch.sharding import mesh as meshes
 from arch.train import bad_batch, optimizer
 from arch.train import state as states
 from arch.train.step import train_step
-from benchmarks import collectives, measure
+from benchmarks import measure
+from benchmarks.program import collectives
 
 LENGTH, CHUNK, MIB = 4096, 512, 2**20
 FIELDS = dict(tokens="int32", targets="int32", weights="float32", positions="int32", segment_ids="int32")

@@ -17,8 +17,9 @@ from jax.experimental import topologies
 
 from arch.families import mixtral
 from arch.sharding import mesh as meshes
-from benchmarks import collectives, roofline
+from benchmarks import roofline
 from benchmarks.measure import RESULTS
+from benchmarks.program import collectives
 
 TOPOLOGY, SIZES, LENGTH = "v5e:2x4", dict(data=1, fsdp=2, expert=4), 256
 MODEL = dict(embed_dim=1024, num_layers=1, num_heads=8, num_kv_heads=2, hidden_dim=3584, vocab_size=4096)

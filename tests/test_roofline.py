@@ -8,7 +8,7 @@ import pytest
 from arch.families import llama, mixtral
 from arch.ffns import mlp
 from arch.layers.flops import Row, UnknownFlops
-from benchmarks import collectives, roofline
+from benchmarks import roofline
 
 RESULTS = pathlib.Path(roofline.__file__).parent / "results"
 SMALL = dict(vocab_size=11, embed_dim=24, num_layers=3, num_heads=3, hidden_dim=7)
@@ -61,29 +61,3 @@ def test_the_kept_table_is_what_is_computed(command):
 @pytest.mark.parametrize("command", KEPT)
 def test_a_mixture_s_step_takes_no_more_than_1_25_times_that_of_the_dense_model(command):
     assert KEPT[command]["ratio"] == round(KEPT[command]["moe"]["step_s"] / KEPT[command]["dense"]["step_s"], 3) <= 1.25
-
-
-# Beside XLA's count
-
-FUSED = """
-%all-reduce-scatter.1 (p: bf16[1,8,12]) -> bf16[2,12] {
-  %all-reduce.4 = bf16[8,12]{1,0} all-reduce(%b), replica_groups={{0,2,4,6},{1,3,5,7}}, to_apply=%add
-}
-%body (p: f32[]) -> f32[] {
-  %all-gather.1 = bf16[1,8,12]{2,1,0:T(8,128)} all-gather(%p), replica_groups=[2,4]<=[8], chain_id="3"
-  %all-gather.2 = bf16[1,8,12]{2,1,0:T(8,128)} all-gather(%q), replica_groups=[2,4]<=[8], chain_id="3"
-  %all-reduce.5 = (f32[3]{0}, f32[5]{0}) all-reduce(%b, %c), replica_groups=mesh['fsdp'=2,'expert'=4] {'fsdp'}
-  %ragged.1 = bf16[16,6]{1,0} ragged-all-to-all(%d), replica_groups={{0,1,2,3},{4,5,6,7}}
-}
-"""
-
-
-def test_collectives_are_read_from_a_program():
-    found = {one.kind: (one.shapes, one.size, one.group, one.received) for one in collectives.found(FUSED)}
-    assert found == {
-        "reduce-scatter": (((8, 12),), 192, 4, 144),
-        "all-gather": (((1, 8, 12),), 192, 4, 144),
-        "all-reduce": (((3,), (5,)), 32, 2, 32),
-        "ragged-all-to-all": (((16, 6),), 192, 4, 144),
-    }
-    assert collectives.summary(FUSED)["all-gather"] == dict(count=1, mib=0.0, largest=(1, 8, 12))

@@ -1,0 +1,127 @@
+"""What a compiled program takes of each device, from its own text: every operation, times the trips of its loops.
+
+    count = sum over operations of trips * (FLOPs, bytes read and written, bytes received)
+
+XLA's `cost_analysis()` counts the body of a loop once; this does not. A conditional counts as its dearest branch, a
+collective that stands in several fusions once. `benchmarks/roofline_check.py` compares with XLA's count.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+from benchmarks.program import collectives, flops, hlo, loops, memory
+
+FREE = set(
+    "parameter constant get-tuple-element tuple bitcast after-all partition-id replica-id opt-barrier domain "
+    "add-dependency async-update".split()
+)
+"""They compute and move nothing; nor does what ends in `-done`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """What one operation takes of a device, in all its trips.
+
+    Attributes:
+      kind: its opcode; of a message its kind.
+      path: of the operation in the model.
+      trips: how often it runs.
+      products: FLOPs of matrix products.
+      elementwise: FLOPs of other arithmetic.
+      memory: bytes that it reads and writes.
+      near: of these, the bytes in memories close to the processor.
+      received: bytes that come from other devices.
+      aside: whether it only moves, while others compute.
+    """
+
+    kind: str
+    path: str
+    trips: int
+    products: float = 0
+    elementwise: float = 0
+    memory: float = 0
+    near: float = 0
+    received: float = 0
+    aside: bool = False
+
+
+def ops(text: str, *, filled: float = 1.0) -> list[Op]:
+    """All operations of a program.
+
+    Args:
+      text: of `compiled.as_text()`.
+      filled: share of the places of ragged products and messages that hold rows. XLA knows places alone; how many rows
+        there are at an even load of experts, a config tells.
+
+    Raises:
+      ValueError: where the trips of a loop, or the FLOPs of an operation, are not known.
+    """
+    program = hlo.parse(text)
+    return list(_of(program, program.entry, 1, filled))
+
+
+def total(some: list[Op]) -> dict[str, float]:
+    """The sums of all operations, and under `received_by` the bytes received by each kind of message."""
+    fields = ("products", "elementwise", "memory", "near", "received")
+    out = {field: sum(getattr(op, field) for op in some) for field in fields}
+    kinds = {op.kind for op in some if op.received}
+    return out | dict(received_by={kind: sum(op.received for op in some if op.kind == kind) for kind in sorted(kinds)})
+
+
+def _of(program, name, trips, filled) -> Iterator[Op]:
+    """Those of a computation that runs so often."""
+    computation, chains = program.computations[name], set()
+    for one in computation.values():
+        if one.opcode in FREE or one.opcode.endswith("-done"):
+            continue
+        if one.opcode == "while":
+            rounds = trips * loops.trips(program, computation, one)
+            yield from _of(program, one.attribute("body"), rounds, filled)
+        elif one.opcode == "conditional":
+            yield from _dearest(list(_of(program, branch, trips, filled)) for branch in one.branches)
+        elif one.opcode in ("call", "async-start"):
+            yield from _of(program, one.attribute("to_apply") or one.attribute("calls"), trips, filled)
+        else:
+            yield _op(program, name, one, trips, filled, chains)
+
+
+def _dearest(branches):
+    return max(branches, key=lambda some: (sum(op.products for op in some), sum(op.memory for op in some)))
+
+
+def _op(program, name, one, trips, filled, chains) -> Op:
+    """One operation; `chains` are those of the messages counted before, and grows."""
+    computation = program.computations[name]
+    messages = dict(_messages(program, name, one))
+    counted = {part for part, message in messages.items() if (message.kind, message.chain) in chains}
+    new = [message for part, message in messages.items() if part not in counted]
+    chains |= {(message.kind, message.chain) for message in new}
+    products, elementwise = flops.of(program, computation, one)
+    products *= filled if flops.ragged(one) else 1
+    bytes_in = memory.of(program, computation, one, counted=counted, filled=filled)
+    received, kind = sum(message.received for message in new), new[0].kind if new else one.opcode
+    if kind == "ragged-all-to-all":
+        there, back = (arrays[0].entries for arrays in (one.results, computation.read(one)[0]))
+        received *= min(1, filled * max(there, back) / there)
+    aside = one.opcode in ("copy-start", "slice-start") or (bool(new) and not products)
+    return Op(
+        kind=kind,
+        path=one.path,
+        trips=trips,
+        products=trips * products,
+        elementwise=trips * elementwise,
+        memory=trips * bytes_in.total(),
+        near=trips * (bytes_in.total() - bytes_in[0]),
+        received=trips * received,
+        aside=aside,
+    )
+
+
+def _messages(program, name, one) -> Iterator[tuple[str, collectives.Collective]]:
+    """(name, collective) for those that an instruction, or what it fuses, begins."""
+    if one.opcode == "fusion":
+        inner = one.attribute("calls")
+        for part in program.computations[inner].values():
+            yield from _messages(program, inner, part)
+    elif found := collectives.of(name, program.computations[name], one):
+        yield one.name, found

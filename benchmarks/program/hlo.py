@@ -1,0 +1,164 @@
+"""Reads the text of a program that XLA compiled: computations, their instructions, and what calls what.
+
+    %name = f32[2,3]{1,0:T(8,128)S(1)} opcode(%operand, %operand), attribute=value, ...
+
+`jax.jit(f).lower(...).compile().as_text()` gives it, for any kind of device. Layouts are left out but for the memory
+space, S(n): 0 is the device's main memory, others are close to its processor (of a TPU 1 is VMEM, 2 and 4 are flags and
+scalars). Grammar: XLA's documentation, "HLO IR", as its parser accepts it.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+
+BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "bf16": 16, "c64": 64, "c128": 128, "f8e4m3b11fnuz": 8}
+"""Of the types whose name does not end in their number of bits."""
+NOT_ARRAYS = ("token", "opaque")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\(([^)]*)(.*)$")
+_ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+_BODY = re.compile(r'"body":"[^"]*",?')
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """A result of an instruction.
+
+    Attributes:
+      dtype: as XLA spells it, `bf16`.
+      dims: its shape.
+      space: the memory it is in, 0 for the main one.
+    """
+
+    dtype: str
+    dims: tuple[int, ...]
+    space: int = 0
+
+    @property
+    def entries(self) -> int:
+        """How many numbers."""
+        return math.prod(self.dims)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.entries * _bits(self.dtype) // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """A line of a computation.
+
+    Attributes:
+      name, opcode: `all-gather.3`, `all-gather`.
+      results: the arrays of its result, a tuple's one behind the other.
+      operands: names of instructions of the same computation.
+      inside: what stands between the brackets: operands, or a parameter's number, a constant's value.
+      text: the attributes behind them, without the code of kernels.
+      root: whether it gives the computation's result.
+    """
+
+    name: str
+    opcode: str
+    results: tuple[Array, ...]
+    operands: tuple[str, ...]
+    inside: str
+    text: str
+    root: bool
+
+    def attribute(self, name: str) -> str:
+        """What follows `name=`, without braces and quotes; '' where there is no such attribute."""
+        found = re.search(rf'[ ,]{name}=(?:\{{([^}}]*)\}}|"([^"]*)"|%?([\w.<>\[\]-]+))', self.text)
+        return next((part for part in found.groups() if part is not None), "") if found else ""
+
+    @property
+    def path(self) -> str:
+        """Of the operation in the model, `jit(step)/layers/0/attention/dot_general`; '' where none is noted."""
+        found = re.search(r'op_name="([^"]*)"', self.text)
+        return found[1] if found else ""
+
+    @property
+    def branches(self) -> list[str]:
+        """The computations of a conditional."""
+        some = [self.attribute(name) for name in ("branch_computations", "true_computation", "false_computation")]
+        return re.findall(r"[\w.-]+", " ".join(some))
+
+    def dims(self, name: str) -> tuple[int, ...]:
+        """Whole numbers of an attribute."""
+        return tuple(int(number) for number in re.findall(r"\d+", self.attribute(name)))
+
+
+class Computation(dict[str, Instruction]):
+    """Instructions by name, in the order of the text."""
+
+    @functools.cached_property
+    def root(self) -> Instruction:
+        """Gives the result."""
+        return next(one for one in self.values() if one.root)
+
+    @functools.cached_property
+    def parameters(self) -> list[str]:
+        """Names, by number."""
+        some = [one for one in self.values() if one.opcode == "parameter"]
+        return [one.name for one in sorted(some, key=lambda one: int(one.inside))]
+
+    @functools.cached_property
+    def users(self) -> dict[str, list[Instruction]]:
+        """Which instructions read each one, once each."""
+        out = {name: [] for name in self}
+        for one in self.values():
+            for name in dict.fromkeys(one.operands):
+                out[name].append(one)
+        return out
+
+    def read(self, instruction: Instruction) -> list[tuple[Array, ...]]:
+        """The results of each of its operands."""
+        return [self[name].results for name in instruction.operands]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """All computations, and the name of that where it starts."""
+
+    computations: dict[str, Computation]
+    entry: str
+
+
+def parse(text: str) -> Program:
+    """The program of a text. Raises ValueError where it has no entry computation."""
+    computations, entry, current = {}, "", None
+    for line in text.splitlines():
+        if start := _COMPUTATION.match(line):
+            current = computations.setdefault(start[2], Computation())
+            entry = start[2] if start[1] else entry
+        elif current is not None and (match := _INSTRUCTION.match(line)):
+            root, name, shapes, opcode, inside, attributes = match.groups()
+            operands = () if opcode in ("parameter", "constant") else tuple(re.findall(r"%([\w.-]+)", inside))
+            attributes = _BODY.sub("", attributes)
+            current[name] = Instruction(name, opcode, arrays(shapes), operands, inside, attributes, bool(root))
+    if not entry:
+        raise ValueError("text must hold a computation that begins with ENTRY, as `compiled.as_text()` does")
+    return Program(computations, entry)
+
+
+@functools.lru_cache(maxsize=None)
+def arrays(shapes: str) -> tuple[Array, ...]:
+    """Those of a shape's text, `(f32[2,3]{1,0}, s32[])`."""
+    out = []
+    for dtype, dims, layout in _ARRAY.findall(shapes):
+        if dtype not in NOT_ARRAYS:
+            space = re.search(r"S\((\d+)\)", layout)
+            out.append(Array(dtype, tuple(map(int, re.findall(r"\d+", dims))), int(space[1]) if space else 0))
+    return tuple(out)
+
+
+@functools.cache
+def _bits(dtype: str) -> int:
+    if dtype in BITS:
+        return BITS[dtype]
+    if dtype.startswith("f8"):
+        return 8
+    if found := re.fullmatch(r"[sufbc]+(\d+)", dtype):
+        return int(found[1])
+    raise ValueError(f"dtype={dtype} must be one whose bits are known")
