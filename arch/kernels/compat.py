@@ -32,3 +32,11 @@ def modules() -> tuple[types.ModuleType, types.ModuleType]:
     from jax.experimental.pallas import mosaic_gpu
 
     return pallas, mosaic_gpu
+
+
+def tpu() -> tuple[types.ModuleType, types.ModuleType]:
+    """(pallas, pallas.tpu), which every JAX that setup.cfg allows has."""
+    from jax.experimental import pallas
+    from jax.experimental.pallas import tpu as pltpu
+
+    return pallas, pltpu
