@@ -152,6 +152,57 @@ def test_products_in_a_fusion_of_a_fusion_count():
     assert (found["products"], found["elementwise"], found["memory"]) == (2 * 8 * 8 * 6, 64, 4 * (48 + 64))
 
 
+RENAMED = """
+%same (e: f32[8,6]) -> f32[8,6] {
+  %e = f32[8,6]{1,0} parameter(0)
+  ROOT %other = f32[8,6]{1,0} bitcast(%e)
+}
+%outer (f: f32[8,6]) -> f32[8,8] {
+  %f = f32[8,6]{1,0} parameter(0)
+  %g = f32[8,6]{1,0} fusion(%f), kind=kLoop, calls=%same
+  ROOT %h = f32[8,8]{1,0} dot(%g, %g), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+}
+"""
+
+
+def test_what_a_fusion_hands_on_to_its_product_is_read():
+    found = one("  ROOT %o = f32[8,8]{1,0} fusion(%p), kind=kOutput, calls=%outer", before=RENAMED)
+    assert (found["products"], found["memory"]) == (2 * 8 * 8 * 6, 4 * (48 + 64))
+
+
+LOOKUP = """ENTRY %main (p: f32[40,256]) -> f32[3,256] {
+  %p = f32[40,256]{1,0:T(8,128)} parameter(0)
+  %i = s32[3]{0} constant({...})
+  ROOT %g = f32[3,256]{1,0:T(8,128)} gather(%p, %i), offset_dims={1}, collapsed_slice_dims={0}, start_index_map={0}, \
+index_vector_dim=1, slice_sizes={1,256}
+}
+"""
+
+
+@pytest.mark.parametrize("tiles, rows", [(False, 1), (True, 8)])
+def test_a_row_that_is_looked_up_counts_as_itself_or_as_its_tile(tiles, rows):
+    assert count.total(count.ops(LOOKUP, tiles=tiles))["memory"] == 4 * (3 + 3 * 256 + rows * 3 * 256)
+
+
+SCATTER = """
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %z = f32[] add(%x, %y)
+}
+"""
+SCATTERED = """
+  %i = s32[2,1]{1,0} constant({...})
+  %u = f32[2,6]{1,0} constant({...})
+  ROOT %s = f32[8,6]{1,0} scatter(%p, %i, %u), update_window_dims={1}, inserted_window_dims={0}, \
+scatter_dims_to_operand_dims={0}, index_vector_dim=1, to_apply=%add
+"""
+
+
+def test_a_scatter_reads_its_updates_and_reads_and_writes_their_rows():
+    assert one(SCATTERED, before=SCATTER)["memory"] == 4 * (2 + 3 * 12)
+
+
 PREFETCH = """
   %begin = (f32[8,6]{1,0:S(1)}, f32[8,6]{1,0}, u32[]{:S(2)}) copy-start(%p)
   %end = f32[8,6]{1,0:T(8,128)S(1)} copy-done(%begin)

@@ -45,18 +45,19 @@ class Op:
     aside: bool = False
 
 
-def ops(text: str, *, filled: float = 1.0) -> list[Op]:
+def ops(text: str, *, filled: float = 1.0, tiles: bool = False) -> list[Op]:
     """All operations of a program.
 
     Args:
       text: of `compiled.as_text()`.
       filled: share of the places of ragged products and messages that hold rows. XLA knows places alone; how many rows
         there are at an even load of experts, a config tells.
+      tiles: whether a row that is looked up counts as the tiles it lies in, on TPUs eight rows, as XLA counts it.
 
     Raises:
       ValueError: where the trips of a loop, or the FLOPs of an operation, are not known.
     """
-    program = hlo.parse(text)
+    program = hlo.parse(text, tiles=tiles)
     return list(_of(program, program.entry, 1, filled))
 
 

@@ -2,9 +2,10 @@
 
     %name = f32[2,3]{1,0:T(8,128)S(1)} opcode(%operand, %operand), attribute=value, ...
 
-`jax.jit(f).lower(...).compile().as_text()` gives it, for any kind of device. Layouts are left out but for the memory
-space, S(n): 0 is the device's main memory, others are close to its processor (of a TPU 1 is VMEM, 2 and 4 are flags and
-scalars). Grammar: XLA's documentation, "HLO IR", as its parser accepts it.
+`jax.jit(f).lower(...).compile().as_text()` gives it, for any kind of device. Of a layout: the axes from the fastest on,
+the tile in which TPUs keep the last of them together, T(8,128), and the memory space, S(n): 0 is the device's main
+memory, others are close to its processor (of a TPU 1 is VMEM, 2 and 4 are flags and scalars). Grammar: as XLA's parser
+accepts it, with XLA's documentation on "Shapes and layout" and "Tiled layout".
 """
 
 import dataclasses
@@ -29,11 +30,15 @@ class Array:
       dtype: as XLA spells it, `bf16`.
       dims: its shape.
       space: the memory it is in, 0 for the main one.
+      order: its axes, the fastest first.
+      tile: entries that are kept together, of the fastest axis last; () for none.
     """
 
     dtype: str
     dims: tuple[int, ...]
     space: int = 0
+    order: tuple[int, ...] = ()
+    tile: tuple[int, ...] = ()
 
     @property
     def entries(self) -> int:
@@ -44,6 +49,12 @@ class Array:
     def size(self) -> int:
         """Bytes."""
         return self.entries * _bits(self.dtype) // 8
+
+    def touched(self, sizes: tuple[int, ...]) -> int:
+        """Bytes of the tiles that a slice of these sizes lies in."""
+        steps = dict(zip(self.order, reversed(self.tile)))
+        whole = math.prod(-(-size // steps.get(axis, 1)) * steps.get(axis, 1) for axis, size in enumerate(sizes))
+        return whole * _bits(self.dtype) // 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +97,7 @@ class Instruction:
 
     def dims(self, name: str) -> tuple[int, ...]:
         """Whole numbers of an attribute."""
-        return tuple(int(number) for number in re.findall(r"\d+", self.attribute(name)))
+        return _numbers(self.attribute(name))
 
 
 class Computation(dict[str, Instruction]):
@@ -125,8 +136,12 @@ class Program:
     entry: str
 
 
-def parse(text: str) -> Program:
-    """The program of a text. Raises ValueError where it has no entry computation."""
+def parse(text: str, *, tiles: bool = True) -> Program:
+    """The program of a text, with the tiles of its layouts or without.
+
+    Raises:
+      ValueError: where it has no entry computation.
+    """
     computations, entry, current = {}, "", None
     for line in text.splitlines():
         if start := _COMPUTATION.match(line):
@@ -136,21 +151,28 @@ def parse(text: str) -> Program:
             root, name, shapes, opcode, inside, attributes = match.groups()
             operands = () if opcode in ("parameter", "constant") else tuple(re.findall(r"%([\w.-]+)", inside))
             attributes = _BODY.sub("", attributes)
-            current[name] = Instruction(name, opcode, arrays(shapes), operands, inside, attributes, bool(root))
+            results = arrays(shapes, tiles)
+            current[name] = Instruction(name, opcode, results, operands, inside, attributes, bool(root))
     if not entry:
         raise ValueError("text must hold a computation that begins with ENTRY, as `compiled.as_text()` does")
     return Program(computations, entry)
 
 
 @functools.lru_cache(maxsize=None)
-def arrays(shapes: str) -> tuple[Array, ...]:
-    """Those of a shape's text, `(f32[2,3]{1,0}, s32[])`."""
+def arrays(shapes: str, tiles: bool = True) -> tuple[Array, ...]:
+    """Those of a shape's text, `(f32[2,3]{1,0}, s32[])`, with their tiles or without."""
     out = []
     for dtype, dims, layout in _ARRAY.findall(shapes):
         if dtype not in NOT_ARRAYS:
-            space = re.search(r"S\((\d+)\)", layout)
-            out.append(Array(dtype, tuple(map(int, re.findall(r"\d+", dims))), int(space[1]) if space else 0))
+            order, _, rest = layout.partition(":")
+            space, tile = re.search(r"S\((\d+)\)", rest), re.search(r"T\(([\d,]+)\)", rest)
+            kept = _numbers(tile[1]) if tile and tiles else ()
+            out.append(Array(dtype, _numbers(dims), int(space[1]) if space else 0, _numbers(order), kept))
     return tuple(out)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)))
 
 
 @functools.cache

@@ -1,17 +1,18 @@
 """Bytes that an operation of a compiled program reads and writes, by the memory they are in.
 
-Operands and results count whole, but for arrays of which only a part is touched: what is sliced or gathered counts as
-the slice, what is updated in place as the update, also inside a fusion; what a fusion keeps inside or hands on counts
-nothing. A kernel has what it declares (`pl.CostEstimate`). The rules are those of XLA's HloCostAnalysis but in three
-places: there, what a fusion gathers from counts whole, a copy or slice that begins and ends apart counts in both
-places, and each part of a collective in several fusions counts again.
+Operands and results count whole, but for arrays of which only a part is touched: what is sliced counts as the slice,
+what is updated in place as the update, rows that are looked up as these rows, or as the tiles they lie in if the
+program was read with tiles; also inside a fusion, and what that keeps inside or hands on counts nothing. A kernel has
+what it declares (`pl.CostEstimate`). With tiles the rules are those of XLA's cost analysis but in two places: there a
+copy or slice that begins and ends apart counts in both places, and each part of a collective in several fusions again.
 """
 
+import math
 from collections import Counter
 
 from benchmarks.program import collectives, flops, hlo
 
-SLICES = ("slice", "dynamic-slice", "gather")
+SLICES = ("slice", "dynamic-slice")
 
 
 def of(
@@ -27,7 +28,7 @@ def of(
     if one.opcode == "fusion":
         inner = program.computations[one.attribute("calls")]
         for parameter, arrays in zip(inner.parameters, read, strict=True):
-            out[arrays[0].space] += _read(program, inner, parameter, counted)
+            out[arrays[0].space] += sum(_read(program, inner, parameter, counted))
         for array, size in zip(one.results, _written(program, inner, inner.root, counted), strict=True):
             out[array.space] += size
     elif one.opcode == "custom-call" and one.attribute("custom_call_target") in flops.HAND_ON:
@@ -50,10 +51,13 @@ def of(
         out[read[0][0].space] += part.size
     elif one.opcode == "dynamic-update-slice":
         out += _moved([*read[1], *read[1]])
+    elif one.opcode == "gather":
+        out += _moved([*one.results, *read[1]])
+        out[read[0][0].space] += _gathered(computation, one)
     elif one.opcode == "scatter":
-        half = len(read) // 2
-        out += _moved([array for arrays in read[half:] for array in arrays])
-        out += _moved([array for arrays in 2 * read[half + 1 :] for array in arrays])
+        out += _moved([array for arrays in read[len(one.results) :] for array in arrays])
+        for array, size in zip(one.results, _scattered(computation, one), strict=True):
+            out[array.space] += 2 * size
     else:
         results = one.results[len(read) : 2 * len(read)] if one.opcode.endswith("-start") else one.results
         out += _moved([*results, *(array for arrays in read for array in arrays)])
@@ -67,27 +71,57 @@ def _moved(arrays) -> Counter:
     return out
 
 
-def _read(program, inner, name, counted) -> int:
-    """Bytes of a value that those who use it inside a fusion read."""
+def _gathered(computation, one) -> int:
+    """Bytes of the tiles that a gather reads."""
+    sizes = one.dims("slice_sizes")
+    return computation[one.operands[0]].results[0].touched(sizes) * one.results[0].entries // math.prod(sizes)
+
+
+def _scattered(computation, one) -> list[int]:
+    """Bytes of the tiles that a scatter reads, and writes, in each array."""
+    out, inserted, read = [], one.dims("inserted_window_dims"), computation.read(one)
+    for into, (update,) in zip(one.results, read[len(one.results) + 1 :], strict=True):
+        window = iter(update.dims[axis] for axis in one.dims("update_window_dims"))
+        sizes = tuple(1 if axis in inserted else next(window) for axis in range(len(into.dims)))
+        out.append(into.touched(sizes) * update.entries // math.prod(sizes))
+    return out
+
+
+def _read(program, inner, name, counted) -> tuple[int, int]:
+    """Bytes of a value that are read inside a fusion: (at most all of it, tiles for each row looked up)."""
     whole = sum(array.size for array in inner[name].results)
-    return min(whole, sum(_used(program, inner, name, user, whole, counted) for user in inner.users[name]))
+    uses = [_used(program, inner, name, user, whole, counted) for user in inner.users[name]]
+    return min(whole, sum(plain for plain, _ in uses)), sum(tiles for _, tiles in uses)
 
 
-def _used(program, inner, name, user, whole, counted) -> int:
+def _used(program, inner, name, user, whole, counted) -> tuple[int, int]:
+    """The same, by one of those who read it."""
     first = user.operands[0] == name
     if user.name in counted or user.opcode == "tuple" or user.attribute("custom_call_target") in flops.HAND_ON:
-        return 0
-    if user.opcode in ("dynamic-update-slice", "scatter") and first:
-        return 0
+        return 0, 0
+    if user.opcode == "dynamic-update-slice" and first:
+        return 0, 0
+    if user.opcode == "scatter" and name in user.operands[: len(user.results)]:
+        return 0, _scattered(inner, user)[user.operands.index(name)]
+    if user.opcode == "gather" and first:
+        return 0, _gathered(inner, user)
     if user.opcode in SLICES and first:
-        return user.results[0].size
+        return user.results[0].size, 0
     if user.opcode == "bitcast":
         return _read(program, inner, user.name, counted)
     if user.opcode == "fusion":
         nested = program.computations[user.attribute("calls")]
         given = [part for part, operand in zip(nested.parameters, user.operands, strict=True) if operand == name]
-        return sum(_read(program, nested, part, counted) for part in given)
-    return whole
+        uses = [_read(program, nested, part, counted) for part in given]
+        uses += [_read(program, inner, user.name, counted) for part in given if _leaves(nested, part)]
+        return sum(plain for plain, _ in uses), sum(tiles for _, tiles in uses)
+    return whole, 0
+
+
+def _leaves(computation, name) -> bool:
+    """Whether a value is, perhaps by another name, the result of its computation."""
+    names = (user.name for user in computation.users[name] if user.opcode == "bitcast")
+    return name == computation.root.name or any(_leaves(computation, each) for each in names)
 
 
 def _written(program, inner, one, counted) -> list[int]:
@@ -98,15 +132,25 @@ def _written(program, inner, one, counted) -> list[int]:
         return _written(program, inner, inner[one.operands[0]], counted)
     if one.opcode == "fusion":
         nested = program.computations[one.attribute("calls")]
+        made = {part for part, name in zip(nested.parameters, one.operands, strict=True) if not _given(inner, name)}
+        into = nested.root.operands[0] if nested.root.opcode == "scatter" else ""
+        if into in made:  # no rows are read, all are written
+            return [array.size for array in one.results]
         return _written(program, nested, nested.root, counted)
     if one.opcode == "dynamic-update-slice":
         return [inner[one.operands[1]].results[0].size]
-    if one.opcode == "scatter":
-        half = len(one.operands) // 2
-        return [2 * inner[name].results[0].size for name in one.operands[half + 1 :]]
+    if one.opcode == "scatter" and _given(inner, one.operands[0]):
+        return _scattered(inner, one)
     if one.attribute("custom_call_target") in flops.HAND_ON:
         made = [inner[name] for name in one.operands if name not in counted and inner[name].opcode in collectives.KINDS]
         shapes = [(array.dtype, array.dims) for message in made for array in message.results]
         return [array.size if (array.dtype, array.dims) in shapes else 0 for array in one.results]
     handed_on = one.opcode == "parameter" or one.name in counted
     return [0 if handed_on else array.size for array in one.results]
+
+
+def _given(inner, name) -> bool:
+    """Whether a value comes from outside of its fusion, perhaps under another name."""
+    while inner[name].opcode == "bitcast":
+        name = inner[name].operands[0]
+    return inner[name].opcode == "parameter"
