@@ -101,6 +101,7 @@ BIGBIRD = window(96) | global_tokens(*range(64), *range(-64, 0))
 BIGBIRD = BIGBIRD | random_blocks(3, 0, outside=BIGBIRD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "masks"),
     [(causal & window(512), 2), (window(257) | global_tokens(0), 10), (BIGBIRD, 30)],
