@@ -47,10 +47,10 @@ def causal_conv(
         if segment_ids is not None and tap < width - 1:
             product = jnp.where((segments[:, tap : tap + length] == segment_ids)[..., None], product, 0)
         y += product
-    return y.astype(x.dtype), _last_valid(inputs, valid, width - 1)
+    return y.astype(x.dtype), last_valid(inputs, valid, width - 1)
 
 
-def _last_valid(inputs: Float[Array, "b s f"], valid: Bool[Array, "b t"] | None, count: int) -> Float[Array, "b c f"]:
+def last_valid(inputs: Float[Array, "b s f"], valid: Bool[Array, "b t"] | None, count: int) -> Float[Array, "b c f"]:
     """The `count` inputs that end at each row's last valid one."""
     if valid is None:
         return inputs[:, inputs.shape[1] - count :]

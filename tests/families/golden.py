@@ -35,6 +35,12 @@ PATHS = {
         """mamba_norm/scale mamba/in mamba/gate mamba/conv mamba/conv_bias mamba/dt_down mamba/dt_up mamba/dt_bias
         mamba/B mamba/C mamba/A_log mamba/D mamba/out""",
     ),
+    "rwkv": (
+        f"{UNTIED} embedding_norm/scale embedding_norm/bias {NORM}",
+        """rwkv4_norm/scale rwkv4_norm/bias channel_mix_norm/scale channel_mix_norm/bias rwkv4/mix_key rwkv4/mix_value
+        rwkv4/mix_receptance rwkv4/key rwkv4/value rwkv4/receptance rwkv4/decay rwkv4/bonus rwkv4/out
+        channel_mix/mix_key channel_mix/mix_receptance channel_mix/key channel_mix/receptance channel_mix/value""",
+    ),
     "mamba2_lm": (
         "embedding/table norm/scale",
         """mamba2_norm/scale mamba2/gate mamba2/in mamba2/B mamba2/C mamba2/dt mamba2/conv mamba2/conv_B mamba2/conv_C
@@ -124,6 +130,14 @@ PRESETS = {
         "mamba_790m": ("mamba_lm", 48, 793_204_224),
         "mamba_1_4b": ("mamba_lm", 48, 1_372_178_432),
         "mamba_2_8b": ("mamba_lm", 64, 2_768_345_600),
+    },
+    "rwkv": {  # table 2 prints these
+        "rwkv4_169m": ("rwkv", 12, 169_342_464),
+        "rwkv4_430m": ("rwkv", 24, 430_397_440),
+        "rwkv4_1_5b": ("rwkv", 24, 1_515_106_304),
+        "rwkv4_3b": ("rwkv", 32, 2_984_627_200),
+        "rwkv4_7b": ("rwkv", 32, 7_392_649_216),
+        "rwkv4_14b": ("rwkv", 40, 14_148_597_760),
     },
     "mamba2_lm": {
         "mamba2_130m": ("mamba2_lm", 24, 128_989_632),

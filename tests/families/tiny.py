@@ -1,6 +1,6 @@
 """Tiny models of the decoder families, covering their variants."""
 
-from arch.families import bloom, falcon, gpt, gpt_neox, llama, mamba2_lm, mamba_lm, mistral, mixtral
+from arch.families import bloom, falcon, gpt, gpt_neox, llama, mamba2_lm, mamba_lm, mistral, mixtral, rwkv
 from arch.positions import rope, rope_linear, rope_llama3, rope_yarn
 
 SIZES = dict(vocab_size=11, embed_dim=12, num_layers=2, num_heads=6)
@@ -59,6 +59,7 @@ TINY = {
     "mixtral": (mixtral, mixtral.compose(**LLAMA, num_experts=3, top_k=2, window=4)),
     "bloom": (bloom, bloom.compose(**SIZES, residual_dropout=0.1)),
     "mamba": (mamba_lm, mamba_lm.compose(vocab_size=11, embed_dim=12, num_layers=2, state_dim=3)),
+    "rwkv": (rwkv, rwkv.compose(vocab_size=11, embed_dim=12, num_layers=2, hidden_dim=17)),
     "mamba2": (
         mamba2_lm,
         mamba2_lm.compose(vocab_size=11, embed_dim=12, num_layers=2, head_dim=4, state_dim=5, num_groups=3),

@@ -212,6 +212,10 @@ CASES = {
         dict(hidden_size=24, state_size=5, num_hidden_layers=2, num_heads=6, head_dim=8, n_groups=2, chunk_size=4),
         ("backbone.layers.1.mixer.A_log", "backbone.layers.1.mixer.conv1d.weight"),
     ),
+    "rwkv": Case(
+        "RwkvForCausalLM", dict(hidden_size=24, num_hidden_layers=2, intermediate_size=37, use_cache=False),
+        ("rwkv.blocks.1.attention.time_decay", "rwkv.blocks.0.feed_forward.time_mix_key"),
+    ),
 }  # fmt: skip
 """Of the families that have published weights."""
 

@@ -18,6 +18,7 @@ FORMS = {
     "bloom": "bloom",
     "mamba": "mamba_lm",
     "mamba2": "mamba2_lm",
+    "rwkv": "rwkv",
 }
 """The family that writes a tiny model when none is named: Mistral's layers without a window are LLaMA's."""
 
