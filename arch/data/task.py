@@ -83,8 +83,9 @@ def must_be(model_cfg: Any, *names: str, task: str) -> None:
 
 def must_reach(model_cfg: Any, length: int) -> None:
     """Raises ValueError when rows of so many tokens have positions that the model does not know."""
-    if 0 < model_cfg.position.max_length < length:
-        raise ValueError(f"seq_len={length} must be at most {model_cfg.position.max_length}, the model's positions")
+    position = model_cfg.position
+    if 0 < position.max_length < length:
+        raise ValueError(f"seq_len={length} must be at most {position.max_length}, the places of model.{position=}")
 
 
 def must_look(layers: stack.Config, *, ahead: bool, field: str, task: str) -> None:

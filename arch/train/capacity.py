@@ -70,8 +70,9 @@ def batch_must_fit(cfg: experiment.Config, mesh: Mesh) -> None:
     stream = rows * cfg.seq_len * cfg.model.embed_dim * jnp.dtype(cfg.model.dtype).itemsize
     if stream > have:
         raise ValueError(
-            f"batch_size={cfg.batch_size} of seq_len={cfg.seq_len}: one layer's output takes {_gib(stream)} of each "
-            f"device, which must be at most the {_gib(have)} that {device.device_kind} has: micro_batches splits it"
+            f"batch_size={cfg.batch_size} of seq_len={cfg.seq_len}, model.embed_dim={cfg.model.embed_dim}: one layer's "
+            f"output takes {_gib(stream)} of each device, which must be at most the {_gib(have)} that "
+            f"{device.device_kind} has: micro_batches splits it"
         )
 
 
