@@ -146,3 +146,15 @@ def agree(case: Case, attend: Callable) -> None:
             most = np.abs(exact[finite]).max(initial=1.0)
             least = 8 * most * (single if name == "logsumexp" else unit)
             np.testing.assert_allclose(mine[finite], exact[finite], rtol=0, atol=least, err_msg=name)
+
+
+def calls(module, name, monkeypatch):
+    """A list that gets an entry whenever the kernels run this function of the module, which all visits do."""
+    seen, function = [], getattr(module, name)
+
+    def counted(*args, **keywords):
+        jax.debug.callback(lambda: seen.append(name))
+        return function(*args, **keywords)
+
+    monkeypatch.setattr(module, name, counted)
+    return seen

@@ -8,7 +8,7 @@ import pytest
 from arch.kernels import compat
 from arch.kernels.block_attention import tpu
 from arch.kernels.block_attention.flash import attend
-from tests.kernels.block_attention_cases import HEADS, Case, agree
+from tests.kernels.block_attention_cases import HEADS, Case, agree, calls
 
 EVERY = ("segments", "valid", "slopes", "sinks", "soft cap")
 FAST = [
@@ -33,21 +33,15 @@ SLOW = [
 interpreted = functools.partial(attend, kernels="tpu", launch=True)
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """The interpreter takes blocks of any size."""
+    monkeypatch.setattr(tpu, "LANES", 8)
+
+
 @pytest.mark.parametrize("case", [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)], ids=str)
 def test_values_and_gradients_are_those_of_dense_attention(case):
     agree(case, functools.partial(interpreted, block_map=case.map))
-
-
-def calls(module, name, monkeypatch):
-    """A list that gets an entry whenever the kernels run this function of the module, which all visits do."""
-    seen, function = [], getattr(module, name)
-
-    def counted(*args):
-        jax.debug.callback(lambda: seen.append(name))
-        return function(*args)
-
-    monkeypatch.setattr(module, name, counted)
-    return seen
 
 
 @pytest.mark.parametrize(
@@ -90,3 +84,10 @@ def test_what_the_kernels_do_not_take_is_named(change, message):
     case = Case("bigbird, random in each head")
     with pytest.raises(ValueError, match=message):
         interpreted(*change(*case.arrays()[:3]), block_map=case.map)
+
+
+def test_blocks_that_fill_no_register_are_named(monkeypatch):
+    monkeypatch.undo()
+    case = Case("causal", block=(128, 64))
+    with pytest.raises(ValueError, match=r"block=\(128, 64\) must be multiples of 128 for the kernels"):
+        attend(*case.arrays()[:3], case.map, kernels="tpu")

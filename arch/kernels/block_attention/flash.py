@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arch.kernels.block_attention import tpu
+from arch.kernels.block_attention import hopper, tpu
 from arch.kernels.block_attention.rule import LOG2E, NOBODY, UNSEEN, Extras, Lists, Rule, Tables
 from arch.kernels.block_attention.visits import visits
 from arch.ops.patterns.blocks import BlockMap
 from arch.typing import Array, Bool, Float, Int
 
-KERNELS = {"tpu": tpu}
-Kernels = Literal["tpu"]
+KERNELS = {"tpu": tpu, "hopper": hopper}
+Kernels = Literal["tpu", "hopper"]
 
 
 def attend(
@@ -66,8 +66,10 @@ def attend(
     _check(query, key, value, block_map, query_segments, key_segments)
     module = KERNELS[kernels]
     bq, bk = block_map.block
+    wrong = module.misfit(query.dtype, (h, value.shape[-1]), block_map.block)
+    if wrong:
+        raise ValueError(f"{wrong} for the kernels of kernels={kernels!r}")
     masks = block_map.masks if len(block_map.masks) else np.zeros((1, bq, bk), bool)
-    module.check(query, key, value, bq, bk)
     whole_queries, whole_keys = partial(_to_whole, block=bq), partial(_to_whole, block=bk)
     if valid is not None and key_segments is None:
         query_segments, key_segments = jnp.zeros(query.shape[:2], jnp.int32), jnp.zeros(key.shape[:2], jnp.int32)

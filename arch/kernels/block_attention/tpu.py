@@ -20,13 +20,17 @@ from arch.kernels.block_attention.visits import FIRST, LAST
 
 DTYPES = (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16))
 HEADS_FIRST = True
+LANES = 128
 NT, NN = (((1,), (1,)), ((), ())), (((1,), (0,)), ((), ()))
 
 
-def check(query, key, value, queries: int, keys: int) -> None:
-    """Raises ValueError where the kernels do not take these operands, or blocks of so many queries and keys."""
-    if query.dtype not in DTYPES:
-        raise ValueError(f"query.dtype={query.dtype} must be one of float32, bfloat16 for the TPU kernels")
+def misfit(dtype, channels: tuple[int, int], block: tuple[int, int]) -> str:
+    """Why the kernels do not take operands of this dtype, with blocks of so many queries and keys; '' if they do."""
+    if dtype not in DTYPES:
+        return f"query.dtype={dtype} must be one of float32, bfloat16"
+    if any(size % LANES for size in block):
+        return f"{block=} must be multiples of {LANES}"
+    return ""
 
 
 def forward(rule: Rule, query, key, value, extras: Extras, tables: Tables):

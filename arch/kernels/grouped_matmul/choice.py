@@ -7,12 +7,12 @@
 """
 
 import functools
-import re
 from typing import Literal, get_args
 
 import jax.numpy as jnp
 
 from arch.kernels import compat
+from arch.kernels.devices import is_hopper, is_tpu
 from arch.kernels.grouped_matmul import hopper, peers
 from arch.ops import grouped_matmul as reference
 from arch.ops.int8 import Int8
@@ -32,10 +32,10 @@ def choose(device_kind: str, dtype, d: int, f: int) -> Implementation:
       d: rows' channels.
       f: products' channels.
     """
-    if device_kind.lower().startswith("tpu"):
+    if is_tpu(device_kind):
         return "ragged_dot"
     fits = jnp.dtype(dtype) in hopper.DTYPES and d % hopper.MULTIPLE == f % hopper.MULTIPLE == 0
-    return "mosaic" if _is_hopper(device_kind) and fits and compat.available() else "blocks"
+    return "mosaic" if is_hopper(device_kind) and fits and compat.available() else "blocks"
 
 
 def grouped_matmul(
@@ -71,7 +71,7 @@ def grouped_matmul(
     chosen = implementation or choose(device_kind, jnp.result_type(x, weight), *weight.shape[1:])
     if chosen not in get_args(Implementation):
         raise ValueError(f"implementation={chosen!r} must be '' or one of {', '.join(get_args(Implementation))}")
-    if chosen in ("mosaic", "jax_linear_attention") and not _is_hopper(device_kind):
+    if chosen in ("mosaic", "jax_linear_attention") and not is_hopper(device_kind):
         raise ValueError(f"implementation={chosen!r} needs a Hopper GPU (H100, H200 ...); device_kind={device_kind!r}")
     functions = {
         "mosaic": hopper.grouped_matmul,
@@ -80,7 +80,3 @@ def grouped_matmul(
     }
     ours = functools.partial(reference.grouped_matmul, implementation=chosen)
     return functions.get(chosen, ours)(x, weight, group_sizes)
-
-
-def _is_hopper(device_kind):
-    return re.search(r"\bG?H(20|100|200|800)\b", device_kind) is not None
