@@ -50,11 +50,10 @@ class Array:
         """Bytes."""
         return self.entries * _bits(self.dtype) // 8
 
-    def touched(self, sizes: tuple[int, ...]) -> int:
-        """Bytes of the tiles that a slice of these sizes lies in."""
+    def in_tiles(self, sizes: tuple[int, ...]) -> int:
+        """Entries of the tiles that a slice of these sizes lies in."""
         steps = dict(zip(self.order, reversed(self.tile)))
-        whole = math.prod(-(-size // steps.get(axis, 1)) * steps.get(axis, 1) for axis, size in enumerate(sizes))
-        return whole * _bits(self.dtype) // 8
+        return math.prod(-(-size // steps.get(axis, 1)) * steps.get(axis, 1) for axis, size in enumerate(sizes))
 
 
 @dataclasses.dataclass(frozen=True)

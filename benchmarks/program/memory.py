@@ -71,19 +71,23 @@ def _moved(arrays) -> Counter:
     return out
 
 
+def _looked_up(array, sizes, places) -> int:
+    """Bytes of slices of these sizes, of which there are as many as the entries of `places` make; all in tiles."""
+    return array.size * array.in_tiles(sizes) * places.in_tiles(places.dims) // (array.entries * math.prod(sizes))
+
+
 def _gathered(computation, one) -> int:
-    """Bytes of the tiles that a gather reads."""
-    sizes = one.dims("slice_sizes")
-    return computation[one.operands[0]].results[0].touched(sizes) * one.results[0].entries // math.prod(sizes)
+    """Bytes that a gather reads of the array in which it looks up."""
+    return _looked_up(computation[one.operands[0]].results[0], one.dims("slice_sizes"), one.results[0])
 
 
 def _scattered(computation, one) -> list[int]:
-    """Bytes of the tiles that a scatter reads, and writes, in each array."""
+    """Bytes that a scatter reads, and writes, of each array."""
     out, inserted, read = [], one.dims("inserted_window_dims"), computation.read(one)
     for into, (update,) in zip(one.results, read[len(one.results) + 1 :], strict=True):
         window = iter(update.dims[axis] for axis in one.dims("update_window_dims"))
         sizes = tuple(1 if axis in inserted else next(window) for axis in range(len(into.dims)))
-        out.append(into.touched(sizes) * update.entries // math.prod(sizes))
+        out.append(_looked_up(into, sizes, update))
     return out
 
 
