@@ -4,7 +4,7 @@ Source:    the pattern is Jamba's in small (Lieber et al., 2024, arXiv 2403.1988
 Text:      the Python standard library's own source, 7 MB, or --config.data.path=FILE_OR_FOLDER.
 Command:   python run.py --config=configs/demo.py --workdir=runs/demo
 Hardware:  2 CPU cores
-Time:      3 minutes, of which 20 seconds are gone at the first step
+Time:      3 minutes, of which 40 seconds are gone at the first step
 Expected:  1.819 validation bits per byte (spread 0.028 over 2 seeds); benchmarks/results/demo-cpu.json. Order-3 Markov
            models of the same bytes: 2.153 held out; 1.857 in sample, their empirical entropy.
 

@@ -26,9 +26,9 @@ def test_the_stated_bits_per_byte_were_measured(file):
     assert int(stated[3]) == len(ROWS) >= 2
 
 
-def test_the_demo_was_trained_in_under_three_minutes_and_began_in_under_25_seconds():
+def test_the_demo_was_trained_in_under_three_minutes_and_began_in_under_40_seconds():
     assert all(row["wall_seconds"] - row["startup_total_seconds"] < 180 for row in ROWS)
-    assert all(row["startup_total_seconds"] < 25 for row in ROWS)
+    assert all(row["startup_total_seconds"] < 40 for row in ROWS)
 
 
 def test_the_demo_beats_order_three_markov_models_clearly():
