@@ -62,10 +62,18 @@ def compile_grouped_matmul(m: int, d: int, f: int, e: int) -> None:
 
 
 def report(name: str) -> list[dict]:
-    """A row for each kernel that the shape of this name compiles to, read from what the compilers say."""
+    """A row for each kernel that the shape of this name compiles to."""
+    return [dict(shape=name) | row for row in kernels(dumped([sys.executable, "-m", "benchmarks.gpu_kernels", name]))]
+
+
+def dumped(command: list[str]) -> str:
+    """What the compilers say of the kernels that this command compiles, and what it prints."""
     dumps = {f"MOSAIC_GPU_DUMP_{what}": "1" for what in ("PTX", "PTXAS", "RESOURCES")}
-    command = [sys.executable, "-m", "benchmarks.gpu_kernels", name]
-    text = subprocess.run(command, env=os.environ | dumps, check=True, text=True, stdout=subprocess.PIPE).stdout
+    return subprocess.run(command, env=os.environ | dumps, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def kernels(text: str) -> list[dict]:
+    """A row for each kernel, read from what the compilers say."""
     numbers = lambda pattern, text: [int(number) for number in re.findall(pattern, text)]
     rows = []
     for program in text.split(".visible .entry ")[1:]:
@@ -76,7 +84,7 @@ def report(name: str) -> list[dict]:
         products = collections.Counter(re.findall(r"wgmma\.mma_async\S*\.(m\d+n\d+k\d+)\.", program))
         kernel = re.match(r"(\w+)_mosaic_gpu_kernel", program)[1]
         spilled = dict(spill_store_bytes=stores, spill_load_bytes=loads)
-        rows.append(dict(shape=name, kernel=kernel, registers=registers, **spilled, wgmma=dict(products)))
+        rows.append(dict(kernel=kernel, registers=registers, **spilled, wgmma=dict(products)))
     memory = max(numbers(r"smem_scratch_bytes=(\d+)", text))
     return [row | dict(largest_shared_memory_bytes=memory) for row in rows]
 
