@@ -170,10 +170,10 @@ def test_what_a_fusion_hands_on_to_its_product_is_read():
     assert (found["products"], found["memory"]) == (2 * 8 * 8 * 6, 4 * (48 + 64))
 
 
-LOOKUP = """ENTRY %main (p: f32[40,256]) -> f32[3,256] {
+LOOKUP = """ENTRY %main (p: f32[40,256]) -> f32[16,256] {
   %p = f32[40,256]{1,0:T(8,128)} parameter(0)
-  %i = s32[3]{0} constant({...})
-  ROOT %g = f32[3,256]{1,0:T(8,128)} gather(%p, %i), offset_dims={1}, collapsed_slice_dims={0}, start_index_map={0}, \
+  %i = s32[16]{0} constant({...})
+  ROOT %g = f32[16,256]{1,0:T(8,128)} gather(%p, %i), offset_dims={1}, collapsed_slice_dims={0}, start_index_map={0}, \
 index_vector_dim=1, slice_sizes={1,256}
 }
 """
@@ -181,7 +181,7 @@ index_vector_dim=1, slice_sizes={1,256}
 
 @pytest.mark.parametrize("tiles, rows", [(False, 1), (True, 8)])
 def test_a_row_that_is_looked_up_counts_as_itself_or_as_its_tile(tiles, rows):
-    assert count.total(count.ops(LOOKUP, tiles=tiles))["memory"] == 4 * (3 + 3 * 256 + rows * 3 * 256)
+    assert count.total(count.ops(LOOKUP, tiles=tiles))["memory"] == 4 * (16 + 16 * 256 + rows * 16 * 256)
 
 
 SCATTER = """
