@@ -104,7 +104,7 @@ def decaying_attention(
         raise ValueError(f"implementation={implementation!r} must be None, 'chunked', 'recurrent' or 'quadratic'")
     dtype = jnp.promote_types(jnp.result_type(query, key, value, log_decay), jnp.float32)
     grouped = (batch, length, groups, heads // groups)
-    tokens = _Tokens(
+    tokens = Tokens(
         query.astype(dtype),
         key.astype(dtype),
         value.astype(dtype).reshape(*grouped, -1),
@@ -117,12 +117,12 @@ def decaying_attention(
         y, S = _recurrent(tokens, S)
     else:
         size = max(1, length) if implementation == "quadratic" else chunk
-        S, y = chunks.scan(_chunk, S, jax.tree.map(lambda array: chunks.split(array, size), tokens))
+        S, y = chunks.scan(chunk_step, S, jax.tree.map(lambda array: chunks.split(array, size), tokens))
         y = chunks.join(y, length)
     return y.reshape(value.shape).astype(value.dtype), S.reshape(batch, heads, value.shape[3], states)
 
 
-class _Tokens(NamedTuple):
+class Tokens(NamedTuple):
     """What each token brings: n = k g heads in k groups of g."""
 
     query: Float[Array, "*l b c k states"]
@@ -142,9 +142,9 @@ def _recurrent(tokens, S):
     return jnp.swapaxes(y, 0, 1), S
 
 
-def _chunk(S: Float[Array, "b k g h states"], tokens: _Tokens):
+def chunk_step(S: Float[Array, "b k g h states"], tokens: Tokens):
     """The state after a chunk and its results, from the state before it: the quadratic form plus what enters."""
-    within, entering, leaving = _decays(tokens.log_decay, tokens.reset)
+    within, entering, leaving = decays(tokens.log_decay, tokens.reset)
     scores = jnp.einsum("bikm,bjkm->bkij", tokens.query, tokens.key)
     y = jnp.einsum("bkgij,bjkgh->bikgh", scores[:, :, None] * within, tokens.value)
     y += jnp.einsum("bikm,bkghm->bikgh", tokens.query, S) * entering[..., None]
@@ -152,7 +152,7 @@ def _chunk(S: Float[Array, "b k g h states"], tokens: _Tokens):
     return entering[:, -1, :, :, None, None] * S + written, y
 
 
-def _decays(log_decay: Float[Array, "b c k g"], reset: Bool[Array, "b c"]) -> tuple[Array, Array, Array]:
+def decays(log_decay: Float[Array, "b c k g"], reset: Bool[Array, "b c"]) -> tuple[Array, Array, Array]:
     """The decay from token j to i [b k g i j], from before the chunk to i [b i k g], from j to the end [b j k g]."""
     size = log_decay.shape[1]
     total, segment = jnp.cumsum(log_decay, axis=1), jnp.cumsum(reset, axis=1)
