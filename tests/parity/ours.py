@@ -70,7 +70,8 @@ def _composed(name: str) -> tuple[Any, tree.Tree]:
     assert differences(rules, tree.paths(canonical(config)), theirs, (zero,) if zero else ()) == []
     for rule in rules:
         leaves |= zip(rule.ours, rule.load([theirs[tensor] for tensor in rule.theirs]), strict=True)
-    above_one = {path: leaf + 1 for path, leaf in leaves.items() if name == "gemma2" and path.endswith("norm/scale")}
+    gemmas = name in ("gemma2", "griffin")  # their norms multiply by one more than they hold
+    above_one = {path: leaf + 1 for path, leaf in leaves.items() if gemmas and path.endswith("norm/scale")}
     params = jax.device_put(tree.from_paths(leaves | above_one), jax.local_devices()[0])
     return types.SimpleNamespace(config=config, rules=rules), params
 

@@ -146,6 +146,9 @@ def _gradients(model, case: Case, loss) -> dict[str, np.ndarray]:
 def _greedy(model, case: Case, prompt: np.ndarray) -> np.ndarray:
     read = _tensors({"input_ids": prompt[None], "attention_mask": np.ones_like(prompt[None])})
     model.generation_config.eos_token_id = None
+    for module in model.modules():  # RecurrentGemma would go on where the prompt before this one ended
+        if hasattr(module, "conv1d_state"):
+            module.conv1d_state = None
     how = dict(max_new_tokens=cases.NEW, do_sample=False, num_beams=1, use_cache=True)
     made = model.generate(**read, **how, return_dict_in_generate=True, output_logits=True)
     best = torch.stack(made.logits).topk(2).values
