@@ -74,12 +74,12 @@ def divide(thread, readers, copy, multiply):
 
     @pl.when(thread == readers)
     def _():
-        plgpu.set_max_registers(40, action="decrease")
+        plgpu.set_max_registers(24, action="decrease")
         copy()
 
     @pl.when(thread < readers)
     def _():
-        plgpu.set_max_registers(232, action="increase")
+        plgpu.set_max_registers(240, action="increase")
         multiply()
         plgpu.wait_smem_to_gmem(0)
 
