@@ -5,9 +5,10 @@
 python -m benchmarks.roofline mixtral.mixtral_8x7b v5e fsdp=8 expert=8
 
 Williams et al., Roofline, 2009, doi 10.1145/1498765.1498785; the term of the links as in Pope et al., 2022, arXiv
-2211.05102. Everything comes of the config and the mesh, nothing is compiled or measured; `benchmarks/roofline_check.py`
-compares it with XLA's own count, of which no result is kept yet. Assumed: bfloat16 products, float32 weights and
-moments (AdamW), full rematerialisation, no `tensor`, experts with an even load.
+2211.05102. Everything comes of the config and the mesh, nothing is compiled or measured; `benchmarks/program` counts
+the same in the program that XLA makes and `benchmarks/roofline_check.py` compares: products are the same, bytes of
+memory the least that they need. Assumed: bfloat16 products, float32 weights and moments (AdamW), full
+rematerialisation, no `tensor`, experts with an even load.
 """
 
 import dataclasses

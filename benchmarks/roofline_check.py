@@ -1,13 +1,17 @@
-"""Our count of what a layer takes of each chip, beside that of XLA's compiler for TPUs, on four layers out of a scan.
+"""The count that is read from a compiled step, beside XLA's own, beside that of scanned layers, beside the closed form.
 
-python -m benchmarks.roofline_check
+python -m benchmarks.roofline_check 2 3 4
 
-XLA counts a scan's body once, so 2, 3 and 4 layers are compiled one behind the other, without chunks of tokens, and
-their differences are one layer each. Needs libtpu, no TPU. XLA does not know how many rows a ragged all-to-all carries:
-those are counted, not measured.
+A small Mixtral on a described v5e:2x4. XLA's count is true of operations that stand one behind the other and run once,
+so for `xla` so many layers are compiled without a scan, and without what XLA's count takes several times: prefetches
+to VMEM (counted where they begin and where they end) and collectives in parts beside other work (each part counts
+whole). Rows that are looked up count there as the tiles they lie in, as XLA does it. `scan` is of the programs as they
+are, four layers scanned over the same four in a row. `closed_form` is `benchmarks/roofline.py` over the difference that
+one layer makes. XLA tells no received bytes. Needs libtpu, no TPU.
 """
 
 import json
+import sys
 
 from benchmarks import plan as planning  # first: it sets the environment
 
@@ -16,67 +20,74 @@ import jaxlib
 from jax.experimental import topologies
 
 from arch.families import mixtral
+from arch.models import decoder
 from arch.sharding import mesh as meshes
-from benchmarks import roofline
-from benchmarks.measure import RESULTS
-from benchmarks.program import collectives
+from benchmarks import least_time, measure, roofline
+from benchmarks.program import count
 
 TOPOLOGY, SIZES, LENGTH = "v5e:2x4", dict(data=1, fsdp=2, expert=4), 256
 MODEL = dict(embed_dim=1024, num_layers=1, num_heads=8, num_kv_heads=2, hidden_dim=3584, vocab_size=4096)
+ONCE = {"xla_tpu_enable_async_collective_fusion": False, "xla_vf_vmem_memory_space_assignment": False}
 
 
-def unrolled(layers: int):
-    """A small Mixtral whose layers are not scanned."""
+def small(*, pattern: int = 1, repeats: int = 1) -> decoder.Config:
+    """A Mixtral of so many layers in a row, scanned over so often."""
     cfg = mixtral.compose(**MODEL)
-    return cfg.replace(
-        dtype="bfloat16", layers=cfg.layers.replace(pattern=cfg.layers.pattern * layers, repeats=1, remat="full")
-    )
+    layers = cfg.layers.replace(pattern=cfg.layers.pattern * pattern, repeats=repeats, remat="full")
+    return cfg.replace(dtype="bfloat16", layers=layers)
 
 
-def counted(layers: int) -> dict:
-    """What XLA says of a step on one chip."""
+def compiled(cfg: decoder.Config, **options):
+    """(its step on the described chips, how many parameters it has)."""
     devices = topologies.get_topology_desc(topology_name=TOPOLOGY, platform="tpu").devices
-    mesh = meshes.make(meshes.Config(**SIZES), devices)
-    program, parameters = planning.lowered(unrolled(layers), mesh, length=LENGTH)
-    compiled = program.compile()
-    cost, some = compiled.cost_analysis(), collectives.found(compiled.as_text())
-    ragged = [one for one in some if one.kind == "ragged-all-to-all"]
-    return dict(
-        parameters=parameters,
-        flops=cost["flops"],
-        memory=cost["bytes accessed"],
-        weights_received=sum(one.received for one in some if one not in ragged),
-        exchanges=len(ragged),
-    )
+    program, parameters = planning.lowered(cfg, meshes.make(meshes.Config(**SIZES), devices), length=LENGTH)
+    return program.compile(compiler_options=options), parameters
 
 
-def ours(parameters: int) -> dict:
-    """The same of one layer with so many parameters, by `benchmarks.roofline`."""
+def beside_xla(layers: int) -> dict:
+    """Our sums over XLA's."""
+    program, _ = compiled(small(pattern=layers), **ONCE)
+    cost, own = program.cost_analysis(), count.total(count.ops(program.as_text(), tiles=True))
+    xla = dict(flops=cost["flops"] + cost["transcendentals"], memory=cost["bytes accessed"])
+    ours = dict(flops=own["products"] + own["elementwise"], memory=own["memory"])
+    return dict(layers=layers, xla=xla, ours=ours, ratio=ratios(ours, xla))
+
+
+def ratios(some: dict[str, float], others: dict[str, float]) -> dict[str, float]:
+    """Of each number that both have."""
+    return {name: round(some[name] / others[name], 4) for name in some if name in others}
+
+
+def sums(cfg: decoder.Config) -> tuple[dict, int]:
+    """(those of the program as it is, by the rows that are there, parameters)."""
+    program, parameters = compiled(cfg)
+    own = count.total(count.ops(program.as_text(), filled=least_time.filled(cfg, SIZES["expert"])))
+    return {name: own[name] for name in ("products", "elementwise", "memory", "received")}, parameters
+
+
+def closed_form(parameters: int) -> dict:
+    """The estimate of a layer with so many."""
     place = roofline.Place(1, LENGTH, SIZES["fsdp"], SIZES["expert"])
-    ops = roofline.of_layer(unrolled(1).layers.pattern[0], MODEL["embed_dim"], place)
+    ops = roofline.of_layer(small().layers.pattern[0], MODEL["embed_dim"], place)
     ops += [roofline.update(parameters, place)]
-    return dict(
-        flops=sum(op.flops for op in ops),
-        memory=sum(op.memory for op in ops),
-        weights_received=sum(op.gathered + op.scattered for op in ops),
-        exchanges=sum(op.exchanges for op in ops),
-    )
+    fields = dict(products="flops", memory="memory", received="received")
+    return {name: sum(getattr(op, field) for op in ops) for name, field in fields.items()}
 
 
-def main() -> None:
+def main(*layers: str) -> None:
     """Compiles, compares, and writes benchmarks/results/roofline_check.json."""
-    rows, before = [], counted(2)
-    for layers in (3, 4):
-        found = counted(layers)
-        layer = {name: value - before[name] for name, value in found.items()}
-        own, before = ours(layer["parameters"]), found
-        ratio = {name: round(value / layer[name], 4) for name, value in own.items()}
-        rows.append(dict(layers=layers, xla=layer, ours=own, ratio=ratio))
-        out = dict(command="python -m benchmarks.roofline_check", topology=TOPOLOGY, mesh=SIZES, length=LENGTH)
-        out |= dict(model=MODEL, jax=jax.__version__, jaxlib=jaxlib.__version__, rows=rows)
-        (RESULTS / "roofline_check.json").write_text(json.dumps(out, indent=2) + "\n")
-        print(json.dumps(rows[-1], indent=2), flush=True)
+    (three, before), (four, after) = sums(small(pattern=3)), sums(small(pattern=4))
+    scanned, _ = sums(small(repeats=4))
+    layer, closed = {name: four[name] - three[name] for name in four}, closed_form(after - before)
+    command = " ".join(["python -m benchmarks.roofline_check", *layers])
+    out = dict(command=command, date=measure.today(), topology=TOPOLOGY, mesh=SIZES)
+    out |= dict(length=LENGTH, model=MODEL, jax=jax.__version__, jaxlib=jaxlib.__version__)
+    out |= dict(scan=dict(scanned=scanned, in_a_row=four, ratio=ratios(scanned, four)))
+    out |= dict(closed_form=dict(program=layer, closed=closed, ratio=ratios(closed, layer)))
+    out |= dict(xla=[beside_xla(int(number)) for number in layers])
+    (measure.RESULTS / "roofline_check.json").write_text(json.dumps(out, indent=2) + "\n")
+    print(json.dumps(out, indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

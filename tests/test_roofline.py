@@ -8,11 +8,13 @@ import pytest
 from arch.families import llama, mixtral
 from arch.ffns import mlp
 from arch.layers.flops import Row, UnknownFlops
-from benchmarks import roofline
+from benchmarks import least_time, roofline
+from benchmarks.program.count import Op
 
 RESULTS = pathlib.Path(roofline.__file__).parent / "results"
 SMALL = dict(vocab_size=11, embed_dim=24, num_layers=3, num_heads=3, hidden_dim=7)
 PLACE = roofline.Place(rows=2, length=160, fsdp=2, expert=4)
+CHECK = json.loads((RESULTS / "roofline_check.json").read_text())
 KEPT = json.loads((RESULTS / "roofline.json").read_text())
 
 
@@ -61,3 +63,45 @@ def test_the_kept_table_is_what_is_computed(command):
 @pytest.mark.parametrize("command", KEPT)
 def test_a_mixture_s_step_takes_no_more_than_1_25_times_that_of_the_dense_model(command):
     assert KEPT[command]["ratio"] == round(KEPT[command]["moe"]["step_s"] / KEPT[command]["dense"]["step_s"], 3) <= 1.25
+
+
+# Of a compiled program
+
+
+def op(**sizes):
+    return Op(kind="fusion", path="", trips=1, **sizes)
+
+
+@pytest.mark.parametrize(
+    "links, step",
+    [(0.5, dict(work_s=3.0 + 2.0, memory_s=2.75, links_s=10.0, step_s=10.0)),
+     (5.0, dict(work_s=3.0 + 2.0, memory_s=2.75, links_s=1.0, step_s=5.0))],
+)  # fmt: skip
+def test_what_limits_a_program_is_the_slowest_of_work_traffic_and_links(links, step):
+    ops = [op(products=6, memory=4, near=3), op(products=1, memory=8), op(memory=2, received=5, aside=True)]
+    assert least_time.seconds(ops, peak=2.0, memory=4.0, links=links) == step
+
+
+@pytest.mark.parametrize("shards, share", [(1, 1.0), (2, 0.5), (4, 0.25), (8, 0.25)])
+def test_an_even_load_fills_so_much_of_the_buffers(shards, share):
+    assert least_time.filled(mixtral.compose(**SMALL), shards) == share  # 8 experts, 2 a token
+
+
+@pytest.mark.parametrize("row", CHECK["xla"], ids=lambda row: str(row["layers"]))
+def test_the_count_of_layers_in_a_row_is_xla_s_within_a_tenth(row):
+    for name, value in row["ours"].items():
+        assert value == pytest.approx(row["xla"][name], rel=0.1), name
+
+
+@pytest.mark.parametrize("name", ["products", "elementwise", "memory", "received"])
+def test_the_count_of_a_scan_is_that_of_its_layers_in_a_row_within_a_tenth(name):
+    assert CHECK["scan"]["scanned"][name] == pytest.approx(CHECK["scan"]["in_a_row"][name], rel=0.1)
+
+
+def test_the_closed_form_has_the_products_of_a_layer_of_the_program():
+    assert CHECK["closed_form"]["closed"]["products"] == pytest.approx(CHECK["closed_form"]["program"]["products"])
+
+
+def test_the_closed_form_receives_what_a_layer_of_the_program_does_within_a_tenth():
+    closed, program = CHECK["closed_form"]["closed"], CHECK["closed_form"]["program"]
+    assert closed["received"] == pytest.approx(program["received"], rel=0.1)
