@@ -31,7 +31,7 @@ from benchmarks import measure
 
 ROWS, LENGTH, DIM, HIDDEN, TOP_K = 8, 512, 256, 896, 2
 EXPERTS = (8, 16, 32, 64, 128)
-ROUNDS, RUNS = 7, 2
+ROUNDS, RUNS = 15, 2
 """How often each has its turn, and the runs of a turn; the first turn is not counted."""
 
 

@@ -37,7 +37,7 @@ from benchmarks.throughput_parts import parts
 
 ROOT = pathlib.Path(__file__).parents[1]
 BATCH, LENGTH, VOCAB, WIDTH, LAYERS, HEADS = 8, 512, 1024, 256, 4, 4
-ROUNDS, STEPS = 6, 4
+ROUNDS, STEPS = 10, 4
 """How often each side has its turn, and the steps of a turn; the first round, in which all warms up, is not counted."""
 
 SIZES = dict(vocab_size=VOCAB, embed_dim=WIDTH, num_layers=LAYERS, num_heads=HEADS)
