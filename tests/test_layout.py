@@ -15,7 +15,7 @@ RANKS = {
             "typing config hyper tree published _install",
             "ops",
             "kernels sharding",
-            "layers positions routers",
+            "layers positions routers patterns",
             "mixers ffns heads",
             "models data",
             "families",
@@ -30,7 +30,7 @@ RANKS = {
 # Within one rank: positions are named in the contract that layers define, routers declare weights; sharding may call
 # kernels.
 SAME_RANK = {("positions", "layers"), ("layers", "positions"), ("sharding", "kernels"), ("routers", "layers")}
-REGISTRIES = ("layers", "positions", "routers", "mixers", "ffns", "models", "data")
+REGISTRIES = ("layers", "positions", "routers", "patterns", "mixers", "ffns", "models", "data")
 
 
 def source_files(root):
