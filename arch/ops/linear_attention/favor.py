@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from arch.ops.linear_attention.kernelised import causal_kernel_attention, kernel_attention, reversed_starts
+from arch.ops.linear_attention.recurrence import CHUNK
 from arch.typing import Array, Bool, Float, Int, Key
 
 Kernel = Literal["positive", "trigonometric", "relu"]
@@ -86,6 +87,7 @@ def favor_attention(
     state: tuple[Float[Array, "b n r _"], Float[Array, "b n"]] | None = None,
     reset: Bool[Array, "b t"] | None = None,
     valid: Bool[Array, "b t"] | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[Float[Array, "b t n v"], tuple[Float[Array, "b n r v+1"], Float[Array, "b n"]] | None]:
     """Approximates softmax(q k^T / sqrt(h)) v, in time linear in t; or the attention of the ReLU kernel.
 
@@ -99,6 +101,7 @@ def favor_attention(
       state: of causal attention: sums over the tokens before, and their greatest exponent (see `empty_state`).
       reset: True at the first token of a packed segment.
       valid: False for tokens that none sees; what comes out at these has no meaning.
+      chunk: tokens that are multiplied at a time, a power of two.
 
     Returns:
       o in value.dtype, and the state after the last token in float32 or wider; None if not causal.
@@ -122,10 +125,10 @@ def favor_attention(
     query = jnp.exp(query_log - own) * query_factor + FLOORS[kernel]
     key = jnp.exp(key_log - upto[..., None]) * key_factor + FLOORS[kernel]
     if not causal:
-        return kernel_attention(query, key, value, reset=reset, valid=valid), None
+        return kernel_attention(query, key, value, reset=reset, valid=valid, chunk=chunk), None
     growth = upto - jnp.concatenate([before[:, None], upto[:, :-1]], axis=1)
     log_decay = None if kernel == "relu" else -jnp.maximum(growth, 0)[..., None]
-    out, sums = causal_kernel_attention(query, key, value, log_decay, state=sums, reset=reset, valid=valid)
+    out, sums = causal_kernel_attention(query, key, value, log_decay, state=sums, reset=reset, valid=valid, chunk=chunk)
     return out, (sums, upto[:, -1])
 
 

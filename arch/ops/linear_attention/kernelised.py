@@ -8,7 +8,7 @@ Katharopoulos et al., Transformers are RNNs: Fast Autoregressive Transformers wi
 
 import jax.numpy as jnp
 
-from arch.ops.linear_attention.recurrence import linear_attention
+from arch.ops.linear_attention.recurrence import CHUNK, linear_attention
 from arch.typing import Array, Bool, Float
 
 FEATURE_MAPS = {
@@ -28,6 +28,7 @@ def causal_kernel_attention(
     state: Float[Array, "b n h _"] | None = None,
     reset: Bool[Array, "b t"] | None = None,
     valid: Bool[Array, "b t"] | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[Float[Array, "b t n v"], Float[Array, "b n h v+1"]]:
     """Each token's mean over itself and what came before, weighted by the kernel.
 
@@ -39,13 +40,14 @@ def causal_kernel_attention(
       state: sums over the tokens before, the last channel that of the weights; None is zeros.
       reset: True at the first token of a packed segment.
       valid: False for tokens that none sees; what comes out at these has no meaning.
+      chunk: tokens that are multiplied at a time, a power of two.
 
     Returns:
       o in value.dtype, and the state after the last token in float32 or wider.
     """
     wide = jnp.promote_types(value.dtype, jnp.float32)
     out, state = linear_attention(
-        query, key, _with_ones(value.astype(wide)), log_decay, state=state, reset=reset, valid=valid
+        query, key, _with_ones(value.astype(wide)), log_decay, state=state, reset=reset, valid=valid, chunk=chunk
     )
     return _mean(out).astype(value.dtype), state
 
@@ -57,6 +59,7 @@ def kernel_attention(
     *,
     reset: Bool[Array, "b t"] | None = None,
     valid: Bool[Array, "b t"] | None = None,
+    chunk: int = CHUNK,
 ) -> Float[Array, "b t n v"]:
     """Each token's mean over all tokens, those after it too; see `causal_kernel_attention`.
 
@@ -69,8 +72,10 @@ def kernel_attention(
     if reset is None:
         out = jnp.einsum("btnh,bnhv->btnv", query, jnp.einsum("bsnh,bsnv->bnhv", key, values))
     else:
-        left, _ = linear_attention(query, key, values, reset=reset)
-        right, _ = linear_attention(*(jnp.flip(x, 1) for x in (query, key, values)), reset=reversed_starts(reset))
+        left, _ = linear_attention(query, key, values, reset=reset, chunk=chunk)
+        right, _ = linear_attention(
+            *(jnp.flip(x, 1) for x in (query, key, values)), reset=reversed_starts(reset), chunk=chunk
+        )
         out = left + jnp.flip(right, 1) - jnp.sum(query * key, axis=-1, keepdims=True) * values
     return _mean(out).astype(value.dtype)
 

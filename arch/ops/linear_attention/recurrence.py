@@ -67,8 +67,7 @@ def linear_attention(
     Raises:
       ValueError: chunk or implementation is not one of the above.
     """
-    if chunk < 1 or chunk & (chunk - 1):
-        raise ValueError(f"chunk={chunk} must be a power of two")
+    check_chunk(chunk)
     if implementation not in (None, "chunked", "parallel", "recurrent"):
         raise ValueError(f"implementation={implementation!r} must be None, 'chunked', 'parallel' or 'recurrent'")
     given = [x for x in (query, key, value, log_decay) if x is not None]
@@ -84,20 +83,36 @@ def linear_attention(
     return out.astype(value.dtype), state
 
 
-def products(length: int, channels: int, values: int, *, decay: Literal["none", "head", "channel"] = "none"):
+def check_chunk(chunk: int) -> None:
+    """Raises ValueError unless it is a power of two."""
+    if chunk < 1 or chunk & (chunk - 1):
+        raise ValueError(f"chunk={chunk} must be a power of two")
+
+
+def products(
+    length: int,
+    channels: int,
+    values: int,
+    *,
+    decay: Literal["none", "head", "channel"] = "none",
+    chunk: int = CHUNK,
+) -> tuple[int, int]:
     """(required by the recurrence, executed in chunks) multiply-adds of one head over a row of so many tokens.
+
+    Nothing is written to the state behind the last chunk, which a row in training has no use for.
 
     Args:
       length: t.
       channels: of a query and a key, h.
       values: channels of a value, v.
       decay: what decays by itself.
+      chunk: tokens that are multiplied at a time.
     """
-    size = _size(length, CHUNK)
-    block = min(size, BLOCK.get(decay, size))
+    size = _size(length, chunk)
+    count, block = -(-length // size), min(size, BLOCK.get(decay, size))
     pairs = block * size + (size - block) * size // 2  # within blocks, whole squares; between them, half of a square
-    a_chunk = pairs * (channels + values) + 2 * size * channels * values
-    return 2 * length * channels * values, -(-length // size) * a_chunk
+    executed = count * pairs * (channels + values) + (2 * count - 1) * size * channels * values
+    return 2 * length * channels * values, executed
 
 
 def _size(length: int, chunk: int) -> int:

@@ -28,9 +28,10 @@ def quadratic(query, key, value, reset, valid, causal):
     return np.einsum("bnts,bsnh->btnh", weights / np.maximum(weights.sum(-1, keepdims=True), 1e-12), value)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("name", FEATURE_MAPS)
+@pytest.mark.parametrize(
+    "name, causal, packed",
+    [("elu", True, False), ("elu", False, True), ("relu", True, True), ("relu", False, False)],
+)
 def test_values_are_those_of_all_pairs(name, causal, packed):
     with jax.enable_x64():
         query, key, value, reset, valid = inputs()

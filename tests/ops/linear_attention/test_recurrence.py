@@ -209,8 +209,8 @@ def test_a_row_of_8192_tokens_is_the_recurrence(decay):
     "decay, executed", [("none", 64 * 64 * 10), ("head", (16 * 64 + 24 * 64) * 10), ("channel", (64 + 63 * 32) * 10)]
 )
 def test_products_are_those_of_the_recurrence_and_of_the_chunks(decay, executed):
-    between = 2 * 64 * 3 * 7
-    assert products(128, 3, 7, decay=decay) == (2 * 128 * 3 * 7, 2 * (executed + between))
+    with_the_state = 3 * 64 * 3 * 7
+    assert products(128, 3, 7, decay=decay) == (2 * 128 * 3 * 7, 2 * executed + with_the_state)
 
 
 @pytest.mark.parametrize(
