@@ -15,7 +15,7 @@ AN_EXPERT = 4096 * MIXTURE.hidden_dim
 HBM_MIB = 15.75 * 1024
 """Of a v5e chip, as XLA's compiler says when it refuses a program."""
 PEER_MIB = 13465
-"""Temporaries of a peer's step of the same model on v5p:2x4x4, one row of 4096 tokens a chip, full rematerialisation."""
+"""Temporaries of a peer's step of the same model on v5p:2x4x4, a row of 4096 tokens a chip, full rematerialisation."""
 
 
 def test_it_fits_the_chip():
