@@ -131,6 +131,5 @@ class Performer(nn.Module):
 
 EXAMPLES = (
     Config(chunk=8, num_heads=3, head_dim=4, num_features=6, redraw_every=2),
-    Config(chunk=8, num_heads=2, head_dim=5, num_features=4, kernel="trigonometric", norms="constant"),
     Config(chunk=8, num_heads=2, head_dim=5, num_features=7, causal=False),
 )
