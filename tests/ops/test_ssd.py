@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arch.ops.ssd import decaying_attention, ssd
+from tests.ops import recurrences
 
 BATCH, LENGTH, HEADS, CHANNELS, GROUPS, STATES = 2, 13, 6, 3, 2, 5
 NAMES = ["x", "delta", "A", "B", "C", "D", "state"]
+OVER_TIME = ("x", "delta", "B", "C")
 RESET = jnp.zeros((BATCH, LENGTH), bool).at[0, 0].set(True).at[0, 7].set(True).at[1, 4].set(True)
 
 
@@ -36,7 +38,7 @@ def call(arrays, **settings):
 
 
 def cut(arrays, start, stop):
-    return arrays | {name: arrays[name][:, start:stop] for name in ("x", "delta", "B", "C")}
+    return arrays | {name: arrays[name][:, start:stop] for name in OVER_TIME}
 
 
 def loop(arrays, reset):
@@ -60,41 +62,19 @@ def test_values_are_those_of_the_equation(implementation):
             np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
 
-def objective(arrays, reset, **settings):
-    """A function of all outputs in which no two elements weigh the same."""
-    y, S = call(arrays, reset=reset, **settings)
-    return sum(jnp.sum(jnp.sin(jnp.arange(out.size, dtype=out.dtype).reshape(out.shape)) * out) for out in (y, S))
-
-
-def gradients(arrays, reset=RESET, **settings):
-    return jax.jit(jax.grad(lambda arrays: objective(arrays, reset, **settings)))(arrays)
-
-
 @pytest.mark.parametrize("settings", [dict(implementation="quadratic"), dict(chunk=1), dict(chunk=4)], ids=str)
 def test_gradients_are_those_of_the_recurrence(settings):
     with jax.enable_x64():
-        arrays = inputs()
-        expected, actual = gradients(arrays, implementation="recurrent"), gradients(arrays, **settings)
-        for name in NAMES:
-            assert jnp.any(expected[name] != 0)
-            np.testing.assert_allclose(actual[name], expected[name], rtol=0, atol=1e-10, err_msg=name)
+        recurrences.assert_same_gradients(call, inputs(), reset=RESET, **settings)
 
 
 @settings(max_examples=5, deadline=None)
 @given(st.integers(2, 31), st.integers(1, 33), st.integers(0, 9), st.data())
 def test_any_chunks_and_any_cut_equal_the_recurrence(length, chunk, seed, data):
     reset = jnp.asarray(np.random.default_rng(seed).random((BATCH, length)) < 0.1)
-    stop = data.draw(st.integers(1, length - 1))
-
-    @jax.jit
-    def differences(arrays):
-        first, S = call(cut(arrays, 0, stop), reset=reset[:, :stop], chunk=chunk)
-        second, S = call(cut(arrays, stop, None) | dict(state=S), reset=reset[:, stop:], chunk=chunk)
-        y, last = call(arrays, reset=reset, implementation="recurrent")
-        return jnp.max(jnp.abs(jnp.concatenate([first, second], axis=1) - y)), jnp.max(jnp.abs(S - last))
-
+    how = dict(stop=data.draw(st.integers(1, length - 1)), reset=reset, chunk=chunk, over_time=OVER_TIME)
     with jax.enable_x64():
-        assert max(differences(inputs(length=length, seed=seed))) < 1e-10
+        recurrences.assert_parts_are_the_whole(call, inputs(length=length, seed=seed), **how)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arch.ops.wkv import State, empty, wkv
+from tests.ops import recurrences
 
 BATCH, LENGTH, CHANNELS = 2, 13, 5
 NAMES = ["key", "value", "decay", "bonus"]
@@ -32,6 +33,11 @@ def call(arrays, **settings):
 
 def cut(arrays, start, stop):
     return arrays | {name: arrays[name][:, start:stop] for name in ("key", "value")}
+
+
+def seen(state):
+    """What is the same of all states that stand for one: e^maximum is any scale."""
+    return state.numerator / state.denominator, jnp.log(state.denominator) + state.maximum
 
 
 def sums(arrays, reset):
@@ -60,27 +66,10 @@ def test_values_are_those_of_the_equation(implementation):
         np.testing.assert_allclose(y, sums(arrays, np.asarray(RESET)), rtol=0, atol=1e-12)
 
 
-def gradients(arrays, **settings):
-    """Of a function of all outputs in which no two elements weigh the same."""
-
-    @jax.jit
-    @jax.grad
-    def run(arrays):
-        y, S = call(arrays, reset=RESET, **settings)
-        outputs = (y, S.numerator / S.denominator, jnp.log(S.denominator) + S.maximum)  # e^m is any scale
-        return sum(jnp.sum(jnp.sin(jnp.arange(out.size, dtype=out.dtype).reshape(out.shape)) * out) for out in outputs)
-
-    return run(arrays)
-
-
 @pytest.mark.parametrize("settings", [dict(implementation="parallel"), dict(chunk=4)], ids=str)
 def test_gradients_are_those_of_the_recurrence(settings):
     with jax.enable_x64():
-        arrays = inputs()
-        expected, actual = gradients(arrays, implementation="recurrent"), gradients(arrays, **settings)
-        for name in NAMES:
-            assert jnp.any(expected[name] != 0)
-            np.testing.assert_allclose(actual[name], expected[name], rtol=0, atol=1e-10, err_msg=name)
+        recurrences.assert_same_gradients(call, inputs(), reset=RESET, seen=seen, **settings)
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -98,17 +87,9 @@ def test_gradients_are_those_of_finite_differences():
 @given(st.integers(2, 31), st.integers(1, 33), st.integers(0, 9), st.data())
 def test_any_chunks_and_any_cut_equal_the_recurrence(length, chunk, seed, data):
     reset = jnp.asarray(np.random.default_rng(seed).random((BATCH, length)) < 0.1)
-    stop = data.draw(st.integers(1, length - 1))
-
-    @jax.jit
-    def difference(arrays):
-        first, S = call(cut(arrays, 0, stop), reset=reset[:, :stop], chunk=chunk)
-        second, _ = call(cut(arrays, stop, None) | dict(state=S), reset=reset[:, stop:], chunk=chunk)
-        y, _ = call(arrays, reset=reset, implementation="recurrent")
-        return jnp.max(jnp.abs(jnp.concatenate([first, second], axis=1) - y))
-
+    how = dict(stop=data.draw(st.integers(1, length - 1)), reset=reset, chunk=chunk, over_time=("key", "value"), seen=seen)
     with jax.enable_x64():
-        assert difference(inputs(length=length, seed=seed)) < 1e-10
+        recurrences.assert_parts_are_the_whole(call, inputs(length=length, seed=seed), **how)
 
 
 @pytest.mark.parametrize("implementation", FORMS)
