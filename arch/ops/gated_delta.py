@@ -11,16 +11,11 @@ a unit lower triangular system, whose inverse is the WY form of sec. 3.3. All ar
 argument is).
 """
 
-from typing import Literal
-
-import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from arch.ops import chunks, ssd
+from arch.ops import ssd
 from arch.typing import Array, Bool, Float
-
-Implementation = Literal["chunked", "recurrent", "quadratic"]
 
 
 def gated_delta(
@@ -33,7 +28,7 @@ def gated_delta(
     state: Float[Array, "b n h m"] | None = None,
     reset: Bool[Array, "b t"] | None = None,
     chunk: int = 64,
-    implementation: Implementation | None = None,
+    implementation: ssd.Implementation | None = None,
 ) -> tuple[Float[Array, "b t n h"], Float[Array, "b n h m"]]:
     """Runs the rule over time from a given state.
 
@@ -55,49 +50,20 @@ def gated_delta(
     Raises:
       ValueError: chunk, implementation or the number of heads is not as said here.
     """
-    (batch, length, groups, states), heads = query.shape, value.shape[2]
-    if heads % groups:
-        raise ValueError(f"num_heads={heads} must be a multiple of num_groups={groups}")
-    if implementation not in (None, "chunked", "recurrent", "quadratic"):
-        raise ValueError(f"implementation={implementation!r} must be None, 'chunked', 'recurrent' or 'quadratic'")
-    dtype = jnp.promote_types(jnp.result_type(query, key, value, log_decay, beta), jnp.float32)
-    grouped = (batch, length, groups, heads // groups)
-    tokens = ssd.Tokens(
-        query.astype(dtype),
-        key.astype(dtype),
-        value.astype(dtype).reshape(*grouped, -1),
-        log_decay.astype(dtype).reshape(grouped),
-        jnp.zeros((batch, length), bool) if reset is None else reset,
-    )
-    beta = beta.astype(dtype).reshape(grouped)
-    shape = (batch, groups, heads // groups, value.shape[3], states)
-    S = jnp.zeros(shape, dtype) if state is None else state.astype(dtype).reshape(shape)
-    if implementation == "recurrent" or implementation is None and length == 1:
-        y, S = _recurrent(tokens, beta, S)
-    else:
-        size = max(1, length) if implementation == "quadratic" else chunk
-        cut = jax.tree.map(lambda array: chunks.split(array, size), (tokens, beta))
-        S, y = chunks.scan(_chunk_step, S, cut)
-        y = chunks.join(y, length)
-    return y.reshape(value.shape).astype(value.dtype), S.reshape(batch, heads, value.shape[3], states)
+    how = dict(state=state, reset=reset, chunk=chunk, implementation=implementation)
+    return ssd.run(query, key, value, log_decay, beta, token_step=_token_step, chunk_step=_chunk_step, **how)
 
 
-def _recurrent(tokens: ssd.Tokens, beta, S):
-    def step(S, inputs):
-        token, beta = inputs
-        key = token.key[:, :, None, None, :]
-        decay = jnp.where(token.reset[:, None, None], 0, jnp.exp(token.log_decay))
-        S = decay[..., None, None] * S
-        S += (beta[..., None] * (token.value - jnp.sum(S * key, axis=-1)))[..., None] * key
-        return S, jnp.sum(S * token.query[:, :, None, None, :], axis=-1)
-
-    S, y = jax.lax.scan(step, S, jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), (tokens, beta)))
-    return jnp.swapaxes(y, 0, 1), S
+def _token_step(S, token: ssd.Tokens, beta):
+    key = token.key[:, :, None, None, :]
+    decay = jnp.where(token.reset[:, None, None], 0, jnp.exp(token.log_decay))
+    S = decay[..., None, None] * S
+    S += (beta[..., None] * (token.value - jnp.sum(S * key, axis=-1)))[..., None] * key
+    return S, jnp.sum(S * token.query[:, :, None, None, :], axis=-1)
 
 
-def _chunk_step(S: Float[Array, "b k g h m"], inputs: tuple[ssd.Tokens, Float[Array, "b c k g"]]):
+def _chunk_step(S: Float[Array, "b k g h m"], tokens: ssd.Tokens, beta: Float[Array, "b c k g"]):
     """The state after a chunk and its results, from the state before it."""
-    tokens, beta = inputs
     within, entering, _ = ssd.decays(tokens.log_decay, tokens.reset)
     by_head = jnp.moveaxis(beta, 1, -1)[..., None]  # [b k g i 1]
     overlaps = jnp.einsum("bikm,bjkm->bkij", tokens.key, tokens.key)[:, :, None] * within

@@ -12,6 +12,7 @@ the chunks, each quadratic from the state before it, its sec. 6. All arithmetic 
 is). RetNet (arXiv 2307.08621) is the same with A given and delta 1: `decaying_attention`.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from arch.ops import chunks
 from arch.typing import Array, Bool, Float
 
 Implementation = Literal["chunked", "recurrent", "quadratic"]
+Step = Callable[..., tuple[Array, Array]]
 
 
 def ssd(
@@ -97,27 +99,55 @@ def decaying_attention(
     Raises:
       ValueError: chunk, implementation or the number of heads is not as said here.
     """
+    how = dict(state=state, reset=reset, chunk=chunk, implementation=implementation)
+    return run(query, key, value, log_decay, token_step=_token_step, chunk_step=chunk_step, **how)
+
+
+def run(
+    query: Float[Array, "b t k states"],
+    key: Float[Array, "b t k states"],
+    value: Float[Array, "b t n h"],
+    log_decay: Float[Array, "b t n"],
+    *beside: Float[Array, "b t n"],
+    token_step: Step,
+    chunk_step: Step,
+    state: Float[Array, "b n h states"] | None,
+    reset: Bool[Array, "b t"] | None,
+    chunk: int,
+    implementation: str | None,
+) -> tuple[Float[Array, "b t n h"], Float[Array, "b n h states"]]:
+    """A recurrence with this state, token by token or chunk by chunk: `decaying_attention`, but for its steps.
+
+    Args:
+      beside: more numbers of each token and head.
+      token_step: (S, tokens, *beside) -> (S after them, y), of one token [b ...].
+      chunk_step: the same of a chunk [b c ...].
+    """
     (batch, length, groups, states), heads = query.shape, value.shape[2]
     if heads % groups:
         raise ValueError(f"num_heads={heads} must be a multiple of num_groups={groups}")
     if implementation not in (None, "chunked", "recurrent", "quadratic"):
         raise ValueError(f"implementation={implementation!r} must be None, 'chunked', 'recurrent' or 'quadratic'")
-    dtype = jnp.promote_types(jnp.result_type(query, key, value, log_decay), jnp.float32)
-    grouped = (batch, length, groups, heads // groups)
+    dtype = jnp.promote_types(jnp.result_type(query, key, value, log_decay, *beside), jnp.float32)
+    grouped = lambda array: array.astype(dtype).reshape(batch, length, groups, heads // groups, *array.shape[3:])
     tokens = Tokens(
         query.astype(dtype),
         key.astype(dtype),
-        value.astype(dtype).reshape(*grouped, -1),
-        log_decay.astype(dtype).reshape(grouped),
+        grouped(value),
+        grouped(log_decay),
         jnp.zeros((batch, length), bool) if reset is None else reset,
     )
+    inputs = tokens, *map(grouped, beside)
     shape = (batch, groups, heads // groups, value.shape[3], states)
     S = jnp.zeros(shape, dtype) if state is None else state.astype(dtype).reshape(shape)
     if implementation == "recurrent" or implementation is None and length == 1:
-        y, S = _recurrent(tokens, S)
+        over_time = jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), inputs)
+        S, y = jax.lax.scan(lambda S, one: token_step(S, *one), S, over_time)
+        y = jnp.swapaxes(y, 0, 1)
     else:
         size = max(1, length) if implementation == "quadratic" else chunk
-        S, y = chunks.scan(chunk_step, S, jax.tree.map(lambda array: chunks.split(array, size), tokens))
+        cut = jax.tree.map(lambda array: chunks.split(array, size), inputs)
+        S, y = chunks.scan(lambda S, some: chunk_step(S, *some), S, cut)
         y = chunks.join(y, length)
     return y.reshape(value.shape).astype(value.dtype), S.reshape(batch, heads, value.shape[3], states)
 
@@ -132,14 +162,10 @@ class Tokens(NamedTuple):
     reset: Bool[Array, "*l b c"]
 
 
-def _recurrent(tokens, S):
-    def step(S, token):
-        decay = jnp.where(token.reset[:, None, None], 0, jnp.exp(token.log_decay))
-        S = decay[..., None, None] * S + token.value[..., None] * token.key[:, :, None, None, :]
-        return S, jnp.sum(S * token.query[:, :, None, None, :], axis=-1)
-
-    S, y = jax.lax.scan(step, S, jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), tokens))
-    return jnp.swapaxes(y, 0, 1), S
+def _token_step(S, token):
+    decay = jnp.where(token.reset[:, None, None], 0, jnp.exp(token.log_decay))
+    S = decay[..., None, None] * S + token.value[..., None] * token.key[:, :, None, None, :]
+    return S, jnp.sum(S * token.query[:, :, None, None, :], axis=-1)
 
 
 def chunk_step(S: Float[Array, "b k g h states"], tokens: Tokens):

@@ -14,6 +14,7 @@ from tests.ops import recurrences
 
 BATCH, LENGTH, CHANNELS = 2, 13, 5
 NAMES = ["key", "value", "decay", "bonus"]
+OVER_TIME = ("key", "value")
 RESET = jnp.zeros((BATCH, LENGTH), bool).at[0, 0].set(True).at[0, 7].set(True).at[1, 4].set(True)
 FORMS = ["recurrent", "parallel", "chunked"]
 
@@ -32,7 +33,7 @@ def call(arrays, **settings):
 
 
 def cut(arrays, start, stop):
-    return arrays | {name: arrays[name][:, start:stop] for name in ("key", "value")}
+    return arrays | {name: arrays[name][:, start:stop] for name in OVER_TIME}
 
 
 def seen(state):
@@ -87,7 +88,7 @@ def test_gradients_are_those_of_finite_differences():
 @given(st.integers(2, 31), st.integers(1, 33), st.integers(0, 9), st.data())
 def test_any_chunks_and_any_cut_equal_the_recurrence(length, chunk, seed, data):
     reset = jnp.asarray(np.random.default_rng(seed).random((BATCH, length)) < 0.1)
-    how = dict(stop=data.draw(st.integers(1, length - 1)), reset=reset, chunk=chunk, over_time=("key", "value"), seen=seen)
+    how = dict(stop=data.draw(st.integers(1, length - 1)), reset=reset, chunk=chunk, over_time=OVER_TIME, seen=seen)
     with jax.enable_x64():
         recurrences.assert_parts_are_the_whole(call, inputs(length=length, seed=seed), **how)
 
