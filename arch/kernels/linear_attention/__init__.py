@@ -1,0 +1,1 @@
+"""Linear attention with a decay a head: which implementation, and kernels for TPU and Hopper."""
