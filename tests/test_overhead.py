@@ -11,8 +11,9 @@ def test_the_stated_costs_were_measured():
     results = json.loads((ROOT / "benchmarks" / "results" / "overhead-cpu.json").read_text())
     rows = {(row["name"], row["against"]): row for row in results["rows"]}
     stated = re.search(
-        r"and (\d+) ms a step, the median cost of logging every step is (\d+) % .*?, and (\d+) % with the dashboard .*?; an "
-        r"evaluation of two batches every 10 steps costs (\d+) %, histograms as often (\d+) %, a checkpoint .*?, (\d+) %",
+        r"and (\d+) ms a step, the median cost of logging every step is (\d+) % .*?, and (\d+) % with the "
+        r"dashboard .*?; an evaluation of two batches every 10 steps costs (\d+) %, histograms as often (\d+) %, a "
+        r"checkpoint .*?, (\d+) %",
         " ".join((ROOT / "README.md").read_text(encoding="utf-8").split()),
     )
     assert int(stated[1]) == round(rows["nothing", "nothing"]["median_ms"])

@@ -112,6 +112,13 @@ TINY = {
 }
 
 
+def one_of_each(names, kind):
+    """The names, all but the first of each kind slow."""
+    seen = set()
+    new = {name: not (kind(name) in seen or seen.add(kind(name))) for name in names}
+    return [pytest.param(name, marks=[pytest.mark.slow] * (not new[name])) for name in names]
+
+
 @functools.cache
 def shapes(name):
     return fit.shapes((FAMILIES | ALL)[name].PRESETS[name])
@@ -122,21 +129,18 @@ def test_every_preset_is_counted():
     assert gshard.PRESETS.keys() == GSHARDS.keys()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", one_of_each(PRESETS, FAMILIES.get))
 def test_a_preset_has_the_published_number_of_parameters_in_all_and_of_a_token(name):
     count = sum(leaf.size for leaf in shapes(name).values())
     assert (count, count - FAMILIES[name].PRESETS[name].idle_parameters()) == PRESETS[name][:2]
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("name", one_of_each(SWITCHES, lambda name: name.split("_")[1]))
 def test_a_switch_has_the_published_number_of_parameters(name):
     assert sum(leaf.size for leaf in shapes(name).values()) == SWITCHES[name]
 
 
-LARGEST, *OTHERS = GSHARDS
-
-
-@pytest.mark.parametrize("name", [LARGEST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.parametrize("name", one_of_each(GSHARDS, lambda name: "gshard"))
 def test_a_gshard_has_about_the_printed_number_of_parameters(name):
     printed, counted = GSHARDS[name]
     found = sum(leaf.size for leaf in fit.shapes(gshard.PRESETS[name]).values())

@@ -14,6 +14,9 @@ from arch.published import Attributes
 from tests.families import fit, golden
 
 ALL = [(family, name) for family, presets in golden.PRESETS.items() for name in presets]
+ENDS = {(family, name) for family, presets in golden.PRESETS.items() for name in (min(presets), max(presets))}
+COUNTED = [pytest.param(*preset, marks=[pytest.mark.slow] * (preset not in ENDS)) for preset in ALL]
+"""All presets; two of each family in the fast tests."""
 PUBLISHED = [(family, name) for family, name in ALL if family != "palm"]
 
 
@@ -39,12 +42,12 @@ def test_every_preset_of_a_family_is_held_here(family):
     assert family_file(family).PRESETS.keys() == golden.PRESETS[family].keys()
 
 
-@pytest.mark.parametrize("family, name", ALL)
+@pytest.mark.parametrize("family, name", COUNTED)
 def test_a_preset_has_the_published_number_of_parameters(family, name):
     assert tree.count(parameters(family, name)) == golden.PRESETS[family][name][2]
 
 
-@pytest.mark.parametrize("family, name", ALL)
+@pytest.mark.parametrize("family, name", COUNTED)
 def test_a_preset_s_paths_are_those_of_the_contract(family, name):
     kind, layers, _ = golden.PRESETS[family][name]
     assert sorted(tree.paths(unstacked(family, name))) == golden.paths(kind, layers)
