@@ -1,0 +1,47 @@
+"""WKV is computed by what suits the device and the operands, or by what is named."""
+
+import inspect
+
+import jax
+import pytest
+
+from arch.kernels.wkv.choice import choose, wkv
+from tests.kernels.wkv_cases import Case, agree
+
+
+@pytest.mark.parametrize(
+    ("device_kind", "dtype", "length", "expected"),
+    [
+        ("cpu", "bfloat16", 128, "xla"),
+        ("TPU v5 lite", "bfloat16", 128, "tpu"),
+        ("TPU v5p", "float32", 3, "tpu"),
+        ("TPU v6 lite", "bfloat16", 1, "xla"),
+        ("TPU v6 lite", "float16", 128, "xla"),
+        ("NVIDIA A100-SXM4-80GB", "bfloat16", 128, "xla"),
+    ],
+)
+def test_the_device_and_the_operands_choose(device_kind, dtype, length, expected):
+    assert choose(device_kind, dtype, length=length) == expected
+
+
+@pytest.mark.parametrize("device_kind", ["cpu", "TPU v5p"])
+def test_what_is_chosen_is_what_is_traced(device_kind):
+    traced = jax.make_jaxpr(lambda arrays: wkv(**arrays, device_kind=device_kind))(Case().arrays())
+    assert ("name=wkv" in str(traced)) == (choose(device_kind, "float32", length=37) == "tpu")
+
+
+def test_on_a_processor_it_is_the_token_scan_too():
+    agree(Case(extras=("state", "reset", "valid")), lambda **given: wkv(**given, device_kind="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(implementation="triton"), "implementation='triton' must be '' or one of xla, tpu"),
+        (dict(implementation="tpu"), "implementation='tpu' is not for device_kind='cpu'"),
+        (dict(implementation="tpu", device_kind="TPU v5p"), "key.dtype=float16 must be one of float32, bfloat16"),
+    ],
+)
+def test_an_implementation_that_cannot_be_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(wkv)(**Case("float16").arrays(), **(dict(device_kind="cpu") | given))
