@@ -207,6 +207,25 @@ class HeadConfig(config.Config):
         raise unknown(self)
 
 
+@dataclasses.dataclass(frozen=True)
+class LogitBias:
+    """What a position scheme adds to the logits, as a function of places, so that nobody need hold it whole.
+
+    Attributes:
+      function: function(operands, query_place [b t], key_place [b s]) -> [b n t s]; it closes over no array. Places are
+        those in the row, or in the cache: only differences count.
+      operands: an array that has a gradient.
+      linear: the operands are [n] slopes that need no gradient, and the bias -slope |i - j|: some kernels know that.
+    """
+
+    function: Callable
+    operands: Array
+    linear: bool = False
+
+    def __call__(self, query_place: Int[Array, "#b t"], key_place: Int[Array, "#b s"]) -> Float[Array, "#b n t s"]:
+        return self.function(self.operands, query_place, key_place)
+
+
 class Position(config.Config):
     """Base of the configs of position schemes. A scheme acts at one place and overrides the hook of that place.
 
@@ -225,19 +244,12 @@ class Position(config.Config):
         return x
 
     def bias(
-        self,
-        own: Callable,
-        query_place: Int[Array, "#b t"],
-        key_place: Int[Array, "#b s"],
-        num_heads: int,
-        shared: Mapping[str, Any],
-    ) -> tuple[Float[Array, "#b n t s"] | None, dict[str, Array]]:
+        self, own: Callable, num_heads: int, shared: Mapping[str, Any]
+    ) -> tuple[LogitBias | None, dict[str, Array]]:
         """What is added to the logits (None for nothing), and what the layer adds to `Context.shared`.
 
         Args:
           own: declares weights among the attention's.
-          query_place: [b t] places in the row, or in the cache: only differences count.
-          key_place: [b s].
           num_heads: n.
           shared: `Context.shared`.
         """

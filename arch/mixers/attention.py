@@ -16,11 +16,13 @@ from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
-from arch.ops.attention import attend, attention_mask, visible_pairs
-from arch.ops.cache import slots, write
-from arch.ops.chunked_attention import CHUNK, chunked_attend, visited_pairs
+from arch.mixers._attend import Block, attend_cache, attend_tokens, map_of
+from arch.ops import patterns
+from arch.ops.attention import visible_pairs
+from arch.ops.chunked_attention import CHUNK, visited_pairs
 from arch.ops.linear import linear
 from arch.ops.norm import rms_norm
+from arch.patterns import by_head, full, longformer, strided
 from arch.positions import alibi, none, relative, rope, rope_yarn
 from arch.sharding.mesh import constrain, platform
 from arch.typing import Array, Float
@@ -37,6 +39,9 @@ class Config(SublayerConfig):
       causal: a token sees only itself and what came before.
       window: a token sees only tokens less than so many places away, so the last `window` ones with itself when causal
         (Mistral) and a band of 2 window - 1 otherwise; 0 for all.
+      pattern: which tokens see which, of those that `causal` and `window` let; only its blocks are computed. With a
+        cache it is that of a row as long as the cache.
+      block: tokens of a block of the pattern; 0 for what suits the device, 128 on TPU and 64 elsewhere.
       position: the position scheme, one that acts on heads or logits.
       qk_norm: RMSNorm of each head's query and key.
       soft_cap: bound of the logits; 0 for none.
@@ -51,6 +56,8 @@ class Config(SublayerConfig):
     num_kv_heads: config.SizeOrZero = 0
     causal: bool = True
     window: config.SizeOrZero = 0
+    pattern: config.choice("patterns") = full.Config()
+    block: Block = 0
     position: config.choice("positions") = rope.Config()
     qk_norm: bool = False
     soft_cap: config.NonNegativeFloat = 0.0
@@ -63,11 +70,26 @@ class Config(SublayerConfig):
         if self.num_heads % self.kv_heads:
             raise ValueError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
         self.position.must_act("heads", "logits")
+        if self.sparse and self.dropout:
+            raise ValueError(f"dropout={self.dropout} must be 0 with a pattern")
+        self.pattern.make(self.num_heads)
 
     @property
     def kv_heads(self) -> int:
         """Key-value heads, with the default resolved."""
         return self.num_kv_heads or self.num_heads
+
+    @property
+    def sparse(self) -> bool:
+        """Whether there is a pattern."""
+        return self.pattern != full.Config()
+
+    def map(self, length: int) -> patterns.BlockMap:
+        """The pattern's blocks in rows of so many tokens. Raises ValueError when there are too many to look at."""
+        seen = self.pattern.make(self.num_heads)
+        seen = seen & patterns.causal if self.causal else seen
+        seen = seen & patterns.window(self.window) if self.window else seen
+        return map_of(seen, length, length, self.block)
 
     def make(self, name: str | None = None) -> "Attention":
         """The Linen module."""
@@ -90,13 +112,20 @@ class Config(SublayerConfig):
         """Four projections, and two products for each pair of tokens that see each other; executed: that are met."""
         projections = row.length * row.embed_dim * 2 * (self.num_heads + self.kv_heads) * self.head_dim
         a_pair, sight = 2 * self.num_heads * self.head_dim, dict(causal=self.causal, window=self.window)
+        if self.sparse:
+            blocks = self.map(row.length)
+            pairs, met = (a_pair * count // blocks.heads for count in (blocks.visible_pairs, blocks.visited_pairs))
+            return multiply_adds(projections) + multiply_adds(pairs, executed=met)
         pairs = visible_pairs(row.length, **sight)
         met = visited_pairs(row.length, **sight) if self.chunked(row.length, self.dropout) else row.length**2
         return multiply_adds(projections) + multiply_adds(a_pair * pairs, executed=a_pair * met)
 
     def lacks(self) -> tuple[str, ...]:
-        """Attention that looks ahead is not causal; from a cache it sees what came so far, not all."""
-        return () if self.causal else ("causal", "cache")
+        """Attention that looks ahead is not causal, and from a cache it sees what came so far, not all.
+
+        A pattern counts places in the row: a packed document does not see as it would alone, though never another one.
+        """
+        return (() if self.causal else ("causal", "cache")) + (("segments",) if self.sparse else ())
 
 
 class Attention(nn.Module):
@@ -123,7 +152,9 @@ class Attention(nn.Module):
             query, key = HeadNorm(name="query_norm")(query), HeadNorm(name="key_norm")(key)
         query, key = (cfg.position.rotate(heads, context.positions) for heads in (query, key))
         sinks = own("sinks", constant(0.0), dtype=jnp.float32, heads=cfg.num_heads) if cfg.sinks else None
-        out, cache, shared = _attend(cfg, own, query, key, value, sinks, context, cache)
+        bias, shared = cfg.position.bias(own, cfg.num_heads, context.shared)
+        given = (cfg, query, key, value, sinks, bias, context)
+        out, cache = (attend_tokens(*given), None) if cache is None else attend_cache(*given, cache)
         out = constrain(out, "batch", None, "heads", None)
         fan_in = cfg.num_heads * cfg.head_dim
         result = own("out", normal(fan_in**-0.5), heads=cfg.num_heads, head_dim=cfg.head_dim, embed=d)
@@ -142,39 +173,7 @@ class HeadNorm(nn.Module):
         return rms_norm(x, scale, epsilon=1e-6)
 
 
-def _attend(cfg: Config, own, query, key, value, sinks, context: Context, cache):
-    """Attention among the tokens of the call, or with those before them in the cache: (result, new cache, shared)."""
-    dropout = 0.0 if context.deterministic else cfg.dropout
-    if cache is None and cfg.chunked(query.shape[1], dropout):
-        sight = dict(causal=cfg.causal, window=cfg.window, segments=context.segment_ids, valid=context.valid)
-        return chunked_attend(query, key, value, **sight, scale=cfg.scale or None), None, {}
-    if cache is None:
-        places = keys = jnp.arange(query.shape[1])[None]
-        given = dict(query_segments=context.segment_ids, key_segments=context.segment_ids, key_valid=context.valid)
-    else:
-        keys, given = jnp.arange(cache["key"].shape[2])[None], {}
-        places, length = slots(cache["length"], context.real(), keys.shape[1])
-        if not cfg.causal:
-            given["key_valid"] = keys < length[:, None]
-        key, value = write(cache["key"], places, key), write(cache["value"], places, value)
-        cache = {"key": key, "value": value, "length": length}
-        key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
-    bias, shared = cfg.position.bias(own, places, keys, cfg.num_heads, context.shared)
-    out = attend(
-        query,
-        key,
-        value,
-        mask=attention_mask(places, keys, causal=cfg.causal, window=cfg.window, **given),
-        bias=bias,
-        sinks=sinks,
-        scale=cfg.scale or None,
-        soft_cap=cfg.soft_cap,
-        dropout=dropout,
-        dropout_key=context.fold(0).key,
-    )
-    return out, cache, shared
-
-
+PATTERN = by_head.Config(parts=(longformer.Config(window=6, globals=(2,)), strided.Config(stride=5)))
 EXAMPLES = (
     Config(num_heads=3, head_dim=6, sinks=True, scale=0.3, position=rope_yarn.Config(factor=3.0, original_length=8)),
     Config(num_heads=6, num_kv_heads=2, head_dim=4, qk_norm=True, bias="all", window=5),
@@ -182,4 +181,5 @@ EXAMPLES = (
     Config(num_heads=2, head_dim=10, bias="qkv", position=rope.Config(theta=9.0, fraction=0.5, pairing="interleaved")),
     Config(num_heads=3, head_dim=4, causal=False, window=4, position=none.Config()),
     Config(num_heads=6, num_kv_heads=3, head_dim=3, position=alibi.Config()),
+    Config(num_heads=4, num_kv_heads=2, head_dim=4, pattern=PATTERN, block=4, position=alibi.Config()),
 )

@@ -21,8 +21,8 @@ def slopes(num_heads: int) -> np.ndarray:
 
 
 def bias(
-    query_place: Int[Array, "#b t"], key_place: Int[Array, "#b s"], *, num_heads: int
-) -> Float[Array, "#b {num_heads} t s"]:
+    slopes: Float[Array, "n"], query_place: Int[Array, "#b t"], key_place: Int[Array, "#b s"]
+) -> Float[Array, "#b n t s"]:
     """[b n t s] what is added to the logits, in float32."""
     distance = jnp.abs(query_place[:, None, :, None] - key_place[:, None, None, :]).astype(jnp.float32)
-    return -jnp.asarray(slopes(num_heads), jnp.float32)[:, None, None] * distance
+    return -slopes[:, None, None] * distance

@@ -23,7 +23,7 @@ def attend(
     key: Float[Array, "b s k h"],
     value: Float[Array, "b s k v"],
     *,
-    mask: Bool[Array, "#b #t s"] | None = None,
+    mask: Bool[Array, "#b #t s"] | Bool[Array, "#b #n t s"] | None = None,
     bias: Float[Array, "#b n t s"] | None = None,
     sinks: Float[Array, "n"] | None = None,
     scale: float | None = None,
@@ -37,7 +37,7 @@ def attend(
       query: [b t n h].
       key: [b s k h]; head i of the query reads key-value head i // (n / k).
       value: [b s k v].
-      mask: [b t s] True where the query may see the key (b or t may be 1); None for all.
+      mask: [b t s] True where the query may see the key (b or t may be 1), or [b n t s] by heads; None for all.
       bias: [b n t s] added to the logits.
       sinks: [n] a logit of each head that stands in the softmax's denominator only; None for none.
       scale: factor of the logits; None for 1 / sqrt(h).
@@ -62,7 +62,9 @@ def attend(
     if bias is not None:
         logits = logits + bias.reshape(-1, k, n // k, *bias.shape[2:])
     if mask is not None:
-        logits = jnp.where(mask[:, None, None], logits, MASKED)
+        mask = mask[:, None] if mask.ndim == 3 else mask
+        heads = (1, 1) if mask.shape[1] == 1 else (k, n // k)
+        logits = jnp.where(mask.reshape(mask.shape[0], *heads, *mask.shape[2:]), logits, MASKED)
     weights = _softmax(logits, None if sinks is None else sinks.reshape(k, n // k, 1, 1)).astype(query.dtype)
     if dropout:
         weights = drop(weights, dropout_key, rate=dropout)

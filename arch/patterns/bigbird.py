@@ -4,7 +4,7 @@ Global tokens are those of the first and last blocks of the row (internal, "ITC"
 """
 
 from arch import config
-from arch.ops.patterns import Pattern, block_local, global_tokens, random_blocks
+from arch.ops.patterns import Pattern, block_local, ends, random_blocks
 from arch.patterns._pattern import PatternConfig
 
 
@@ -33,7 +33,7 @@ class Config(PatternConfig):
             raise ValueError(f"window={self.window} must be odd: a token's own block and as many on either side")
 
     def make(self, num_heads: int) -> Pattern:
-        ends, side = range(self.globals * self.block), self.window // 2
-        near = block_local(self.block, before=side, after=side) | global_tokens(*ends, *(-1 - end for end in ends))
+        side, edge = self.window // 2, self.globals * self.block
+        near = block_local(self.block, before=side, after=side) | ends(edge, edge)
         draws = num_heads if self.per_head else 1
         return near | random_blocks(self.random, self.seed, size=self.block, draws=draws, outside=near)

@@ -1,5 +1,7 @@
 """A sliding window, perhaps dilated, and global tokens (Beltagy et al., Longformer, 2020, arXiv 2004.05150, sec. 3)."""
 
+from typing import Annotated
+
 from arch import config
 from arch.ops.patterns import Pattern, global_tokens, window
 from arch.patterns._pattern import PatternConfig
@@ -17,7 +19,7 @@ class Config(PatternConfig):
 
     window: config.PositiveInt = 512
     dilation: config.PositiveInt = 1
-    globals: tuple[int, ...] = (0,)
+    globals: tuple[Annotated[int, config.Range(-(2**31), 2**31 - 1)], ...] = (0,)
 
     def check(self):
         if self.window % 2:

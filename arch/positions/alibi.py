@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
+
 from arch import config
-from arch.layers.contract import Position
+from arch.layers.contract import LogitBias, Position
 from arch.ops import alibi
-from arch.typing import Array, Float, Int
+from arch.typing import Array
 
 
 @config.frozen
@@ -21,16 +23,10 @@ class Config(Position):
 
     acts: ClassVar[str] = "logits"
 
-    def bias(
-        self,
-        own: Callable,
-        query_place: Int[Array, "#b t"],
-        key_place: Int[Array, "#b s"],
-        num_heads: int,
-        shared: Mapping[str, Any],
-    ) -> tuple[Float[Array, "#b n t s"], dict[str, Array]]:
+    def bias(self, own: Callable, num_heads: int, shared: Mapping[str, Any]) -> tuple[LogitBias, dict[str, Array]]:
         """A head's slope times the distance, negative."""
-        return self.factor * alibi.bias(query_place, key_place, num_heads=num_heads), {}
+        slopes = jnp.asarray(self.factor * alibi.slopes(num_heads), jnp.float32)
+        return LogitBias(alibi.bias, slopes, linear=True), {}
 
 
 EXAMPLES = (Config(), Config(factor=0.5))

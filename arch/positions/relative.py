@@ -5,15 +5,16 @@ Raffel et al., Exploring the Limits of Transfer Learning with a Unified Text-to-
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
 from arch import config
-from arch.layers.contract import Position
+from arch.layers.contract import LogitBias, Position
 from arch.layers.weight import normal
 from arch.ops import relative
-from arch.typing import Array, Float, Int
+from arch.typing import Array
 
 TABLE = "relative"
 """The table's name among an attention's weights and in `Context.shared`."""
@@ -45,14 +46,7 @@ class Config(Position):
             rule = f"must leave a bucket for long distances below max_distance={self.max_distance}"
             raise ValueError(f"buckets={self.buckets} {rule}")
 
-    def bias(
-        self,
-        own: Callable,
-        query_place: Int[Array, "#b t"],
-        key_place: Int[Array, "#b s"],
-        num_heads: int,
-        shared: Mapping[str, Any],
-    ) -> tuple[Float[Array, "#b n t s"], dict[str, Array]]:
+    def bias(self, own: Callable, num_heads: int, shared: Mapping[str, Any]) -> tuple[LogitBias, dict[str, Array]]:
         """The table's entry for each pair, and the table for later layers."""
         if self.owner:
             init = normal((2 / (self.buckets + num_heads)) ** 0.5)
@@ -61,10 +55,8 @@ class Config(Position):
             raise ValueError("owner=False: an earlier layer must own the relative table and share it")
         else:
             table = shared[TABLE]
-        bias = relative.bias(
-            table, query_place, key_place, max_distance=self.max_distance, bidirectional=self.bidirectional
-        )
-        return bias, {TABLE: table} if self.owner and self.shares else {}
+        of = partial(relative.bias, max_distance=self.max_distance, bidirectional=self.bidirectional)
+        return LogitBias(of, table), {TABLE: table} if self.owner and self.shares else {}
 
 
 EXAMPLES = (Config(buckets=6, max_distance=11, shares=False),)

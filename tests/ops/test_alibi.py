@@ -7,6 +7,7 @@ import pytest
 from arch.ops.alibi import bias, slopes
 
 PLACES = jnp.arange(4)[None]
+SLOPES = jnp.asarray(slopes(2), jnp.float32)
 
 
 @pytest.mark.parametrize(("heads", "expected"), [
@@ -23,8 +24,8 @@ def test_slopes_are_the_powers_of_two_of_the_released_code(heads, expected):
 def test_the_bias_is_minus_the_slope_times_the_distance():
     distance = np.array([[0, 1, 2, 3], [1, 0, 1, 2], [2, 1, 0, 1], [3, 2, 1, 0]])
     expected = np.stack([-distance / 16, -distance / 256])[None]
-    np.testing.assert_array_equal(bias(PLACES, PLACES, num_heads=2), expected)
+    np.testing.assert_array_equal(bias(SLOPES, PLACES, PLACES), expected)
 
 
 def test_the_bias_depends_on_the_distance_only():
-    np.testing.assert_array_equal(bias(PLACES + 7, PLACES + 7, num_heads=5), bias(PLACES, PLACES, num_heads=5))
+    np.testing.assert_array_equal(bias(SLOPES, PLACES + 7, PLACES + 7), bias(SLOPES, PLACES, PLACES))

@@ -11,13 +11,13 @@ Places count from 0 in the row, whatever documents are packed into it.
 import math
 
 from arch.ops.patterns.blocks import BlockMap, block_map
-from arch.ops.patterns.pattern import Pattern
-from arch.ops.patterns.predicates import BlockDistance, Distance, Prefix, Residue, Segments, Tokens
+from arch.ops.patterns.pattern import ByHead, Pattern
+from arch.ops.patterns.predicates import BlockDistance, Distance, Ends, Prefix, Residue, Segments, Tokens
 from arch.ops.patterns.rows import RandomBlocks, Rows
 
 __all__ = [
-    "BlockMap", "Pattern", "axial", "block_diagonal", "block_list", "block_local", "block_map", "causal", "fixed",
-    "full", "global_tokens", "prefix", "random_blocks", "segments", "strided", "window",
+    "BlockMap", "Pattern", "axial", "block_diagonal", "block_list", "block_local", "block_map", "by_head", "causal",
+    "ends", "fixed", "full", "global_tokens", "prefix", "random_blocks", "segments", "strided", "window",
 ]  # fmt: skip
 
 full: Pattern = Distance()
@@ -44,6 +44,11 @@ def prefix(length: int) -> Pattern:
 def global_tokens(*places: int) -> Pattern:
     """Tokens at these places see all and are seen by all; places below 0 count from the end."""
     return Tokens(places)
+
+
+def ends(first: int, last: int = 0) -> Pattern:
+    """The first and the last so many tokens of the row see all and are seen by all."""
+    return Ends(first, -last) if last else Ends(first)
 
 
 def block_diagonal(size: int) -> Pattern:
@@ -79,6 +84,11 @@ def axial(*shape: int) -> Pattern:
 def segments(*borders: int) -> Pattern:
     """A token sees its own segment; each but the first begins at one of these places. `causal &` it for documents."""
     return Segments(borders)
+
+
+def by_head(*patterns: Pattern, each: int = 1) -> Pattern:
+    """The first `each` heads see by the first pattern, the next ones by the second, and so on."""
+    return ByHead(patterns, each)
 
 
 def block_list(size: int, rows: tuple[tuple[int, ...], ...]) -> Pattern:

@@ -117,3 +117,33 @@ class Either(_Pair):
 
     def status(self, area: Rectangle) -> np.ndarray:
         return np.maximum(self.left.status(area), self.right.status(area))
+
+
+@dataclasses.dataclass(frozen=True)
+class ByHead(Pattern):
+    """The first `each` heads see what the first pattern shows, the next ones what the second shows, and so on."""
+
+    parts: tuple[Pattern, ...]
+    each: int = 1
+
+    def __post_init__(self):
+        for part in self.parts:
+            if part.heads not in (1, self.heads):
+                raise ValueError(f"heads={part.heads} of a part must be 1 or those of all, {self.heads}")
+
+    @property
+    def heads(self) -> int:
+        return len(self.parts) * self.each
+
+    def at(self, queries: int, keys: int) -> Pattern:
+        return ByHead(tuple(part.at(queries, keys) for part in self.parts), self.each)
+
+    def sees(self, query: np.ndarray, key: np.ndarray, head: int = 0) -> np.ndarray:
+        return self.parts[head // self.each].sees(query, key, head)
+
+    def status(self, area: Rectangle) -> np.ndarray:
+        return self.parts[area.head // self.each].status(area)
+
+    def alike(self, area: Rectangle) -> tuple[np.ndarray, ...]:
+        part = area.head // self.each
+        return np.asarray(part), *self.parts[part].alike(area)

@@ -113,6 +113,44 @@ class Prefix(Pattern):
 
 
 @dataclasses.dataclass(frozen=True)
+class Ends(Pattern):
+    """The query or the key is before place `low`, or at `high` or behind; below 0 it counts from the row's end."""
+
+    low: int = 0
+    high: int = FAR
+
+    def at(self, queries: int, keys: int) -> Pattern:
+        """With `high` from the start. Queries and keys that are counted from the end must be of one row."""
+        if self.high < 0 and queries != keys:
+            raise ValueError(f"high={self.high} must be at least 0 where {queries=} are not {keys=}")
+        return Ends(self.low, max(0, self.high + keys) if self.high < 0 else self.high)
+
+    def _among(self, place):
+        return (place < self.low) | (place >= self.high)
+
+    def sees(self, query: np.ndarray, key: np.ndarray, head: int = 0) -> np.ndarray:
+        return self._among(query) | self._among(key)
+
+    def status(self, area: Rectangle) -> np.ndarray:
+        def graded(first, last):
+            """Whether none of a range's places is at an end, and whether all of them are."""
+            middle = ~(self._among(first) | self._among(last))
+            return middle, (last < self.low) | (first >= self.high) | (self.low >= self.high)
+
+        no_query, queries = graded(np.asarray(area.first_query), np.asarray(area.last_query))
+        no_key, keys = graded(area.first_key, area.last_key)
+        return _graded(no_query & no_key, queries | keys)
+
+    def detail(self, area: Rectangle) -> tuple[np.ndarray, ...]:
+        def inside(first, last):
+            """How many of a range's places are at either end."""
+            size = last - first + 1
+            return tuple(np.asarray(np.clip(count, 0, size)) for count in (self.low - first, last + 1 - self.high))
+
+        return *inside(area.first_query, area.last_query), *inside(area.first_key, area.last_key)
+
+
+@dataclasses.dataclass(frozen=True)
 class Tokens(Pattern):
     """The query or the key is one of these places; those below 0 count from the row's end."""
 

@@ -13,7 +13,9 @@ from arch.ops.patterns import (
     block_list,
     block_local,
     block_map,
+    by_head,
     causal,
+    ends,
     fixed,
     full,
     global_tokens,
@@ -23,6 +25,7 @@ from arch.ops.patterns import (
     strided,
     window,
 )
+from arch.ops.patterns.predicates import Ends
 
 size = st.integers(1, 9)
 length = st.integers(1, 23)
@@ -41,6 +44,8 @@ leaves = st.one_of(
     made(lambda size, dilation: window(size, dilation=dilation), size, st.integers(1, 4)),
     made(prefix, st.integers(0, 20)),
     made(lambda places: global_tokens(*places), places),
+    made(Ends, st.integers(0, 9), st.integers(0, 25)),
+    made(lambda size: by_head(window(size), strided(size)), size),
     made(block_diagonal, size),
     made(lambda size, before, after: block_local(size, before=before, after=after), size, few, few),
     made(strided, size),
@@ -113,6 +118,24 @@ def test_a_row_of_131072_tokens_costs_what_its_visible_blocks_cost(pattern, mask
     assert time.process_time() - start < 20
     assert len(made.lists.blocks) < 14 * LONG / 128
     assert len(made.masks) <= masks
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 9), st.integers(1, 25), length, st.integers(1, 8))
+def test_the_ends_of_a_row_see_all_and_are_seen_by_all(first, last, length, block):
+    made = block_map(ends(first, last), length, length, block=(block, block))
+    at_end = (np.arange(length) < first) | (np.arange(length) >= length - last)
+    np.testing.assert_array_equal(made.dense()[0], at_end[:, None] | at_end)
+
+
+def test_an_end_that_is_counted_from_the_row_s_needs_one_row():
+    with pytest.raises(ValueError, match="high=-2 must be at least 0 where queries=5 are not keys=7"):
+        ends(1, 2).at(5, 7)
+
+
+def test_heads_of_a_part_are_those_of_all_or_one():
+    with pytest.raises(ValueError, match="heads=2 of a part must be 1 or those of all, 3"):
+        by_head(random_blocks(1, 0, draws=2), full, full)
 
 
 def test_sizes_below_one_are_refused():

@@ -1,0 +1,139 @@
+"""Attention of heads that are made already: among the tokens of a call, or with those before them in a cache.
+
+What suits the case does it: the dense reference, a chunk of queries at a time, or the blocks of a pattern. All add the
+same bias of places and see the same pairs (`arch.mixers.attention.Config` says which).
+"""
+
+import dataclasses
+import math
+from typing import Annotated, Any
+
+import jax.numpy as jnp
+
+from arch import config
+from arch.kernels.block_attention import choice
+from arch.kernels.devices import is_tpu
+from arch.layers.contract import Context, LogitBias
+from arch.ops.attention import attend, attention_mask
+from arch.ops.cache import slots, write
+from arch.ops.chunked_attention import chunked_attend
+from arch.ops.pattern_mask import mask_rows
+from arch.ops.patterns import BlockMap, Pattern, block_map
+from arch.ops.sparse_attention import sparse_attend
+from arch.sharding.mesh import device_kind
+from arch.sharding.per_shard import per_shard
+from arch.typing import Array, Bool, Float, Int
+
+
+Block = Annotated[int, config.Range(0, 1024)]
+"""Tokens of a block of a pattern, on either side; 0 for what suits the device, 128 on TPU and 64 elsewhere."""
+MOST_PAIRS = 1 << 30
+"""Of blocks that the host looks at, in all heads whose patterns differ."""
+
+
+def map_of(pattern: Pattern, queries: int, keys: int, block: int) -> BlockMap:
+    """The blocks of a pattern, of so many tokens or of what suits the device.
+
+    Raises:
+      ValueError: there are too many for the host to look at.
+    """
+    block = block or (128 if is_tpu(device_kind()) else 64)
+    length, most = max(queries, keys), math.isqrt(MOST_PAIRS // pattern.heads) * block
+    if length > most:
+        raise ValueError(f"length={length} must be at most {most} with a pattern of {pattern.heads} heads in {block=}")
+    return block_map(pattern, queries, keys, block=(block, block))
+
+
+def attend_tokens(cfg: Any, query, key, value, sinks, bias: LogitBias | None, context: Context) -> Array:
+    """[b t n h] attention among the tokens of the call."""
+    length, dropout = query.shape[1], 0.0 if context.deterministic else cfg.dropout
+    segments, valid = context.segment_ids, context.valid
+    if cfg.sparse:
+        return _by_blocks(cfg, query, key, value, sinks, bias, context)
+    if cfg.chunked(length, dropout):
+        sight = dict(causal=cfg.causal, window=cfg.window, segments=segments, valid=valid)
+        return chunked_attend(query, key, value, **sight, scale=cfg.scale or None)
+    places = jnp.arange(length)[None]
+    given = dict(query_segments=segments, key_segments=segments, key_valid=valid)
+    mask = attention_mask(places, places, causal=cfg.causal, window=cfg.window, **given)
+    return _dense(cfg, query, key, value, sinks, bias, places, places, mask, context)
+
+
+def attend_cache(cfg: Any, query, key, value, sinks, bias: LogitBias | None, context: Context, cache: dict):
+    """(attention [b t n h] to what the cache holds and the tokens of the call, the cache with them)."""
+    size = cache["key"].shape[2]
+    keys = jnp.arange(size)[None]
+    places, length = slots(cache["length"], context.real(), size)
+    key, value = write(cache["key"], places, key), write(cache["value"], places, value)
+    given = {} if cfg.causal else {"key_valid": keys < length[:, None]}
+    mask = attention_mask(places, keys, causal=cfg.causal, window=cfg.window, **given)
+    if cfg.sparse:
+        mask = mask[:, None] & mask_rows(cfg.map(size), places)
+    cache = {"key": key, "value": value, "length": length}
+    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    return _dense(cfg, query, key, value, sinks, bias, places, keys, mask, context), cache
+
+
+def _dense(cfg, query, key, value, sinks, bias, places, keys, mask, context):
+    return attend(
+        query,
+        key,
+        value,
+        mask=mask,
+        bias=None if bias is None else bias(places, keys),
+        sinks=sinks,
+        scale=cfg.scale or None,
+        soft_cap=cfg.soft_cap,
+        dropout=0.0 if context.deterministic else cfg.dropout,
+        dropout_key=context.fold(0).key,
+    )
+
+
+def attend_blocks(
+    query: Float[Array, "b t n h"],
+    key: Float[Array, "b s k h"],
+    value: Float[Array, "b s k h"],
+    block_map: BlockMap,
+    *,
+    segments: tuple[Int[Array, "b t"] | None, Int[Array, "b s"] | None] = (None, None),
+    valid: Bool[Array, "b s"] | None = None,
+    bias: LogitBias | None = None,
+    sinks: Float[Array, "n"] | None = None,
+    scale: float | None = None,
+    soft_cap: float = 0.0,
+) -> tuple[Float[Array, "b t n h"], Float[Array, "b n t"]]:
+    """(result, logsumexp) by the kernels of the device; those of no device take a bias that is not linear.
+
+    Arguments as in `arch.ops.sparse_attention.sparse_attend`; `segments` are those of the queries and of the keys.
+    """
+    given = dict(query_segments=segments[0], key_segments=segments[1], valid=valid)
+    given |= dict(sinks=sinks, scale=scale, soft_cap=soft_cap)
+    if bias is not None and not bias.linear:
+        return sparse_attend(query, key, value, block_map, bias=bias.function, bias_operands=bias.operands, **given)
+    slopes = None if bias is None else bias.operands
+    return choice.attend(query, key, value, block_map, device_kind=device_kind(), slopes=slopes, **given)
+
+
+def _by_blocks(cfg, query, key, value, sinks, bias, context):
+    """[b t n h] by a pattern's blocks, on each shard of the rows and, where all heads see alike, of the heads."""
+    (b, t, n, h), k = query.shape, key.shape[2]
+    blocks, linear = cfg.map(t), bias is None or bias.linear
+    split = "kv_heads" if blocks.heads == 1 and linear else None
+    by_group = lambda array: None if array is None else array.reshape(k, n // k)
+    flat = lambda array: None if array is None else array.reshape(-1)
+
+    def on_shard(query, key, value, sinks, operands, segments, valid):
+        given = dict(segments=(segments, segments), valid=valid, sinks=flat(sinks))
+        given |= dict(scale=cfg.scale or None, soft_cap=cfg.soft_cap)
+        if bias is not None:
+            given["bias"] = dataclasses.replace(bias, operands=flat(operands) if linear else operands)
+        heads = query.reshape(*query.shape[:2], -1, h)
+        return attend_blocks(heads, key, value, blocks, **given)[0].reshape(query.shape)
+
+    operands = None if bias is None else bias.operands
+    operands, of_bias = (by_group(operands), (split, None)) if linear else (operands, (None,) * operands.ndim)
+    grouped, single, row = ("batch", None, split, None, None), ("batch", None, split, None), ("batch", None)
+    arrays = (query.reshape(b, t, k, n // k, h), key, value, by_group(sinks), operands)
+    axes = (grouped, single, single, (split, None), of_bias, row, row)
+    out = per_shard(on_shard, (*arrays, context.segment_ids, context.valid), axes, grouped, reduce="head_dim")
+    return out.reshape(query.shape)
