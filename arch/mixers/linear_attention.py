@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
+from arch.mixers import _recurrence
 from arch.mixers._heads import borders, from_heads, projections, to_heads
 from arch.ops.linear_attention.kernelised import FEATURE_MAPS, causal_kernel_attention, kernel_attention
 from arch.ops.linear_attention.recurrence import check_chunk, products
@@ -74,7 +75,13 @@ class LinearAttention(nn.Module):
         if cfg.causal:
             state = None if cache is None else cache["state"]
             out, state = causal_kernel_attention(
-                phi(query), phi(key), value, state=state, chunk=cfg.chunk, **borders(context)
+                phi(query),
+                phi(key),
+                value,
+                state=state,
+                chunk=cfg.chunk,
+                recurrence=_recurrence.linear_attention,
+                **borders(context),
             )
             cache = None if cache is None else {"state": state}
         else:

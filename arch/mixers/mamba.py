@@ -21,8 +21,8 @@ from arch.layers import norm
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
+from arch.mixers import _recurrence
 from arch.ops.causal_conv import causal_conv
-from arch.ops.selective_scan import selective_scan
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -123,7 +123,7 @@ class Mamba(nn.Module):
         A = -jnp.exp(exact("A_log", decay_init, hidden=f, state=cfg.state_dim))
         D = exact("D", constant(1.0), hidden=f)
         state = None if cache is None else cache["state"]
-        y, state = selective_scan(u, delta, A, B, C, D, state=state, reset=context.starts())
+        y, state = _recurrence.selective_scan(u, delta, A, B, C, D, state=state, reset=context.starts())
 
         out = (y * jax.nn.silu(z)) @ own("out", normal(f**-0.5), hidden=f, embed=d)
         return Output(out, None if cache is None else {"tail": tail, "state": state})

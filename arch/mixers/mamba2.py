@@ -19,10 +19,10 @@ from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
+from arch.mixers import _recurrence
 from arch.mixers.mamba import step_bias_init
 from arch.ops.causal_conv import causal_conv
 from arch.ops.norm import rms_norm
-from arch.ops.ssd import ssd
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -126,7 +126,7 @@ class Mamba2(nn.Module):
         u = parts["in"].reshape(b, t, n, cfg.head_dim)
         B, C = (parts[name].reshape(b, t, cfg.num_groups, cfg.state_dim) for name in ("B", "C"))
         state = None if cache is None else cache["state"]
-        y, state = ssd(u, delta, A, B, C, D, state=state, reset=context.starts(), chunk=cfg.chunk)
+        y, state = _recurrence.ssd(u, delta, A, B, C, D, state=state, reset=context.starts(), chunk=cfg.chunk)
 
         groups = (y.reshape(b, t, f) * jax.nn.silu(z)).reshape(b, t, cfg.num_groups, -1)
         normed = rms_norm(groups, jnp.ones(groups.shape[-1]), epsilon=cfg.epsilon).reshape(b, t, f)

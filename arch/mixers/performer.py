@@ -18,6 +18,7 @@ from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, weight
+from arch.mixers import _recurrence
 from arch.mixers._heads import borders, from_heads, projections, to_heads
 from arch.ops.linear_attention import favor
 from arch.ops.linear_attention.recurrence import check_chunk, products
@@ -122,6 +123,7 @@ class Performer(nn.Module):
             causal=cfg.causal,
             state=state,
             chunk=cfg.chunk,
+            recurrence=_recurrence.linear_attention,
             **borders(context),
         )
         if cache is not None and cfg.causal:

@@ -19,8 +19,9 @@ import numpy as np
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
+from arch.mixers import _recurrence
 from arch.mixers._heads import borders, from_heads, projections, to_heads
-from arch.ops.linear_attention.recurrence import check_chunk, linear_attention, products
+from arch.ops.linear_attention.recurrence import check_chunk, products
 from arch.ops.norm import rms_norm
 from arch.positions import rope
 from arch.typing import Array, Float
@@ -94,7 +95,9 @@ class Retention(nn.Module):
         decay = jnp.asarray(log_decays(n), jnp.float32)[None, None, :, None]
         state = None if cache is None else cache["state"]
         query = query * cfg.head_dim**-0.5
-        out, state = linear_attention(query, key, value, decay, state=state, chunk=cfg.chunk, **borders(context))
+        out, state = _recurrence.linear_attention(
+            query, key, value, decay, state=state, chunk=cfg.chunk, **borders(context)
+        )
         out = jax.nn.silu(gate) * rms_norm(out, jnp.ones(cfg.values), epsilon=cfg.epsilon)
         return Output(from_heads(self, out, x.shape[-1]), None if cache is None else {"state": state})
 

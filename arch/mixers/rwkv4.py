@@ -20,6 +20,7 @@ from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.token_mix import mixed
 from arch.layers.weight import normal, weight
+from arch.mixers import _recurrence
 from arch.ops import wkv
 from arch.ops.token_shift import token_shift
 from arch.sharding.mesh import constrain
@@ -72,7 +73,7 @@ class Rwkv4(nn.Module):
         receptance, key, value = projected("receptance", 0.25), projected("key", 0.5), projected("value", 0.5)
         decay, bonus = jnp.exp(exact("decay", decay_init, hidden=d)), exact("bonus", bonus_init, hidden=d)
         state = None if cache is None else wkv.State(*(cache[name] for name in wkv.State._fields))
-        y, state = wkv.wkv(key, value, decay, bonus, state=state, reset=reset, valid=context.valid)
+        y, state = _recurrence.wkv(key, value, decay, bonus, state=state, reset=reset, valid=context.valid)
         out = (jax.nn.sigmoid(receptance) * y) @ own("out", normal(d**-0.5), hidden=d, embed=d)
         return Output(out, None if cache is None else {"last": last} | state._asdict())
 

@@ -14,13 +14,14 @@ does not depend on the future, causal attention here subtracts the greatest so f
 grows, the state decays by as much.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from arch.ops.linear_attention.kernelised import causal_kernel_attention, kernel_attention, reversed_starts
-from arch.ops.linear_attention.recurrence import CHUNK
+from arch.ops.linear_attention.recurrence import CHUNK, linear_attention
 from arch.typing import Array, Bool, Float, Int, Key
 
 Kernel = Literal["positive", "trigonometric", "relu"]
@@ -88,6 +89,7 @@ def favor_attention(
     reset: Bool[Array, "b t"] | None = None,
     valid: Bool[Array, "b t"] | None = None,
     chunk: int = CHUNK,
+    recurrence: Callable = linear_attention,
 ) -> tuple[Float[Array, "b t n v"], tuple[Float[Array, "b n r v+1"], Float[Array, "b n"]] | None]:
     """Approximates softmax(q k^T / sqrt(h)) v, in time linear in t; or the attention of the ReLU kernel.
 
@@ -102,6 +104,7 @@ def favor_attention(
       reset: True at the first token of a packed segment.
       valid: False for tokens that none sees; what comes out at these has no meaning.
       chunk: tokens that are multiplied at a time, a power of two.
+      recurrence: what sums up causally, `linear_attention` or a kernel that is called like it.
 
     Returns:
       o in value.dtype, and the state after the last token in float32 or wider; None if not causal.
@@ -128,7 +131,8 @@ def favor_attention(
         return kernel_attention(query, key, value, reset=reset, valid=valid, chunk=chunk), None
     growth = upto - jnp.concatenate([before[:, None], upto[:, :-1]], axis=1)
     log_decay = None if kernel == "relu" else -jnp.maximum(growth, 0)[..., None]
-    out, sums = causal_kernel_attention(query, key, value, log_decay, state=sums, reset=reset, valid=valid, chunk=chunk)
+    given = dict(state=sums, reset=reset, valid=valid, chunk=chunk, recurrence=recurrence)
+    out, sums = causal_kernel_attention(query, key, value, log_decay, **given)
     return out, (sums, upto[:, -1])
 
 

@@ -6,6 +6,8 @@ Katharopoulos et al., Transformers are RNNs: Fast Autoregressive Transformers wi
 2006.16236, sec. 3.2 and 3.3 (phi = elu + 1, eq. 7). The denominator is one more channel of the values, 1 everywhere.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from arch.ops.linear_attention.recurrence import CHUNK, linear_attention
@@ -29,6 +31,7 @@ def causal_kernel_attention(
     reset: Bool[Array, "b t"] | None = None,
     valid: Bool[Array, "b t"] | None = None,
     chunk: int = CHUNK,
+    recurrence: Callable = linear_attention,
 ) -> tuple[Float[Array, "b t n v"], Float[Array, "b n h v+1"]]:
     """Each token's mean over itself and what came before, weighted by the kernel.
 
@@ -41,12 +44,13 @@ def causal_kernel_attention(
       reset: True at the first token of a packed segment.
       valid: False for tokens that none sees; what comes out at these has no meaning.
       chunk: tokens that are multiplied at a time, a power of two.
+      recurrence: what sums up, `linear_attention` or a kernel that is called like it.
 
     Returns:
       o in value.dtype, and the state after the last token in float32 or wider.
     """
     wide = jnp.promote_types(value.dtype, jnp.float32)
-    out, state = linear_attention(
+    out, state = recurrence(
         query, key, _with_ones(value.astype(wide)), log_decay, state=state, reset=reset, valid=valid, chunk=chunk
     )
     return _mean(out).astype(value.dtype), state
