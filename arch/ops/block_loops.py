@@ -1,8 +1,8 @@
 """The loops of attention over blocks, forward and backward: see `arch.ops.sparse_attention` for the equations.
 
 A step gathers, for each of its c blocks on one side, the w blocks of that block's list on the other side, and
-multiplies them as one matrix: [r h] by [h w bk] forward, and backward [bk h] by [h w r], in which all products but that
-of dQ have their operands as they lie. Backward steps add to dQ where their queries stand.
+multiplies them as one matrix: [r h] by [h w bk] forward, and backward [bk h] by [h w r]. What is gathered for the
+logits lies with channels in rows, as their product reads it. Backward steps add to dQ where their queries stand.
 """
 
 from functools import partial
@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from arch.ops.attention import MASKED
-from arch.ops.block_layout import Layout
+from arch.ops.block_logits import logits_of, segments_of, tiles_of
 from arch.ops.patterns.schedule import Loop, schedule
 
 LEAST = -1e30
 """Where the running maximum starts, far above `MASKED`: a row that has seen nothing sums nothing."""
-STEP = 1 << 20
-"""Logits that a step computes, about."""
+STEP = 1 << 18
+"""Logits that a step computes, about: so few that they stay in a processor's cache."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -31,8 +30,8 @@ def attend_blocks(rule, query, key, value, segments, operands, sinks):
 
 def _forward(rule, query, key, value, segments, operands, sinks):
     layout = rule[0]
-    queries, keys, values = layout.queries(query), layout.keys(key), layout.keys(value)
-    parts = _segments(layout, segments)
+    queries, keys, values = layout.queries(query), layout.keys(key).swapaxes(3, 4), layout.keys(value)
+    parts = segments_of(layout, segments)
     b, k, _, r, _ = queries.shape
     wide = jnp.promote_types(query.dtype, jnp.float32)
     results = []
@@ -42,18 +41,19 @@ def _forward(rule, query, key, value, segments, operands, sinks):
         others = layout.key_blocks(heads, loop.blocks) if layout.own else loop.blocks
         tables = tuple(map(jnp.asarray, (loop.blocks, others, loop.kind)))
         steps = tuple(map(jnp.asarray, (head, block, own, loop.begin[:-1], loop.begin[1:])))
+        tiles = tiles_of(layout, loop, turned=False)
 
-        def step(_, at, tables=tables, single=loop.single):
+        def step(_, at, tables=tables, tiles=tiles, single=loop.single):
             head, block, own, begin, end = at
-            q = jnp.take(queries, own, axis=2)
+            q = _take(queries, own)
 
             def meet(part, state):
                 top, total, sums = state
                 blocks, others, kind = (table[part] for table in tables)
-                gathered = (_side_by_side(jnp.take(array, others, axis=2)) for array in (keys, values))
-                k_w, v_w = gathered
-                logits = _product("bkcrh,bkcsh->bkcrs", q, k_w)
-                logits, _ = _logits(rule, logits, kind, head, block[:, None], blocks, parts, operands, turned=False)
+                k_t, v_w = _side_by_side(_take(keys, others)), _one_by_one(_take(values, others))
+                products = _product("bkcrh,bkchs->bkcrs", q, k_t)
+                at = kind, head, block[:, None], blocks
+                logits, _ = logits_of(rule, products, *at, parts, tiles, operands, turned=False)
                 higher = jnp.maximum(top, jnp.max(logits, axis=-1))
                 weights, shrunk = jnp.exp(logits - higher[..., None]), jnp.exp(top - higher)
                 sums = sums * shrunk[..., None] + _product("bkcrs,bkcsv->bkcrv", weights.astype(query.dtype), v_w)
@@ -83,10 +83,11 @@ def _backward(rule, residuals, cotangents):
     d_out, d_logsumexp = cotangents
     normaliser = jnp.where(logsumexp > -jnp.inf, logsumexp, -LEAST).swapaxes(1, 2)  # [b t n]
     inner = jnp.sum(d_out.astype(normaliser.dtype) * out, axis=-1) - d_logsumexp.swapaxes(1, 2)
-    queries, keys, values = layout.queries(query), layout.keys(key), layout.keys(value)
-    d_outs, normalisers, inners = layout.queries(d_out), layout.queries(normaliser), layout.queries(inner)
-    parts = _segments(layout, segments)
-    b, k, i, r, h = queries.shape
+    keys, values = layout.keys(key), layout.keys(value)
+    queries, d_outs = (layout.queries(array).swapaxes(3, 4) for array in (query, d_out))
+    normalisers, inners = layout.queries(normaliser), layout.queries(inner)
+    parts = segments_of(layout, segments)
+    b, k, i, h, r = queries.shape
     bk, wide = layout.map.block[1], normaliser.dtype
     carry = jnp.zeros((b, k, i, h, r), wide), jax.tree.map(jnp.zeros_like, operands)
     results = []
@@ -96,30 +97,31 @@ def _backward(rule, residuals, cotangents):
         others = layout.query_blocks(heads, loop.blocks) if layout.own else loop.blocks
         tables = tuple(map(jnp.asarray, (loop.blocks, others, loop.kind)))
         steps = tuple(map(jnp.asarray, (head, block, own, loop.begin[:-1], loop.begin[1:])))
+        tiles = tiles_of(layout, loop, turned=True)
 
-        def step(carry, at, tables=tables, single=loop.single):
+        def step(carry, at, tables=tables, tiles=tiles, single=loop.single):
             head, block, own, begin, end = at
-            k_c, v_c = jnp.take(keys, own, axis=2), jnp.take(values, own, axis=2)
+            k_c, v_c = _take(keys, own), _take(values, own)
 
             def meet(part, state):
                 d_key, d_value, d_query, d_operands = state
                 blocks, others, kind = (table[part] for table in tables)
-                gather = lambda array: jnp.take(array, others, axis=2)
-                q, d_o = _side_by_side(gather(queries)), _side_by_side(gather(d_outs))
-                over_keys = lambda array: gather(array).reshape(b, k, len(own), 1, -1)
-                products = _product("bkcsh,bkcrh->bkcsr", k_c, q)
+                q_t, d_o_t = (_side_by_side(_take(array, others)) for array in (queries, d_outs))
+                over_keys = lambda array: _take(array, others).reshape(b, k, len(own), 1, -1)
+                products = _product("bkcsh,bkchr->bkcsr", k_c, q_t)
 
                 def biased(operands):
-                    return _logits(rule, products, kind, head, blocks, block[:, None], parts, operands, turned=True)
+                    at = kind, head, blocks, block[:, None]
+                    return logits_of(rule, products, *at, parts, tiles, operands, turned=True)
 
                 logits, d_bias, slope = jax.vjp(biased, operands, has_aux=True)
                 weights = jnp.exp(logits - over_keys(normalisers))
-                d_logits = weights * (_product("bkcsv,bkcrv->bkcsr", v_c, d_o) - over_keys(inners))
+                d_logits = weights * (_product("bkcsv,bkcvr->bkcsr", v_c, d_o_t) - over_keys(inners))
                 d_operands = jax.tree.map(jnp.add, d_operands, d_bias(d_logits)[0])
                 d_logits = d_logits if slope is None else d_logits * slope
-                d_value += _product("bkcsr,bkcrv->bkcsv", weights, d_o)
-                d_key += _product("bkcsr,bkcrh->bkcsh", d_logits, q)
-                more = _product("bkcsh,bkcsr->bkchr", k_c, d_logits).reshape(b, k, len(own), h, -1, r)
+                d_value += _product("bkcsr,bkcvr->bkcsv", weights, d_o_t)
+                d_key += _product("bkcsr,bkchr->bkcsh", d_logits, q_t)
+                more = _product("bkchs,bkcsr->bkchr", k_c.swapaxes(3, 4), d_logits).reshape(b, k, len(own), h, -1, r)
                 d_query = d_query.at[:, :, others].add(jnp.moveaxis(more, 4, 3))
                 return d_key, d_value, d_query, d_operands
 
@@ -146,17 +148,20 @@ def _places(loop: Loop, size: int):
     return head, block, np.repeat(head, np.diff(loop.begin), axis=0)[..., None]
 
 
-def _segments(layout: Layout, segments):
-    """Those of blocks, ([b i bq], [b j bk])."""
-    if segments is None:
-        return None
-    pads = ((array, -array.shape[1] % size, size) for array, size in zip(segments, layout.map.block))
-    return tuple(jnp.pad(array, ((0, 0), (0, pad))).reshape(len(array), -1, size) for array, pad, size in pads)
+def _take(array, blocks):
+    """Blocks [c ...] of an array [b k i ...]: [b k c ...]."""
+    return jnp.take(array, blocks, axis=2, mode="clip")
+
+
+def _one_by_one(gathered):
+    """[b k c w s h] -> [b k c (w s) h]."""
+    return gathered.reshape(*gathered.shape[:3], -1, gathered.shape[-1])
 
 
 def _side_by_side(gathered):
-    """[b k c w r h] -> [b k c (w r) h]."""
-    return gathered.reshape(*gathered.shape[:3], -1, gathered.shape[-1])
+    """[b k c w h s] -> [b k c h (w s)]."""
+    gathered = gathered.swapaxes(3, 4)
+    return gathered.reshape(*gathered.shape[:4], -1)
 
 
 def _in_order(results):
@@ -173,52 +178,3 @@ def _product(equation: str, *arrays):
     dtype = arrays[0].dtype
     wide = jnp.promote_types(dtype, jnp.float32)
     return jnp.einsum(equation, *(array.astype(dtype) for array in arrays), preferred_element_type=wide)
-
-
-def _logits(rule, products, kind, head, query_blocks, key_blocks, segments, operands, *, turned: bool):
-    """The logits that c blocks' products with u blocks of queries and w of keys are, and the soft cap's slope or None.
-
-    Args:
-      rule: of the call.
-      products: [b k c (g bq) (w bk)] where u is 1, or turned [b k c bk (u g bq)] where w is 1.
-      kind: [c (u w)] of the blocks.
-      head: [c] of the query, where heads have maps of their own.
-      query_blocks: [c u] their indices in the row.
-      key_blocks: [c w].
-      segments: ([b i bq], [b j bk]) or None.
-      operands: the bias's.
-      turned: see `products`.
-    """
-    layout, scale, soft_cap, bias = rule
-    (bq, bk), (c, u), w, g = layout.map.block, query_blocks.shape, key_blocks.shape[1], layout.group
-    logits, slope = products * scale, None
-    if soft_cap:
-        bounded = jnp.tanh(logits / soft_cap)
-        logits, slope = soft_cap * bounded, 1.0 - bounded * bounded
-    shape = logits.shape[:2] + ((c, bk, u, g, bq) if turned else (c, g, bq, w, bk))
-
-    def spread(array):
-        """[b k c u g bq w bk] with the axes of the logits."""
-        return jnp.moveaxis(array, 7, 3)[..., 0] if turned else array[:, :, :, 0]
-
-    logits = logits.reshape(shape)
-    if bias is not None:
-        logits += spread(_bias(layout, bias, head, query_blocks, key_blocks, operands)[None])
-    ends = np.ones((1, bq, bk), bool)
-    tiles = jnp.asarray(np.concatenate([ends, layout.map.masks, ~ends]))[kind]  # the last one, -1, shows nothing
-    mask = tiles.reshape(c, u, w, bq, bk).swapaxes(2, 3)[None, None, :, :, None]
-    if segments is not None:
-        same = segments[0][:, query_blocks][..., None, None] == segments[1][:, key_blocks][:, :, None, None]
-        mask = mask & same[:, None, :, :, None]
-    return jnp.where(spread(mask), logits, MASKED).reshape(products.shape), slope
-
-
-def _bias(layout: Layout, bias, head, query_blocks, key_blocks, operands):
-    """[k c u g bq w bk]."""
-    (bq, bk), (c, u), w = layout.map.block, query_blocks.shape, key_blocks.shape[1]
-    places = ((query_blocks, bq), (key_blocks, bk))
-    values = bias(operands, *((blocks[..., None] * size + jnp.arange(size)).reshape(c, -1) for blocks, size in places))
-    values = jnp.broadcast_to(values, (c, *values.shape[1:]))
-    if layout.own:
-        values = jnp.take_along_axis(values, head[:, None, None, None], axis=1)
-    return values.reshape(c, -1, layout.group, u, bq, w, bk).transpose(1, 0, 3, 2, 4, 5, 6)

@@ -6,8 +6,9 @@
 
 Dao et al., FlashAttention, 2022, arXiv 2205.14135, sec. 3.1 and app. B.2 to B.4, with whole rows: a chunk of queries
 meets all keys that its mask can show it, so that the softmax needs no running maximum, and in the backward pass a chunk
-of keys all queries that may see it. The reference is `arch.ops.attention.attend` behind `attention_mask`. This is XLA's
-own code for any device; on CPU, training with it is faster than with the reference from a few hundred tokens on
+of keys all queries that may see it. Longer rows are cut in keys too, so that memory and program do not grow with them
+(`arch.ops.sparse_attention`). The reference is `arch.ops.attention.attend` behind `attention_mask`. This is XLA's own
+code for any device; on CPU, training with it is faster than with the reference from a few hundred tokens on
 (`benchmarks/throughput.py`).
 """
 
@@ -17,12 +18,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from arch.ops import patterns
 from arch.ops.attention import MASKED, attention_mask
+from arch.ops.sparse_attention import sparse_attend
 from arch.typing import Array, Bool, Float, Int
 
 CHUNK, MOST_CHUNKS = 128, 8
-"""Queries of a chunk, in rows of up to CHUNK * MOST_CHUNKS tokens; longer rows have as many longer chunks, since each
-one adds to the program."""
+"""Queries of a chunk, in rows of up to CHUNK * MOST_CHUNKS tokens: each chunk adds to the program."""
+MOST_BLOCK = 512
+"""Queries and keys of a block of longer rows, at most, and an eighth of the row."""
 
 
 def chunked_attend(
@@ -39,7 +43,7 @@ def chunked_attend(
 ) -> Float[Array, "b t n v"]:
     """Self-attention with the softmax in float32, result in query's dtype.
 
-    A query that may see nothing gets a finite result and gives no gradient.
+    A query that may see nothing gets a finite result and gives no gradient. Memory grows with the length alone.
 
     Args:
       query: [b t n h].
@@ -50,7 +54,7 @@ def chunked_attend(
       segments: [b t] packed documents; a query sees only its own.
       valid: [b t] False for keys nobody sees.
       scale: factor of the logits; None for 1 / sqrt(h).
-      chunk: queries at a time; 0 for `CHUNK`, or an eighth of a longer row.
+      chunk: queries at a time, with all keys; 0 for `CHUNK`, or the blocks of a longer row.
 
     Raises:
       ValueError: n is not a multiple of k.
@@ -59,7 +63,10 @@ def chunked_attend(
     k = key.shape[2]
     if n % k:
         raise ValueError(f"num_heads={n} must be a multiple of num_kv_heads={k}")
-    rule = (chunk or _chunk(t), causal, window)
+    if not chunk and _long(t):
+        sight = dict(query_segments=segments, key_segments=segments, valid=valid, scale=scale)
+        return sparse_attend(query, key, value, _blocks(t, causal, window), **sight)[0]
+    rule = (chunk or CHUNK, causal, window)
     factor = h**-0.5 if scale is None else scale
     return _attend(rule, factor, query.reshape(b, t, k, n // k, h), key, value, segments, valid)
 
@@ -84,13 +91,23 @@ def _queries(keys: slice, t: int, causal: bool, window: int) -> slice:
 
 def visited_pairs(length: int, *, causal: bool, window: int = 0) -> int:
     """Pairs of tokens whose logits are computed: those that see each other, and the rest of their chunks."""
-    chunks = _chunks(length, _chunk(length))
+    if _long(length):
+        return _blocks(length, causal, window).visited_pairs
+    chunks = _chunks(length, CHUNK)
     spans = ((queries, _keys(queries, length, causal, window)) for queries in chunks)
     return sum((queries.stop - queries.start) * (keys.stop - keys.start) for queries, keys in spans)
 
 
-def _chunk(t: int) -> int:
-    return max(CHUNK, -(-t // MOST_CHUNKS))
+def _long(t: int) -> bool:
+    """Whether the row is cut in keys too."""
+    return t > CHUNK * MOST_CHUNKS
+
+
+def _blocks(t: int, causal: bool, window: int) -> patterns.BlockMap:
+    """The map of a long row."""
+    pattern = patterns.causal if causal else patterns.full
+    size = min(MOST_BLOCK, -(-t // MOST_CHUNKS))
+    return patterns.block_map(pattern & patterns.window(window) if window else pattern, t, t, block=(size, size))
 
 
 def _mask(rule, queries: slice, keys: slice, segments, valid):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from arch.ops import chunked_attention
 from arch.ops.attention import attend, attention_mask
 from arch.ops.chunked_attention import CHUNK, MOST_CHUNKS, chunked_attend, visited_pairs
 
@@ -61,6 +62,16 @@ def test_values_and_gradients_are_those_of_the_reference(chunk, rest):
         np.testing.assert_allclose(mine, theirs, atol=3e-6)
 
 
+def test_a_row_cut_in_keys_too_is_the_reference(monkeypatch):
+    """As rows of more than CHUNK * MOST_CHUNKS tokens are."""
+    monkeypatch.setattr(chunked_attention, "CHUNK", 1)
+    given, rest = arrays(6, 2), dict(causal=True, window=7, segments=SEGMENTS, valid=VALID, scale=0.3)
+    expected = with_gradients(reference, *given, **rest)
+    assert chunked_attention.visited_pairs(T, causal=True, window=7) < T**2
+    for mine, theirs in zip(with_gradients(chunked_attend, *given, **rest), expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=3e-6)
+
+
 def test_a_query_that_sees_nothing_stays_finite_and_gives_no_gradient():
     given = arrays(2, 2)
     rest = dict(causal=True, valid=jnp.zeros((B, T), bool), chunk=4)
@@ -88,10 +99,20 @@ def test_in_bfloat16_the_result_is_as_exact_as_the_references(scale):
 def test_no_array_of_all_pairs_exists():
     """The dense reference keeps several; here the gradient's temporaries are smaller than one."""
     length = CHUNK * MOST_CHUNKS
+    assert temporaries(length) < 4 * length**2
+
+
+@pytest.mark.usefixtures("optimized")
+def test_temporaries_of_longer_rows_grow_with_the_length_alone():
+    short, long = (temporaries(length) for length in (8192, 16384))
+    assert long < 2.1 * short
+
+
+def temporaries(length):
+    """Bytes, of the gradient."""
     shape = jax.ShapeDtypeStruct((1, length, 1, 2), jnp.float32)
     gradient = jax.grad(lambda *heads: chunked_attend(*heads, causal=True).sum(), argnums=(0, 1, 2))
-    memory = jax.jit(gradient).lower(shape, shape, shape).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 4 * length**2
+    return jax.jit(gradient).lower(shape, shape, shape).compile().memory_analysis().temp_size_in_bytes
 
 
 def test_visited_pairs_are_little_more_than_half_of_all_when_causal():
