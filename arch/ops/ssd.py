@@ -179,13 +179,15 @@ def chunk_step(S: Float[Array, "b k g h states"], tokens: Tokens):
 
 
 def decays(log_decay: Float[Array, "b c k g"], reset: Bool[Array, "b c"]) -> tuple[Array, Array, Array]:
-    """The decay from token j to i [b k g i j], from before the chunk to i [b i k g], from j to the end [b j k g]."""
-    size = log_decay.shape[1]
-    total, segment = jnp.cumsum(log_decay, axis=1), jnp.cumsum(reset, axis=1)
-    by_head = jnp.moveaxis(total, 1, -1)
-    visible = (segment[:, :, None] == segment[:, None, :]) & jnp.tril(jnp.ones((size, size), bool))
-    spans = by_head[..., :, None] - by_head[..., None, :]
+    """The decay from token j to i [b k g i j], from before the chunk to i [b i k g], from j to the end [b j k g].
+
+    Each span is summed up for itself: differences of sums from the start have few digits behind strong decays.
+    """
+    size, by_head = log_decay.shape[1], jnp.moveaxis(log_decay, 1, -1)
+    lower, segment = jnp.tril(jnp.ones((size, size), bool)), jnp.cumsum(reset, axis=1)
+    behind = jnp.where(jnp.tril(lower, -1), by_head[..., None], 0)
+    spans = jnp.matmul(lower.astype(behind.dtype), behind, precision="highest")
+    visible = (segment[:, :, None] == segment[:, None, :]) & lower
     within = jnp.exp(jnp.where(visible[:, None, None], spans, -jnp.inf))
-    entering = jnp.where((segment == 0)[..., None, None], jnp.exp(total), 0)
-    leaving = jnp.where((segment == segment[:, -1:])[..., None, None], jnp.exp(total[:, -1:] - total), 0)
-    return within, entering, leaving
+    entering = jnp.where((segment == 0)[..., None, None], jnp.exp(jnp.cumsum(log_decay, axis=1)), 0)
+    return within, entering, jnp.moveaxis(within[..., -1, :], -1, 1)

@@ -91,6 +91,19 @@ def test_8192_tokens_in_float32_are_near_the_recurrence_in_float64():
             np.testing.assert_allclose(actual, exact, rtol=0, atol=np.finfo(np.float32).eps * exponent * scale)
 
 
+def test_strong_decays_cost_no_digits_of_what_comes_after_them():
+    with jax.enable_x64():
+        arrays = inputs(length=64)
+        early = jnp.arange(64)[:, None] < 30
+        query, key, value = arrays["C"], arrays["B"], arrays["x"]
+        log_decay = jnp.where(early, -1e4, -1e-3) * arrays["delta"]
+        exact, state = decaying_attention(query, key, value, log_decay, implementation="recurrent")
+        narrow = [array.astype(jnp.float32) for array in (query, key, value, log_decay)]
+        for actual, wide in zip(decaying_attention(*narrow), (exact, state)):
+            bound = 64 * np.finfo(np.float32).eps * float(jnp.max(jnp.abs(wide)))
+            np.testing.assert_allclose(actual, wide, rtol=0, atol=bound)
+
+
 def test_tokens_of_delta_zero_leave_the_state_unchanged():
     with jax.enable_x64():
         arrays, lengths = inputs(), np.array([5, 11])
