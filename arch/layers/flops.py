@@ -15,7 +15,8 @@ padding, whatever is packed into it.
 import dataclasses
 
 TRAINING = 3
-"""A step of training over its forward pass: the backward pass has two products for each one, by either factor."""
+"""A step of training over its forward pass: the backward pass has two products for each one, by either factor. (It has
+one Fourier transform for each one, so that a little much is counted where there are such.)"""
 
 
 class UnknownFlops(NotImplementedError):

@@ -129,7 +129,10 @@ def test_forward_and_backward_are_three_times_the_forward(cfg, row, unrolled):
     function, arguments = sublayer(cfg, row)
     count = xla_flops(backward(function), *arguments)
     least = TRAINING * ROWS * cfg.flops(row).executed
-    assert count == near(cfg.flops(row), row, TRAINING) or unrolled and count > least  # scans compute states again
+    if "stablehlo.fft" in jax.jit(function).lower(*arguments).as_text():  # it goes back by one transform, not by two
+        assert 2 / 3 * least < count < 1.02 * least
+    else:
+        assert count == near(cfg.flops(row), row, TRAINING) or unrolled and count > least  # scans compute states again
 
 
 @pytest.mark.parametrize("cfg", [pytest.param(cfg, id=name) for name, cfg in HEADS.items()])

@@ -47,6 +47,13 @@ PATHS = {
         mamba2/conv_bias mamba2/conv_bias_B mamba2/conv_bias_C mamba2/dt_bias mamba2/A_log mamba2/D mamba2/norm
         mamba2/out""",
     ),
+    "hyena_lm": (
+        f"embedding/table {NORM}",
+        f"""hyena_norm/scale hyena_norm/bias mlp_norm/scale mlp_norm/bias {BIASED_MLP} hyena/in hyena/in_bias hyena/conv
+        hyena/conv_bias hyena/skip hyena/out hyena/out_bias hyena/filter/frequency hyena/filter/product_0
+        hyena/filter/bias_0 hyena/filter/product_1 hyena/filter/bias_1 hyena/filter/product_2 hyena/filter/bias_2
+        hyena/filter/out""",
+    ),
 }
 """Paths outside the layers, and those of one layer behind `layers/<number>/`, by kind."""
 
@@ -145,6 +152,13 @@ PRESETS = {
         "mamba2_780m": ("mamba2_lm", 48, 780_161_280),
         "mamba2_1_3b": ("mamba2_lm", 48, 1_343_757_312),
         "mamba2_2_7b": ("mamba2_lm", 64, 2_702_599_680),
+    },
+    "hyena_lm": {  # table A.4 calls them 125M, 125M-slim, 153M, 355M, 1.3B
+        "hyena_125m": ("hyena_lm", 12, 124_495_104),
+        "hyena_125m_slim": ("hyena_lm", 18, 124_945_536),
+        "hyena_153m": ("hyena_lm", 18, 152_483_904),
+        "hyena_355m": ("hyena_lm", 36, 357_086_464),
+        "hyena_1_3b": ("hyena_lm", 36, 1_317_772_544),
     },
 }
 """(kind of paths, layers, parameters) of each preset of the decoder families; sums as the papers print them."""

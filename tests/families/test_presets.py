@@ -13,15 +13,16 @@ from arch.layers.weight import unbox
 from arch.published import Attributes
 from tests.families import fit, golden
 
+
+def family_file(name):
+    return importlib.import_module(f"arch.families.{name}")
+
+
 ALL = [(family, name) for family, presets in golden.PRESETS.items() for name in presets]
 ENDS = {(family, name) for family, presets in golden.PRESETS.items() for name in (min(presets), max(presets))}
 COUNTED = [pytest.param(*preset, marks=[pytest.mark.slow] * (preset not in ENDS)) for preset in ALL]
 """All presets; two of each family in the fast tests."""
-PUBLISHED = [(family, name) for family, name in ALL if family != "palm"]
-
-
-def family_file(name):
-    return importlib.import_module(f"arch.families.{name}")
+PUBLISHED = [(family, name) for family, name in ALL if family_file(family).MODEL_TYPES]
 
 
 @functools.cache
