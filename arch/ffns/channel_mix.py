@@ -1,10 +1,10 @@
-"""Channel mixing of RWKV: a gated perceptron that also sees the token before.
+"""Channel mixing of RWKV: a perceptron, gated or not, that also sees the token before.
 
     r, k = (mu * x_t + (1 - mu) * x_{t-1}) W, each with a mu and a W of its own
     y = sigmoid(r) * (relu(k)^2 W_value)
 
 Peng et al., RWKV: Reinventing RNNs for the Transformer Era, 2023, arXiv 2305.13048, sec. 3.1, equations 18 and 19;
-initial values as in `arch/mixers/rwkv4.py`.
+initial values as in `arch/mixers/rwkv4.py`. RWKV-7 has no gate (Peng et al., 2025, arXiv 2503.14456, sec. 4.2).
 """
 
 from functools import partial
@@ -29,10 +29,12 @@ class Config(SublayerConfig):
     """Channel mixing.
 
     Attributes:
-      hidden_dim: hidden channels, four times embed_dim in the paper.
+      hidden_dim: hidden channels, four times embed_dim in the papers.
+      gated: the result is multiplied by sigmoid(r).
     """
 
     hidden_dim: config.PositiveInt
+    gated: bool = True
 
     def make(self, name: str | None = None) -> "ChannelMix":
         """The Linen module."""
@@ -43,8 +45,8 @@ class Config(SublayerConfig):
         return {"last": jnp.zeros((batch, embed_dim), dtype)}
 
     def flops(self, row: Row) -> Flops:
-        """Three products."""
-        return multiply_adds(row.length * row.embed_dim * (row.embed_dim + 2 * self.hidden_dim))
+        """Two products, and a third for the gate."""
+        return multiply_adds(row.length * row.embed_dim * (self.gated * row.embed_dim + 2 * self.hidden_dim))
 
 
 class ChannelMix(nn.Module):
@@ -62,9 +64,12 @@ class ChannelMix(nn.Module):
         key = mixed(self, "key", x, before, power=0.5) @ own("key", normal(d**-0.5), embed=d, hidden=f)
         key = constrain(key, "batch", None, "hidden")
         value = jnp.square(jax.nn.relu(key)) @ own("value", normal(f**-0.5), hidden=f, embed=d)
+        cache = None if cache is None else {"last": last}
+        if not self.cfg.gated:
+            return Output(value, cache)
         receptance = mixed(self, "receptance", x, before, power=0.25)
         receptance = receptance @ own("receptance", normal(d**-0.5), embed=d, hidden=d)
-        return Output(jax.nn.sigmoid(receptance) * value, None if cache is None else {"last": last})
+        return Output(jax.nn.sigmoid(receptance) * value, cache)
 
 
-EXAMPLES = (Config(hidden_dim=13),)
+EXAMPLES = (Config(hidden_dim=13), Config(hidden_dim=11, gated=False))
