@@ -21,12 +21,15 @@ def to_heads(
     return constrain(out, "batch", None, "heads", None)
 
 
-def from_heads(module: nn.Module, x: Float[Array, "b t n h"], embed_dim: int) -> Float[Array, "b t d"]:
-    """The projection 'out' of a mixer."""
+def from_heads(
+    module: nn.Module, x: Float[Array, "b t n h"], embed_dim: int, *, bias: bool = False
+) -> Float[Array, "b t d"]:
+    """The projection 'out' of a mixer, with a learned shift or not."""
     n, h = x.shape[-2:]
     x = constrain(x, "batch", None, "heads", None)
     kernel = weight(module, "out", normal((n * h) ** -0.5), dtype=x.dtype, heads=n, head_dim=h, embed=embed_dim)
-    return linear(x, kernel, axes=2, platform=platform())
+    out = linear(x, kernel, axes=2, platform=platform())
+    return out + weight(module, "out_bias", constant(0.0), dtype=x.dtype, embed=embed_dim) if bias else out
 
 
 def projections(row: Row, num_heads: int, *channels: int) -> int:
