@@ -50,9 +50,9 @@ def read_body(attributes: Attributes) -> dict:
     return found | {"activation": read_activation(attributes, "hidden_act", "gelu")}
 
 
-def body(config: configs.Config) -> dict:
-    """The hyperparameters but the head, from a config. Raises ValueError when it is of another kind."""
-    mixer, ffn = sublayers(config, encoder.Config, attention.Config, mlp.Config)
+def body(config: configs.Config, mixer: type = attention.Config) -> dict:
+    """The hyperparameters but the head, from a config whose layers have this mixer. Raises ValueError on others."""
+    mixer, ffn = sublayers(config, encoder.Config, mixer, mlp.Config)
     if not isinstance(config.position, learned.Config):
         raise ValueError(f"position={config.position} must be learned in this family")
     layer = config.layers.blocks[0]
@@ -66,7 +66,7 @@ def body(config: configs.Config) -> dict:
         "token_types": config.token_types,
         "epsilon": layer.norm.epsilon,
         "dropout": layer.dropout,
-        "attention_dropout": mixer.dropout,
+        "attention_dropout": getattr(mixer, "dropout", 0.0),
         "activation": ffn.activation,
     }
 
@@ -137,7 +137,7 @@ def body_rules(config: encoder.Config, prefix: str) -> list[Rule]:
     for i, layer in enumerate(config.layers.blocks):
         n = layer.sublayers[0].num_heads
         ours, theirs = f"layers/{i}", f"{prefix}.encoder.layer.{i}"
-        mixer, result = f"{ours}/attention", f"{theirs}.attention.output"
+        mixer, result = f"{ours}/{layer.labels[0]}", f"{theirs}.attention.output"
         for name in ("query", "key", "value"):
             projection = f"{theirs}.attention.self.{name}"
             out.append(Rule(f"{mixer}/{name}", f"{projection}.weight", "(n h) d -> d n h", n=n))

@@ -65,9 +65,14 @@ def write(config: configs.Config) -> dict:
 
 def rules(config: encoder.Config) -> list[Rule]:
     """One rule a tensor."""
-    head, out = config.head, body_rules(config, "roberta")
+    return body_rules(config, "roberta") + head_rules(config.head, "roberta")
+
+
+def head_rules(head: configs.Config, prefix: str) -> list[Rule]:
+    """One rule a tensor of the head; those of its body start with `prefix`."""
+    out = []
     if isinstance(head, pooler.Config):
-        out += linear("head/dense", "roberta.pooler.dense", bias=True)
+        out += linear("head/dense", f"{prefix}.pooler.dense", bias=True)
     if isinstance(head, masked_lm.Config):
         out += linear("head/dense", "lm_head.dense", bias=True) + norm_rules("head/norm", "lm_head.layer_norm")
         out.append(Rule("head/output_bias", "lm_head.bias"))

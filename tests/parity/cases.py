@@ -58,7 +58,12 @@ class Case:
     @property
     def encoder(self) -> bool:
         """Whether this is an encoder alone, which continues no prompt."""
-        return self.model.startswith(("Bert", "Roberta", "XLMRoberta"))
+        return self.model.startswith(("Bert", "Roberta", "XLMRoberta", "Longformer"))
+
+    @property
+    def chooses_globals(self) -> bool:
+        """Whether it is told which tokens see all."""
+        return self.model.startswith("Longformer")
 
     @property
     def encoder_decoder(self) -> bool:
@@ -196,6 +201,10 @@ CASES = {
     "roberta": Case("RobertaForMaskedLM", ROBERTA),
     "roberta_sequence": Case("RobertaForSequenceClassification", ROBERTA | SHALLOW | dict(num_labels=3)),
     "xlm_roberta": Case("XLMRobertaForMaskedLM", ROBERTA | SHALLOW),
+    "longformer": Case(
+        "LongformerForMaskedLM", ROBERTA | dict(attention_window=[4, 8]),
+        ("longformer.encoder.layer.1.attention.self.key_global.weight",),
+    ),
     "t5": Case("T5ForConditionalGeneration", T5),
     "t5_gated": Case(
         "T5ForConditionalGeneration", T5 | dict(feed_forward_proj="gated-gelu"),
@@ -283,7 +292,8 @@ def padded(rows: list[np.ndarray], fill: int) -> np.ndarray:
 
 
 def inputs(case: Case, use: str, lengths: tuple[int, ...]) -> dict[str, list[np.ndarray]]:
-    """What a model reads, row by row, by transformers' names: ids; the types of BERT's; the targets of T5's decoder.
+    """What a model reads, row by row, by transformers' names: ids; the types of BERT's;
+    Longformer's global tokens; the targets of T5's decoder.
 
     Args:
       case: the model.
@@ -293,6 +303,8 @@ def inputs(case: Case, use: str, lengths: tuple[int, ...]) -> dict[str, list[np.
     read = {"input_ids": ids(use, lengths)}
     if case.encoder:
         read["token_type_ids"] = ids(f"{use} types", lengths, 0, case.config["type_vocab_size"])
+    if case.chooses_globals:
+        read["global_attention_mask"] = ids(f"{use} globals", lengths, 0, 2)
     if case.encoder_decoder:
         read["labels"] = ids(f"{use} targets", tuple(length // 2 + 1 for length in lengths))
     return read
@@ -311,7 +323,7 @@ def labels(case: Case) -> dict[str, np.ndarray]:
         "ForSequenceClassification": {"labels": np.array([2, 0])},
         "ForTokenClassification": {"labels": np.where(asked < 0, asked, asked % 5)},
         "ForQuestionAnswering": {"start_positions": np.array([3, 1]), "end_positions": np.array([8, 6])},
-    }[case.model.removeprefix("XLM").removeprefix("Bert").removeprefix("Roberta")]
+    }[case.model.removeprefix("XLM").removeprefix("Bert").removeprefix("Roberta").removeprefix("Longformer")]
 
 
 def digest(name: str, value: np.ndarray) -> tuple[float, float]:

@@ -99,25 +99,26 @@ def batch(name: str, use: str) -> tuple:
     read = cases.inputs(case, use, {"padded": cases.LENGTHS, "packed": cases.DOCUMENTS}[use])
     lay = _in_one_row if use == "packed" and not pools(name) else _in_rows
     parts = read.get("token_type_ids") if getattr(loaded(name)[0].config, "token_types", 0) else None
-    tokens, context = lay(read["input_ids"], parts)
+    tokens, context = lay(read["input_ids"], parts, read.get("global_attention_mask"))
     if not case.encoder_decoder:
         return tokens, context
     target, after = lay([np.concatenate([[cases.START], row[:-1]]) for row in read["labels"]])
     return tokens, target, context, after
 
 
-def _in_rows(rows: list, parts: list | None = None) -> tuple[jax.Array, Context]:
+def _in_rows(rows: list, parts: list | None = None, chosen: list | None = None) -> tuple[jax.Array, Context]:
     """A row each, padded on the right."""
 
     def filled(values):
         return _ids(cases.padded(values, 0))
 
     tokens, valid = filled(rows), filled([np.ones_like(row) for row in rows]) > 0
-    of = None if parts is None else filled(parts)
-    return tokens, Context(positions=positions_of(tokens), valid=valid, token_types=of)
+    of, seen = (None if values is None else filled(values) for values in (parts, chosen))
+    whole = None if seen is None else seen > 0
+    return tokens, Context(positions=positions_of(tokens), valid=valid, token_types=of, globals=whole)
 
 
-def _in_one_row(rows: list, parts: list | None = None) -> tuple[jax.Array, Context]:
+def _in_one_row(rows: list, parts: list | None = None, chosen: list | None = None) -> tuple[jax.Array, Context]:
     """All in one row, and two tokens of padding."""
 
     def joined(values):
@@ -125,8 +126,9 @@ def _in_one_row(rows: list, parts: list | None = None) -> tuple[jax.Array, Conte
 
     segments = joined([np.full_like(row, i + 1) for i, row in enumerate(rows)])
     positions = joined([np.arange(len(row)) for row in rows])
-    of = None if parts is None else joined(parts)
-    return joined(rows), Context(positions=positions, segment_ids=segments, token_types=of)
+    of, seen = (None if values is None else joined(values) for values in (parts, chosen))
+    whole = None if seen is None else seen > 0
+    return joined(rows), Context(positions=positions, segment_ids=segments, token_types=of, globals=whole)
 
 
 def _ids(array: np.ndarray) -> jax.Array:
