@@ -55,14 +55,13 @@ def with_gradients(function: Callable, num_arrays: int) -> Callable:
 
 def write(name: str, rows: list[dict]) -> None:
     """Writes benchmarks/results/<name>-<platform>.json and prints its rows as a table."""
-    device = jax.devices()[0]
     header = dict(
         command=f"python -m benchmarks.{name}",
         date=today(),
-        device=f"{device.platform} {device.device_kind}, {os.cpu_count()} CPU cores",
+        device=device(),
         versions=dict(python=platform.python_version(), jax=jax.__version__, jaxlib=jaxlib.__version__),
     )
-    write_rows(f"{name}-{device.platform}", header, rows)
+    write_rows(f"{name}-{jax.devices()[0].platform}", header, rows)
 
 
 def write_rows(name: str, header: dict, rows: list[dict]) -> None:
@@ -76,14 +75,27 @@ def write_rows(name: str, header: dict, rows: list[dict]) -> None:
     print(path.relative_to(pathlib.Path.cwd()))
 
 
-def add(name: str, arguments: tuple[str, ...], row: dict) -> None:
-    """Prints what a command gave and keeps it in benchmarks/results/<name>.json, in place of what it gave before."""
+def add(name: str, arguments: tuple[str, ...], row: dict, *, platform: str = "") -> None:
+    """Prints what a command gave and keeps it, in place of what it gave before.
+
+    Args:
+      name: of the benchmark; the file is benchmarks/results/<name>.json.
+      arguments: of the command.
+      row: what it gave.
+      platform: where it ran, if it did: the file is <name>-<platform>.json.
+    """
     row = row | dict(date=today(), jax=jax.__version__, jaxlib=jaxlib.__version__)
     print(json.dumps(row, indent=2))
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / f"{name}{platform and f'-{platform}'}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known[" ".join([f"python -m benchmarks.{name}", *arguments])] = row
     path.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def device() -> str:
+    """The device that runs this, in words."""
+    found = jax.devices()[0]
+    return f"{found.platform} {found.device_kind}, {os.cpu_count()} CPU cores"
 
 
 def today() -> str:

@@ -1,0 +1,198 @@
+"""Attention on CPU against the length, forward and backward in float32: what patterns cost, and from where they pay.
+
+    python -m benchmarks.attention_scaling PART
+
+PART, each of some minutes and kept by itself in benchmarks/results/attention_scaling-cpu.json, is one of
+  longformer, bigbird     blocks of the pattern (`arch.ops.sparse_attention`), 1k to 128k tokens, with the exponents of
+                          time and temporaries fitted from 8k on
+  dense, reference        all pairs in chunks (`arch.ops.chunked_attention`), and at once, as far as they go
+  16k                     both patterns, dense, and torch's scaled_dot_product_attention, in turns
+  4k                      both patterns and transformers' Longformer and BigBird of the same sizes, in turns
+  crossover               from what is kept: the lengths from which a pattern takes less time than all pairs
+ARCH_PEERS_PYTHON names the peers' Python (`make peers` makes `.venv-peers/bin/python`). A time is the least of all
+runs, the median stands beside it. Both sides have glibc's huge pages, as `run.py` has.
+"""
+
+import functools
+import json
+import math
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arch.ops.attention import attend
+from arch.ops.chunked_attention import chunked_attend
+from arch.ops.patterns import block_map
+from arch.ops.sparse_attention import sparse_attend
+from arch.patterns import bigbird, longformer
+from arch.train import huge_pages
+from arch.train.verify import peers_python
+from benchmarks import measure
+
+NAME, HEAD_DIM, GLOBALS = "attention_scaling", 64, 64
+PATTERNS = {
+    "longformer": (longformer.Config(window=512, globals=tuple(range(GLOBALS))).make(1), (64, 64)),
+    "bigbird": (bigbird.Config(block=64).make(1), (64, 64)),
+}
+"""The pattern, and the blocks in which it is met. One global token costs what a block of them does."""
+LENGTHS = {"longformer": 17, "bigbird": 17, "dense": 15, "reference": 13}
+"""Up to two to this power; from 1024 on."""
+HEADS, BASE_HEADS = 4, 12
+"""Of most parts; of the published base models, in '4k'."""
+FITTED, MOST_RUNS, ENOUGH_SECONDS, ROUNDS = 8192, 9, 4.0, 3
+
+
+def function(form: str, length: int):
+    """Of query, key, value [1 t n h]."""
+    if form in PATTERNS:
+        pattern, block = PATTERNS[form]
+        map_ = block_map(pattern, length, length, block=block)
+        return lambda *arrays: sparse_attend(*arrays, map_)[0]
+    return {"dense": functools.partial(chunked_attend, causal=False), "reference": attend}[form]
+
+
+def share(form: str, length: int) -> dict:
+    """The share of all pairs that see each other, and of those in blocks that are not empty."""
+    if form not in PATTERNS:
+        return {}
+    map_ = block_map(PATTERNS[form][0], length, length, block=PATTERNS[form][1])
+    pairs = {"density": map_.visible_pairs, "visited": map_.visited_pairs}
+    return {name: round(number / length**2, 5) for name, number in pairs.items()}
+
+
+class Ours:
+    """A form's result and gradients as one compiled function."""
+
+    def __init__(self, form: str, length: int, heads: int):
+        rng = np.random.default_rng(0)
+        shape = 1, length, heads, HEAD_DIM
+        self.arrays = [jnp.asarray(rng.standard_normal(shape, np.float32)) for _ in range(4)]
+        run = measure.with_gradients(function(form, length), 3)
+        self.run = jax.jit(run).lower(*self.arrays).compile()
+        temporary = self.run.memory_analysis().temp_size_in_bytes
+        self.about = {"temporary_mib": round(temporary / 2**20, 2)} | share(form, length)
+
+    def turn(self) -> float:
+        """Seconds of a run."""
+        start = time.perf_counter()
+        jax.block_until_ready(self.run(*self.arrays))
+        return time.perf_counter() - start
+
+
+class Peer:
+    """A form of `benchmarks/attention_peer.py`, in a process of its own."""
+
+    def __init__(self, form: str, length: int, heads: int):
+        self.asked = dict(form=form, length=length, heads=heads, head_dim=HEAD_DIM, globals=GLOBALS)
+        command = [peers_python(), str(pathlib.Path(__file__).with_name("attention_peer.py"))]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.about = self._answer()
+
+    def turn(self) -> float:
+        """As `Ours.turn`."""
+        print(json.dumps(self.asked), file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the peer ended with {self.process.wait()} before it answered")
+        return json.loads(line)
+
+
+def scaling(form: str) -> dict:
+    """A row for each length, and the exponents."""
+    rows = []
+    for length in (2**power for power in range(10, LENGTHS[form] + 1)):
+        side, seconds = Ours(form, length, HEADS), []
+        side.turn()
+        while len(seconds) < 2 or (len(seconds) < MOST_RUNS and sum(seconds) < ENOUGH_SECONDS):
+            seconds.append(side.turn())
+        rows.append({"length": length} | row(seconds) | side.about)
+        print(rows[-1], flush=True)
+    far = [line for line in rows if line["length"] >= FITTED]
+    kinds = {"time": "least_ms", "temporaries": "temporary_mib"} if len(far) > 2 else {}
+    return {"heads": HEADS, "exponents": {name: exponent(far, key) for name, key in kinds.items()}, "rows": rows}
+
+
+def row(seconds: list[float]) -> dict:
+    """Least and median."""
+    times = {"least_ms": min(seconds), "median_ms": statistics.median(seconds)}
+    return {name: round(1e3 * value, 2) for name, value in times.items()} | {"runs": len(seconds)}
+
+
+def exponent(rows: list[dict], key: str) -> float:
+    """Of the power of the length that fits best."""
+    lengths, values = (np.log([line[name] for line in rows]) for name in ("length", key))
+    return round(float(np.polyfit(lengths, values, 1)[0]), 3)
+
+
+def in_turns(sides: dict) -> dict[str, dict]:
+    """A row for each side; the first turn, in which all warm up, is not counted."""
+    turns = [{name: side.turn() for name, side in sides.items()} for _ in range(ROUNDS + 1)]
+    return {name: row([turn[name] for turn in turns[1:]]) | side.about for name, side in sides.items()}
+
+
+def at_16k() -> dict:
+    """Each pattern beside its share of the dense time, and the dense path beside torch's."""
+    length = 1 << 14
+    sides = {form: Ours(form, length, HEADS) for form in ("longformer", "bigbird", "dense")}
+    rows = in_turns(sides | {"torch": Peer("sdpa", length, HEADS)})
+    dense = rows["dense"]["least_ms"]
+    for form in PATTERNS:
+        for share in ("density", "visited"):
+            rows[form][f"time_over_{share}_of_dense"] = round(rows[form]["least_ms"] / rows[form][share] / dense, 3)
+    rows["dense"]["speed_over_torch"] = round(rows["torch"]["least_ms"] / dense, 3)
+    return {"length": length, "heads": HEADS, "rows": rows}
+
+
+def at_4k() -> dict:
+    """Each pattern beside transformers' attention of the same sizes."""
+    length, rows = 1 << 12, {}
+    for form in PATTERNS:
+        sides = {form: Ours(form, length, BASE_HEADS), f"transformers {form}": Peer(form, length, BASE_HEADS)}
+        rows |= in_turns(sides)
+        speed = rows[f"transformers {form}"]["least_ms"] / rows[form]["least_ms"]
+        rows[form]["speed_over_transformers"] = round(speed, 2)
+    return {"length": length, "heads": BASE_HEADS, "rows": rows}
+
+
+def crossover() -> dict:
+    """For each pattern the length from which it takes less time than all pairs, in chunks and at once, interpolated."""
+    kept = json.loads((measure.RESULTS / f"{NAME}-cpu.json").read_text())
+    rows = {command.split()[-1]: entry["rows"] for command, entry in kept.items()}
+    return {form: {other: meeting(rows[form], rows[other]) for other in ("dense", "reference")} for form in PATTERNS}
+
+
+def meeting(rows: list[dict], others: list[dict]) -> int:
+    """The first length at which the others take as long; 0 where they take longer at all lengths.
+
+    Raises:
+      ValueError: they take less time at the greatest length.
+    """
+    ahead = [math.log(other["least_ms"] / mine["least_ms"]) for mine, other in zip(rows, others)]
+    if ahead[-1] < 0:
+        raise ValueError(f"at length={others[-1]['length']} the pattern must take less time than all pairs")
+    behind = [index for index, value in enumerate(ahead) if value < 0]
+    if not behind:
+        return 0
+    last = behind[-1]
+    return round(rows[last]["length"] * 2 ** (ahead[last] / (ahead[last] - ahead[last + 1])))
+
+
+PARTS = {form: functools.partial(scaling, form) for form in LENGTHS} | {
+    "16k": at_16k,
+    "4k": at_4k,
+    "crossover": crossover,
+}
+
+if __name__ == "__main__":
+    huge_pages.ask()
+    about = {"head_dim": HEAD_DIM, "dtype": "float32", "device": measure.device()}
+    measure.add(NAME, (sys.argv[1],), about | PARTS[sys.argv[1]](), platform="cpu")

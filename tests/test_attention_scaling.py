@@ -1,0 +1,51 @@
+"""The benchmark of attention against the length: what it computes from times, and what it measured, as kept."""
+
+import json
+import math
+
+import pytest
+
+from benchmarks import attention_scaling, measure
+
+KEPT = json.loads((measure.RESULTS / "attention_scaling-cpu.json").read_text())
+PARTS = {command.split()[-1]: entry for command, entry in KEPT.items()}
+
+
+def rows(cost, power):
+    return [{"length": length, "least_ms": cost * length**power} for length in (1024, 2048, 4096)]
+
+
+def test_the_exponent_is_that_of_the_power():
+    assert attention_scaling.exponent(rows(3.0, 1.5), "least_ms") == 1.5
+
+
+def test_the_crossover_is_where_the_powers_meet():
+    assert attention_scaling.meeting(rows(3000.0, 1), rows(1.0, 2)) == 3000
+
+
+def test_a_pattern_that_is_ahead_at_all_lengths_has_no_crossover():
+    assert attention_scaling.meeting(rows(1.0, 1), rows(1.0, 2)) == 0
+
+
+def test_a_pattern_that_is_behind_at_the_greatest_length_is_refused():
+    with pytest.raises(ValueError, match="at length=4096 the pattern must take less time than all pairs"):
+        attention_scaling.meeting(rows(1e9, 1), rows(1.0, 2))
+
+
+def test_what_is_kept_are_parts_of_the_benchmark():
+    assert set(PARTS) <= set(attention_scaling.PARTS)
+
+
+@pytest.mark.parametrize("form", [form for form in attention_scaling.PATTERNS if form in PARTS])
+def test_time_and_temporaries_of_a_pattern_grow_with_the_length_alone(form):
+    assert PARTS[form]["rows"][-1]["length"] == 1 << attention_scaling.LENGTHS[form]
+    assert all(value <= 1.1 for value in PARTS[form]["exponents"].values())
+    assert not any(math.isnan(value) for value in PARTS[form]["exponents"].values())
+
+
+def test_the_dense_path_is_at_least_four_fifths_as_fast_as_torch():
+    assert PARTS["16k"]["rows"]["dense"]["speed_over_torch"] >= 0.8
+
+
+def test_bigbird_takes_less_than_its_share_of_the_dense_time_over_0_6():
+    assert PARTS["16k"]["rows"]["bigbird"]["time_over_density_of_dense"] <= 1 / 0.6
