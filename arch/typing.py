@@ -10,6 +10,6 @@ In a formula the paper's symbols win and the docstring binds them to words. `Flo
 floats with those axes; the import hook that tests switch on (tests/conftest.py) checks every call against it.
 """
 
-from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree, Scalar, Shaped
+from jaxtyping import Array, Bool, Complex, Float, Int, Key, Num, PyTree, Scalar, Shaped
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "PyTree", "Scalar", "Shaped"]
+__all__ = ["Array", "Bool", "Complex", "Float", "Int", "Key", "Num", "PyTree", "Scalar", "Shaped"]
