@@ -28,17 +28,18 @@ def per_shard(function: Callable, arguments: Sequence[Any], axes: Sequence[Axes]
     if mesh.empty:
         return function(*arguments)
 
+    arrays, structure = jax.tree.flatten(tuple(arguments))
     specs = _specs(arguments, axes, mesh)
-    parts = [part for spec in jax.tree.leaves(specs, is_leaf=_is_spec) for part in spec if part]
+    parts = [part for spec in specs for part in spec if part]
     split = {name for part in parts for name in ((part,) if isinstance(part, str) else part)}
     partial = tuple(name for name in meshes.RULES[reduce] if name in split)
 
     def local(*shards):
-        result = function(*shards)
+        result = function(*structure.unflatten(shards))
         return jax.lax.psum(result, partial) if partial else result
 
     out_spec = meshes.spec(out_axes, arguments[0].shape, mesh)
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out_spec, check_vma=False)(*arguments)
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out_spec, check_vma=False)(*arrays)
 
 
 def each_shard(function: Callable, arguments: Sequence[Any], axes: Sequence[Axes], out_axes: Sequence[Axes]):
@@ -53,16 +54,16 @@ def each_shard(function: Callable, arguments: Sequence[Any], axes: Sequence[Axes
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return function(*arguments)
-    specs = _specs(arguments, axes, mesh)
-    out_specs = _specs(jax.eval_shape(function, *arguments), out_axes, mesh)
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)(*arguments)
+    arrays, structure = jax.tree.flatten(tuple(arguments))
+    results = jax.eval_shape(function, *arguments)
+    local = lambda *shards: tuple(jax.tree.leaves(function(*structure.unflatten(shards))))
+    specs = dict(in_specs=_specs(arguments, axes, mesh), out_specs=_specs(results, out_axes, mesh))
+    return jax.tree.unflatten(
+        jax.tree.structure(results), jax.shard_map(local, mesh=mesh, check_vma=False, **specs)(*arrays)
+    )
 
 
-def _specs(arguments, axes, mesh):
-    """Where each array of each argument lies, as a tuple of trees like them."""
-    place = lambda names, argument: jax.tree.map(lambda array: meshes.spec(names, array.shape, mesh), argument)
-    return tuple(place(names, argument) for names, argument in zip(axes, arguments, strict=True))
-
-
-def _is_spec(x):
-    return isinstance(x, jax.sharding.PartitionSpec)
+def _specs(trees, axes, mesh):
+    """Where each array of each tree lies, one after the other."""
+    each = [(names, array) for names, tree in zip(axes, trees, strict=True) for array in jax.tree.leaves(tree)]
+    return tuple(meshes.spec(names, array.shape, mesh) for names, array in each)
