@@ -12,7 +12,7 @@ from arch.mixers import attention
 
 TRAINING = (
     *("dtype", "remat", "stddev", "dropout", "dt_min", "dt_max", "balance_loss", "balance_weight", "z_weight"),
-    *("balance_over", "jitter", "drop_experts", "expert_dropout", "dispatch", "chunk_tokens", "matmul"),
+    *("balance_over", "jitter", "drop_experts", "expert_dropout", "dispatch", "chunk_tokens", "round_factor", "matmul"),
     *("max_globals", "block"),
 )
 """Fields that do not change what a trained model computes: a published config need not hold them."""

@@ -14,7 +14,7 @@ from arch.ops.activation import ACTIVATIONS
 from arch.ops.grouped_perceptron import grouped_perceptron
 from arch.ops.int8 import Int8
 from arch.ops.routing import assignment
-from arch.sharding import exchange
+from arch.sharding import exchange, rounds
 from arch.sharding.mesh import RULES
 from arch.typing import Array, Float
 
@@ -35,6 +35,7 @@ class How:
       device_kind: of the devices that run this ('cpu', 'NVIDIA H200', 'TPU v5p' ...).
       matmul: the implementation of the grouped product, see `arch.kernels.grouped_matmul.choice`; '' for the best.
       chunk: tokens of a row at a time; 0 for all of them.
+      round_factor: where rows go to other shards, those of a round in units of an even load; 0 for all in one round.
     """
 
     way: Dispatch
@@ -45,6 +46,7 @@ class How:
     device_kind: str
     matmul: Matmul
     chunk: int = 0
+    round_factor: float = 0.0
 
 
 def takes_perceptron(device_kind: str, matmul: Matmul) -> bool:
@@ -100,32 +102,55 @@ def _by_chunks(x, pairs, inner, down, factors, *, how, chunk):
 
 
 def _apply(x, pairs, inner, down, factors, *, how):
-    e, here = how.num_experts, down.shape[0]
+    e, here, weights = how.num_experts, down.shape[0], (inner, down)
     sizes = dict(num_experts=e, places=how.places)
     (axis,) = RULES["experts"]
-
-    def perceptron(rows, product, lay):
-        first, *gated = (product(rows, weight) for weight in inner)
-        hidden = math.prod(gated, start=ACTIVATIONS[how.activation](first))
-        return product(hidden if factors is None else hidden * lay(factors), down)
-
-    def of_sorted(rows, sizes, lay):
-        if takes_perceptron(how.device_kind, how.matmul) and factors is None and not isinstance(down, Int8):
-            return grouped_perceptron(rows, inner, down, sizes, activation=how.activation)
-        by_device = dict(device_kind=how.device_kind, implementation=how.matmul)
-        return perceptron(rows, partial(grouped_matmul, group_sizes=sizes, **by_device), lay)
+    laid = lambda lay: None if factors is None else lay(factors)
 
     if how.way == "grouped":
         limit = x.shape[0] * min(pairs.tokens.shape[1], here * min(how.capacity, x.shape[1]))
-        between = dict(axis=axis, num_rows=pairs.tokens.size, limit=limit, device_kind=how.device_kind)
-        swap = None if here == e else partial(exchange.sorted_rows, **between)
+        a_round = math.ceil(how.round_factor * pairs.tokens.size * here / e)
+        between, swap = dict(axis=axis, device_kind=how.device_kind), None
+
+        def of_sorted(rows, sizes, lay):
+            return _of_sorted((rows, laid(lay)), weights, sizes, how=how)
+
+        def in_rounds(rows, sizes, lay):
+            arrays, experts = (rows, laid(lay)), partial(_of_sorted, how=how)
+            return rounds.in_rounds(experts, arrays, weights, sizes, limit=a_round, **between)
+
+        if here != e and 0 < a_round < limit:
+            return dispatch.grouped(x, pairs, in_rounds, **sizes)
+        if here != e:
+            swap = partial(exchange.sorted_rows, num_rows=pairs.tokens.size, limit=limit, **between)
         return dispatch.grouped(x, pairs, of_sorted, exchange=swap, **sizes)
-    experts = perceptron if here == e else _exchanged(perceptron, axis)
+
+    def experts(rows, product, lay):
+        return _perceptron(rows, product, weights, laid(lay), activation=how.activation)
+
+    experts = experts if here == e else _exchanged(experts, axis)
     if how.way == "gathered":
         return dispatch.gathered(x, pairs, experts, capacity=how.capacity, **sizes)
     if isinstance(pairs, assignment.Pairs):
         pairs = assignment.dense(pairs, tokens=x.shape[1], num_experts=e, capacity=how.capacity)
     return dispatch.dense(x, pairs, experts)
+
+
+def _of_sorted(rows_and_factors, weights, sizes, *, how):
+    """Rows sorted by expert through their experts; the factors are None or as the rows are."""
+    (rows, factors), (inner, down) = rows_and_factors, weights
+    if takes_perceptron(how.device_kind, how.matmul) and factors is None and not isinstance(down, Int8):
+        return grouped_perceptron(rows, inner, down, sizes, activation=how.activation)
+    by_device = dict(device_kind=how.device_kind, implementation=how.matmul)
+    product = partial(grouped_matmul, group_sizes=sizes, **by_device)
+    return _perceptron(rows, product, weights, factors, activation=how.activation)
+
+
+def _perceptron(rows, product, weights, factors, *, activation):
+    inner, down = weights
+    first, *gated = (product(rows, weight) for weight in inner)
+    hidden = math.prod(gated, start=ACTIVATIONS[activation](first))
+    return product(hidden if factors is None else hidden * factors, down)
 
 
 def _exchanged(experts: dispatch.Experts, axis: str) -> dispatch.Experts:

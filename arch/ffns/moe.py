@@ -57,6 +57,9 @@ class Config(SublayerConfig):
       expert_dropout: probability of zeroing an entry of an expert's hidden layer (Switch, in fine-tuning: 0.4).
       dispatch: how tokens come to experts and back, see `arch.ops.dispatch`; the values are the same.
       chunk_tokens: tokens of a row dispatched at a time, to save memory at no change of value; 0 for all of them.
+      round_factor: where other devices have some of the experts, how many rows go to each device at a time, in units of
+        an even load; rounds go on until all are sent. 0 for one, with places for any load. Saves memory and time at no
+        change of value (`arch.sharding.rounds`).
       matmul: what multiplies the rows of each expert with dispatch='grouped', see `arch.kernels.grouped_matmul.choice`;
         '' for the best on the devices.
     """
@@ -78,6 +81,7 @@ class Config(SublayerConfig):
     expert_dropout: config.Fraction = 0.0
     dispatch: Dispatch = "grouped"
     chunk_tokens: config.SizeOrZero = 0
+    round_factor: config.NonNegativeFloat = 0.0
     matmul: Matmul = ""
 
     def check(self):
@@ -106,6 +110,9 @@ class Config(SublayerConfig):
         if self.chunk_tokens and (self.dispatch != "grouped" or self.router.by_expert):
             found = f"dispatch={self.dispatch!r} and router={name!r}"
             raise ValueError(f"chunk_tokens={self.chunk_tokens} must be 0 with {found}: it splits tokens' choices")
+        if self.round_factor and (self.dispatch != "grouped" or self.chunk_tokens):
+            found = f"dispatch={self.dispatch!r} and chunk_tokens={self.chunk_tokens}"
+            raise ValueError(f"round_factor={self.round_factor} must be 0 with {found}")
         if self.matmul and self.dispatch != "grouped":
             raise ValueError(f"matmul={self.matmul!r} must be '' with dispatch={self.dispatch!r}")
         self.router.must_suit(self.demand)
@@ -193,6 +200,7 @@ class Moe(nn.Module):
             device_kind=device_kind(),
             matmul=cfg.matmul,
             chunk=cfg.chunk_tokens,
+            round_factor=cfg.round_factor,
         )
         soft, factors = isinstance(routed, assignment.SoftChoice), None
         pairs = routed if soft else assignment.pairs(routed)

@@ -113,7 +113,8 @@ def _over_groups(multiply, out, group_sizes, weights, sizes):
         whole = jnp.maximum(size - 1, 0) // block
         left = size - whole * block
         first = [lambda out, b=b: multiply(b, start, left, out, weights) for b in sizes]
-        carry = lax.switch(jnp.sum(left > jnp.array(sizes[:-1], size.dtype)), first, out)
+        fits = sum(left > b for b in sizes[:-1])  # no array of them: XLA crashes on an empty one in a loop of exchanges
+        carry = lax.switch(fits, first, out)
 
         def add(index, carry):
             out, sums = carry

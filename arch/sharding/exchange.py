@@ -7,7 +7,8 @@ unequal numbers, as in Gale et al., MegaBlocks, 2022, arXiv 2211.15841, sec. 5.
 
 What it costs: buffers have their size before the rows are counted. Where a shard can have `limit` rows for one other,
 `sorted_rows` receives into n * limit places of d numbers, of which an even load fills 1/n if limit is all the rows that
-a shard has. That is the price of dropping nothing, whatever the skew; a router with a capacity lowers the limit.
+a shard has. That is the price of dropping nothing, whatever the skew, in one go; a router with a capacity lowers the
+limit. `arch.sharding.rounds` drops nothing either, and has as few places as one likes.
 """
 
 from collections.abc import Callable
@@ -42,6 +43,7 @@ def sorted_rows(
     limit: int,
     device_kind: str = "cpu",
     implementation: Implementation | None = None,
+    sent_before: Int[Array, ""] | int = 0,
 ) -> tuple[Move, Move, Int[Array, "_"]]:
     """(there, back, sizes) for rows [m d] sorted by expert; there, they are [n*limit d], sorted by the shard's experts.
 
@@ -51,18 +53,23 @@ def sorted_rows(
       sizes: [e] rows for each expert, of this shard.
       axis: the mesh axis that splits the experts.
       num_rows: m.
-      limit: the most rows that a shard can have for the experts of one other. More would be lost: say what is certain.
+      limit: the most rows that a shard can have for the experts of one other. More are not sent.
       device_kind: of the devices that run this (see `arch.sharding.mesh.device_kind`), read if implementation is None.
       implementation: 'ragged' sends the rows alone (`lax.ragged_all_to_all`), 'padded' sends `limit` rows to each. None
         is `preferred`.
+      sent_before: this many of the rows for each shard, the first ones, are passed over.
 
     Returns:
       The moves, and [e/n] rows for each expert of this shard, of all shards.
     """
     move = {"ragged": _ragged, "padded": _padded}[implementation or preferred(device_kind)]
-    sent = sizes.reshape(lax.axis_size(axis), -1)
+    by_shard = sizes.reshape(lax.axis_size(axis), -1)
+    ends, whole = jnp.cumsum(by_shard, axis=1), jnp.sum(by_shard, axis=1)
+    sent = jnp.maximum(jnp.minimum(ends, sent_before + limit) - jnp.maximum(ends - by_shard, sent_before), 0)
+    starts = _before(whole) + jnp.minimum(whole, sent_before)
     got = lax.all_to_all(sent, axis, 0, 0, tiled=True)
-    send, send_back = move(jnp.sum(sent, axis=1), jnp.sum(got, axis=1), axis=axis, num_rows=num_rows, limit=limit)
+    totals = jnp.sum(sent, axis=1), jnp.sum(got, axis=1)
+    send, send_back = move(starts, *totals, axis=axis, num_rows=num_rows, limit=limit)
     to_experts, to_senders = _by_expert(got, limit)
     there = lambda rows: _taken(send(rows), to_experts, to_senders)
     back = lambda rows: send_back(_taken(rows, to_senders, to_experts))
@@ -78,18 +85,21 @@ def preferred(device_kind: str) -> Implementation:
     return "padded" if device_kind == "cpu" or limited else "ragged"
 
 
-def _padded(sent, got, *, axis, num_rows, limit):
-    """Moves between [num_rows d] sorted by receiver and [n*limit d], `limit` places a sender: all places travel."""
-    starts, places = _before(sent), _places(sent, limit)
+def _padded(starts, sent, got, *, axis, num_rows, limit):
+    """Moves between [num_rows d] sorted by receiver and [n*limit d], `limit` places a sender: all places travel.
+
+    For receiver i they take the sent[i] rows from starts[i] on.
+    """
+    places = _places(sent, limit)
     to_places = _index(places, starts, sent, length=sent.size * limit, nothing=num_rows)
     to_rows = _index(starts, places, sent, length=num_rows, nothing=sent.size * limit)
     swap = lambda rows: lax.all_to_all(rows, axis, 0, 0, tiled=True)
     return lambda rows: swap(_taken(rows, to_places, to_rows)), lambda rows: _taken(swap(rows), to_rows, to_places)
 
 
-def _ragged(sent, got, *, axis, num_rows, limit):
+def _ragged(starts, sent, got, *, axis, num_rows, limit):
     """The same moves; only rows travel."""
-    starts, places = _before(sent), _places(sent, limit)
+    places = _places(sent, limit)
     mine = jnp.full_like(sent, lax.axis_index(axis) * limit)  # where every shard keeps what this one sends
     theirs = lax.all_to_all(starts, axis, 0, 0, tiled=True)  # whence each shard sent what this one got
 
@@ -124,13 +134,13 @@ def _index(begins, others, sizes, *, length, nothing):
     """[length] where the row of each place stands in another layout; `nothing` where there is no row.
 
     Args:
-      begins: ascending, where each part of so many `sizes` begins in this layout.
+      begins: ascending, where each part of so many `sizes` begins in this layout; there may be gaps before it.
       others: where it begins in the other.
     """
     place = jnp.arange(length, dtype=sizes.dtype)
     part = jnp.searchsorted(begins, place, side="right", method="compare_all") - 1
     offset = place - begins[part]
-    return jnp.where(offset < sizes[part], others[part] + offset, nothing)
+    return jnp.where((offset >= 0) & (offset < sizes[part]), others[part] + offset, nothing)
 
 
 @jax.custom_vjp

@@ -105,6 +105,8 @@ CASES = {
     "expert choice": TOP_2.replace(renormalize=False, router=expert_choice.Config(), balance_weight=0.0),
     "expert dropout": TOP_2.replace(expert_dropout=0.3),
     "some tokens at a time": TOP_2.replace(chunk_tokens=2),
+    "in rounds": TOP_2.replace(round_factor=0.7, expert_dropout=0.3),
+    "all on one expert in rounds": TOP_1.replace(router=forced.Config(kind="skewed"), round_factor=0.5),
     "experts that do not split": TOP_2.replace(num_experts=3),
     "rows that do not split": TOP_2,
 }
@@ -120,6 +122,12 @@ def test_each_dispatch_and_router_gives_the_same_on_a_mesh(name, mesh):
         assert holds(there[path], value), path
     if name != "experts that do not split":
         assert _collectives(text, "all-to-all") and not _gathers_experts(text, MESHES[mesh])
+
+
+@pytest.mark.parametrize("fields", [dict(dispatch="gathered"), dict(chunk_tokens=2)])
+def test_rounds_are_refused_where_there_are_none(fields):
+    with pytest.raises(ValueError, match="round_factor=0.7 must be 0 with dispatch=.* and chunk_tokens="):
+        TOP_2.replace(round_factor=0.7, **fields)
 
 
 def test_a_gather_of_experts_is_seen():
