@@ -13,6 +13,7 @@ by the places of the buffers, which XLA's program works through. Rows that are l
 what it is if each costs the eight rows of its tile, as XLA takes it for TPUs. Needs libtpu, no TPU.
 """
 
+import math
 import sys
 
 from benchmarks import plan as planning  # first: it sets the environment
@@ -25,6 +26,7 @@ from arch.sharding import mesh as meshes
 from benchmarks import measure, roofline
 from benchmarks.program import count
 
+
 def seconds(ops: list[count.Op], *, peak: float, memory: float, links: float) -> dict[str, float]:
     """Of operations one behind the other, of all traffic with the main memory, of the links, and of the step."""
     far = lambda op: (op.memory - op.near) / memory
@@ -33,28 +35,33 @@ def seconds(ops: list[count.Op], *, peak: float, memory: float, links: float) ->
     return dict(work_s=work, memory_s=traffic, links_s=carried, step_s=max(work, traffic, carried))
 
 
-def filled(cfg: decoder.Config, shards: int) -> float:
-    """Share of the places of a mixture's buffers that hold rows when all its experts get as many.
+def even_load(cfg: decoder.Config, shards: int) -> tuple[float, int]:
+    """(share of the places of a mixture's buffers that hold rows, rounds of the exchange) when all experts get as many.
 
-    A shard sends k rows a token and has places, for each shard, for as many as could come: k, or one for each expert
-    that it owns, where these are fewer (see `arch.sharding.exchange`).
+    A shard sends k rows a token. In one exchange it has places, for each shard, for as many as could come: k a token,
+    or one for each expert that it owns, where these are fewer (see `arch.sharding.exchange`); in rounds, for
+    `round_factor` times an even load. Rounds are 0 where their number does not depend on the load.
     """
     parts = [part for layer in cfg.layers.blocks for part in layer.sublayers if isinstance(part, moe.Config)]
     if shards == 1 or not parts:
-        return 1.0
-    (share,) = {part.top_k / (shards * min(part.top_k, part.num_experts // shards)) for part in parts}
-    return share
+        return 1.0, 0
+    (part,) = set(parts)
+    if part.round_factor:
+        rounds = math.ceil(1 / part.round_factor)
+        return 1 / (part.round_factor * rounds), rounds
+    return part.top_k / (shards * min(part.top_k, part.num_experts // shards)), 0
 
 
 def row(text: str, cfg: decoder.Config, parameters: int, chip: str, sizes: dict[str, int]) -> dict:
     """What a compiled step takes a chip, the estimate in closed form beside it, and the step's seconds."""
-    share = filled(cfg, sizes.get("expert", 1))
-    ops, in_tiles = (count.ops(text, filled=share, tiles=tiles) for tiles in (False, True))
+    share, rounds = even_load(cfg, sizes.get("expert", 1))
+    ops, in_tiles = (count.ops(text, filled=share, rounds=rounds, tiles=tiles) for tiles in (False, True))
     place = roofline.Place(1, planning.LENGTH, sizes.get("fsdp", 1), sizes.get("expert", 1))
     closed = roofline.of_step(cfg, parameters, place)
     return dict(
         parameters=parameters,
         filled=share,
+        rounds=rounds,
         **{name: round(value, 4) for name, value in seconds(ops, **roofline.CHIPS[chip]).items()},
         step_s_in_tiles=round(seconds(in_tiles, **roofline.CHIPS[chip])["step_s"], 4),
         program=count.total(ops),

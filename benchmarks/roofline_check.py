@@ -61,7 +61,7 @@ def ratios(some: dict[str, float], others: dict[str, float]) -> dict[str, float]
 def sums(cfg: decoder.Config) -> tuple[dict, int]:
     """(those of the program as it is, by the rows that are there, parameters)."""
     program, parameters = compiled(cfg)
-    own = count.total(count.ops(program.as_text(), filled=least_time.filled(cfg, SIZES["expert"])))
+    own = count.total(count.ops(program.as_text(), filled=least_time.even_load(cfg, SIZES["expert"])[0]))
     return {name: own[name] for name in ("products", "elementwise", "memory", "received")}, parameters
 
 

@@ -70,10 +70,10 @@ def test_a_conditional_has_the_products_of_its_dearest_branch():
     assert counted(either, (1,), (16, 16))["products"] == 2 * 2 * 16**3
 
 
-def one(body, *, result="f32[]", before="", parameters="p: f32[8,6]"):
+def one(body, *, result="f32[]", before="", parameters="p: f32[8,6]", **how):
     """A program of these instructions, with f32[8,6] as its parameter."""
     text = f"{before}\nENTRY %main ({parameters}) -> {result} {{\n  %p = f32[8,6]{{1,0}} parameter(0)\n{body}\n}}\n"
-    return count.total(count.ops(text))
+    return count.total(count.ops(text, **how))
 
 
 LOOP = """
@@ -105,9 +105,17 @@ def test_trips_that_xla_does_not_note_come_of_start_step_and_limit():
     assert one(ROUNDS, before=LOOP)["products"] == 4 * 2 * 8 * 8 * 6  # 4, 7, 10, 13
 
 
+WITHOUT_END = LOOP.replace("direction=LT", "direction=NE")
+
+
 def test_a_loop_without_a_known_end_is_refused():
     with pytest.raises(ValueError, match="while=loop must count by a constant step"):
-        one(ROUNDS, before=LOOP.replace("direction=LT", "direction=NE"))
+        one(ROUNDS, before=WITHOUT_END)
+
+
+def test_a_loop_without_a_known_end_has_the_trips_that_are_given():
+    assert one(ROUNDS, before=WITHOUT_END, rounds=3)["products"] == 3 * 2 * 8 * 8 * 6
+    assert one(ROUNDS, before=LOOP, rounds=3)["products"] == 4 * 2 * 8 * 8 * 6
 
 
 FUSED = """

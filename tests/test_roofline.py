@@ -84,7 +84,16 @@ def test_what_limits_a_program_is_the_slowest_of_work_traffic_and_links(links, s
 
 @pytest.mark.parametrize("shards, share", [(1, 1.0), (2, 0.5), (4, 0.25), (8, 0.25)])
 def test_an_even_load_fills_so_much_of_the_buffers(shards, share):
-    assert least_time.filled(mixtral.compose(**SMALL), shards) == share  # 8 experts, 2 a token
+    assert least_time.even_load(mixtral.compose(**SMALL), shards) == (share, 0)  # 8 experts, 2 a token
+
+
+@pytest.mark.parametrize("factor, load", [(1.25, (0.8, 1)), (0.625, (0.8, 2)), (0.5, (1.0, 2))])
+def test_an_even_load_takes_so_many_rounds(factor, load):
+    cfg = mixtral.compose(**SMALL)
+    (layer,) = cfg.layers.pattern
+    rounds = [part.replace(round_factor=factor) if part.label == "moe" else part for part in layer.sublayers]
+    layers = cfg.layers.replace(pattern=(layer.replace(sublayers=tuple(rounds)),))
+    assert least_time.even_load(cfg.replace(layers=layers), 4) == load
 
 
 @pytest.mark.parametrize("row", CHECK["xla"], ids=lambda row: str(row["layers"]))

@@ -45,20 +45,22 @@ class Op:
     aside: bool = False
 
 
-def ops(text: str, *, filled: float = 1.0, tiles: bool = False) -> list[Op]:
+def ops(text: str, *, filled: float = 1.0, rounds: int = 0, tiles: bool = False) -> list[Op]:
     """All operations of a program.
 
     Args:
       text: of `compiled.as_text()`.
       filled: share of the places of ragged products and messages that hold rows. XLA knows places alone; how many rows
         there are at an even load of experts, a config tells.
+      rounds: trips of a loop whose end is found as the program runs, as that of an exchange in rounds; 0 if there is
+        none.
       tiles: whether a row that is looked up counts as the tiles it lies in, on TPUs eight rows, as XLA counts it.
 
     Raises:
       ValueError: where the trips of a loop, or the FLOPs of an operation, are not known.
     """
     program = hlo.parse(text, tiles=tiles)
-    return list(_of(program, program.entry, 1, filled))
+    return list(_of(program, program.entry, 1, filled, rounds))
 
 
 def total(some: list[Op]) -> dict[str, float]:
@@ -69,19 +71,20 @@ def total(some: list[Op]) -> dict[str, float]:
     return out | dict(received_by={kind: sum(op.received for op in some if op.kind == kind) for kind in sorted(kinds)})
 
 
-def _of(program, name, trips, filled) -> Iterator[Op]:
+def _of(program, name, trips, filled, unknown) -> Iterator[Op]:
     """Those of a computation that runs so often."""
     computation, chains = program.computations[name], set()
     for one in computation.values():
         if one.opcode in FREE or one.opcode.endswith("-done"):
             continue
         if one.opcode == "while":
-            rounds = trips * loops.trips(program, computation, one)
-            yield from _of(program, one.attribute("body"), rounds, filled)
+            rounds = trips * loops.trips(program, computation, one, unknown=unknown)
+            yield from _of(program, one.attribute("body"), rounds, filled, unknown)
         elif one.opcode == "conditional":
-            yield from _dearest(list(_of(program, branch, trips, filled)) for branch in one.branches)
+            yield from _dearest(list(_of(program, branch, trips, filled, unknown)) for branch in one.branches)
         elif one.opcode in ("call", "async-start"):
-            yield from _of(program, one.attribute("to_apply") or one.attribute("calls"), trips, filled)
+            inner = one.attribute("to_apply") or one.attribute("calls")
+            yield from _of(program, inner, trips, filled, unknown)
         else:
             yield _op(program, name, one, trips, filled, chains)
 

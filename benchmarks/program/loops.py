@@ -13,8 +13,12 @@ _SAME = ("copy", "copy-start", "copy-done", "bitcast", "reshape", "convert")
 """Operations that hand a counter on."""
 
 
-def trips(program: hlo.Program, computation: hlo.Computation, loop: hlo.Instruction) -> int:
-    """Of a `while` in this computation. Raises ValueError where it is no count from a constant to a constant."""
+def trips(program: hlo.Program, computation: hlo.Computation, loop: hlo.Instruction, *, unknown: int = 0) -> int:
+    """Of a `while` in this computation; `unknown` where it is no count from a constant to a constant.
+
+    Raises:
+      ValueError: it is none, and unknown is 0.
+    """
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
         return int(known[1])
     condition, body = (program.computations[loop.attribute(part)] for part in ("condition", "body"))
@@ -28,6 +32,8 @@ def trips(program: hlo.Program, computation: hlo.Computation, loop: hlo.Instruct
         step = next((one for one in added if one.opcode == "constant"), change)
         if change.opcode == "add" and {start.opcode, step.opcode, limit.opcode} == {"constant"}:
             return max(0, -(-(int(limit.inside) - int(start.inside)) // int(step.inside)))
+    if unknown:
+        return unknown
     raise ValueError(f"while={loop.name} must count by a constant step from one constant to another")
 
 
