@@ -47,7 +47,7 @@ class Config(SublayerConfig):
       soft_cap: bound of the logits; 0 for none.
       sinks: a learned logit a head in the softmax's denominator, so that a head may attend to nothing.
       scale: factor of the logits; 0 for head_dim ** -0.5.
-      bias: learned shifts: 'none', of query, key and value ('qkv'), or of the result too ('all').
+      bias: learned shifts: 'none', of query, key and value ('qkv'), of the result ('out'), or of all four ('all').
       dropout: probability of zeroing an attention weight.
     """
 
@@ -63,7 +63,7 @@ class Config(SublayerConfig):
     soft_cap: config.NonNegativeFloat = 0.0
     sinks: bool = False
     scale: config.NonNegativeFloat = 0.0
-    bias: Literal["none", "qkv", "all"] = "none"
+    bias: Literal["none", "qkv", "out", "all"] = "none"
     dropout: config.Fraction = 0.0
 
     def check(self):
@@ -141,7 +141,7 @@ class Attention(nn.Module):
         def project(name, axis, heads):
             kernel = own(name, normal(d**-0.5), embed=d, **{axis: heads}, head_dim=cfg.head_dim)
             out = product(x, kernel)
-            if cfg.bias != "none":
+            if cfg.bias in ("qkv", "all"):
                 out += own(f"{name}_bias", constant(0.0), **{axis: heads}, head_dim=cfg.head_dim)
             return constrain(out, "batch", None, axis, None)
 
@@ -159,7 +159,7 @@ class Attention(nn.Module):
         fan_in = cfg.num_heads * cfg.head_dim
         result = own("out", normal(fan_in**-0.5), heads=cfg.num_heads, head_dim=cfg.head_dim, embed=d)
         out = product(out, result, axes=2)
-        if cfg.bias == "all":
+        if cfg.bias in ("out", "all"):
             out += own("out_bias", constant(0.0), embed=d)
         return Output(out, cache, shared=shared)
 

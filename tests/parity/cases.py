@@ -258,7 +258,7 @@ COMPOSED = {
     "griffin": Case(
         "RecurrentGemmaForCausalLM",
         dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1, intermediate_size=74,
-             lru_width=24, attention_window_size=4, attention_bias=True, logits_soft_cap=2.5, use_cache=False,
+             lru_width=24, attention_window_size=4, logits_soft_cap=2.5, use_cache=False,
              block_types=("recurrent", "attention")),
         ("model.layers.0.temporal_block.rg_lru.recurrent_param",),
     ),

@@ -6,10 +6,11 @@ with QK norm (Qwen3) and with sandwich norms, soft caps and windows (Gemma 2); G
 RecurrentGemma.
 """
 
+from arch.families import griffin as griffin_family
 from arch.families import llama, palm, transformer
 from arch.ffns import gated_mlp
 from arch.layers import block, embedding, norm, stack
-from arch.mixers import attention, rg_lru
+from arch.mixers import attention
 from arch.models import decoder, encoder_decoder
 from arch.positions import rope, rope_ntk
 from arch.published import Rule
@@ -91,25 +92,14 @@ def gemma2() -> tuple[decoder.Config, list[Rule]]:
 
 
 def griffin() -> tuple[decoder.Config, list[Rule]]:
-    """A layer of RG-LRU, one of attention. The embedded tokens' factor is sqrt(24) in bfloat16, as the peer has it."""
-    rms = norm.Config(kind="rms", epsilon=1e-6)
-    heads = dict(num_heads=3, num_kv_heads=1, head_dim=8, window=4, bias="all")
-    mixers = rg_lru.Config(inner_dim=24, num_heads=3), attention.Config(**heads, position=rope.Config(fraction=0.5))
-    ffn = gated_mlp.Config(hidden_dim=37, activation="gelu_tanh", bias=True)
-    config = decoder.Config(
-        vocab_size=cases.VOCAB,
-        embed_dim=24,
-        layers=stack.Config(pattern=tuple(block.Config(sublayers=(mixer, ffn), norm=rms) for mixer in mixers)),
-        embedding=embedding.Config(scale=4.90625),
-        norm=rms,
-        logit_soft_cap=2.5,
-    )
+    """Griffin with a layer of RG-LRU and one of attention."""
+    sizes = dict(vocab_size=cases.VOCAB, embed_dim=24, num_layers=2, num_heads=3, hidden_dim=37)
+    config = griffin_family.compose(**sizes, window=4, logit_soft_cap=2.5, period=("rg_lru", "attention"))
     rules = [Rule("embedding/table", "model.embed_tokens.weight"), Rule("norm/scale", "model.final_norm.weight")]
     rules += _rg_lru_rules("layers/0/rg_lru", "model.layers.0.temporal_block")
     for name, n in (("query", 3), ("key", 1), ("value", 1)):
         ours, theirs = f"layers/1/attention/{name}", f"model.layers.1.temporal_block.{name[0]}_proj"
         rules.append(Rule(ours, f"{theirs}.weight", "(n h) d -> d n h", n=n))
-        rules.append(Rule(f"{ours}_bias", f"{theirs}.bias", "(n h) -> n h", n=n))
     rules.append(Rule("layers/1/attention/out", "model.layers.1.temporal_block.o_proj.weight", "d (n h) -> n h d", n=3))
     rules.append(Rule("layers/1/attention/out_bias", "model.layers.1.temporal_block.o_proj.bias"))
     for i, mixer in enumerate(("rg_lru", "attention")):
