@@ -2,8 +2,8 @@
 
 `make test` runs a set of cases that covers all pairs of a mixer's and an ffn's file, all pairs of a placement, a norm
 and a policy, and has each example of each file. `make test-all` also covers all pairs in which each example is a choice
-of its own, and runs every combination of files, placements, norms and policies, their examples taken in turn: all
-combinations of examples would be thousands of compilations and prove little more.
+of its own, and runs every combination of a mixer's file, an ffn's file and a placement, with examples, norms and
+policies taken in turn: all combinations of those would be thousands of compilations and prove little more.
 """
 
 import functools
@@ -43,15 +43,19 @@ def _file(example: str) -> str:
 
 
 def _in_turn() -> list[tuple]:
-    """Each combination of a mixer's file, an ffn's file and the other factors once, with examples taken in turn.
+    """Each combination of a mixer's file, an ffn's file and a placement once, with the other choices taken in turn.
 
-    The ffn's example changes when the mixer's have all been taken, so that they meet.
+    One of them changes when those before it have all been taken, so that they meet.
     """
     cases = []
-    for number, (mixer, ffn, *rest) in enumerate(itertools.product(files("mixers"), files("ffns"), *FACTORS[2:])):
+    for number, (mixer, ffn, placement) in enumerate(itertools.product(files("mixers"), files("ffns"), PLACEMENTS)):
         mixers = [example for example in MIXERS if _file(example) == mixer]
         ffns = [example for example in FFNS if _file(example) == ffn]
-        cases.append((mixers[number % len(mixers)], ffns[number // len(mixers) % len(ffns)], *rest))
+        taken = []
+        for choices in (mixers, ffns, tuple(NORMS), REMAT):
+            taken.append(choices[number % len(choices)])
+            number //= len(choices)
+        cases.append((*taken[:2], placement, *taken[2:]))
     return cases
 
 
@@ -157,11 +161,7 @@ def test_the_cases_are_few():
     assert len(OF_FILES) < 0.5 * len(PAIRWISE)
 
 
-def test_the_cases_in_turn_are_all_combinations_of_files_and_the_other_choices():
-    found = [(_file(mixer), _file(ffn), *rest) for mixer, ffn, *rest in IN_TURN]
-    assert sorted(found) == sorted(itertools.product(files("mixers"), files("ffns"), *FACTORS[2:]))
-
-
-def test_every_example_has_its_turn_with_every_file():
-    assert {(mixer, _file(ffn)) for mixer, ffn, *_ in IN_TURN} == set(itertools.product(MIXERS, files("ffns")))
-    assert {(_file(mixer), ffn) for mixer, ffn, *_ in IN_TURN} == set(itertools.product(files("mixers"), FFNS))
+def test_the_cases_in_turn_are_all_combinations_of_files_and_placements():
+    found = [(_file(mixer), _file(ffn), placement) for mixer, ffn, placement, *_ in IN_TURN]
+    assert sorted(found) == sorted(itertools.product(files("mixers"), files("ffns"), PLACEMENTS))
+    assert {rest for *_, norm, remat in IN_TURN for rest in (norm, remat)} == {*NORMS, *REMAT}
