@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from arch.kernels import compat
 from arch.kernels.linear_attention import decayed
 from arch.kernels.linear_attention.choice import choose, linear_attention, ssd
 from arch.ops import ssd as state_space
 from tests.kernels.decayed_cases import Case, agree
+
+HOPPER = "hopper" if compat.available() else "xla"
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,10 @@ from tests.kernels.decayed_cases import Case, agree
         ("TPU v6 lite", "bfloat16", (64, 64), 128, 64, "xla"),
         ("TPU v6 lite", "float16", (64, 64), 128, 1, "xla"),
         ("TPU v6 lite", "bfloat16", (1024, 512), 128, 1, "xla"),
+        ("NVIDIA H200", "bfloat16", (64, 128), 128, 1, HOPPER),
+        ("NVIDIA H100 80GB HBM3", "bfloat16", (128, 64), 7, 1, HOPPER),
+        ("NVIDIA H200", "float32", (64, 64), 128, 1, "xla"),
+        ("NVIDIA H200", "bfloat16", (64, 65), 128, 1, "xla"),
         ("NVIDIA A100-SXM4-80GB", "bfloat16", (64, 64), 128, 1, "xla"),
     ],
 )
@@ -67,7 +74,7 @@ def test_the_kernels_compute_the_state_space_too(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (dict(implementation="triton"), "implementation='triton' must be '' or one of xla, tpu"),
+        (dict(implementation="triton"), "implementation='triton' must be '' or one of xla, tpu, hopper"),
         (dict(implementation="tpu"), "implementation='tpu' is not for device_kind='cpu'"),
         (
             dict(implementation="tpu", device_kind="TPU v5p"),

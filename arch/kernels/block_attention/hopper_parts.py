@@ -68,8 +68,8 @@ def start(name, kernel, out, operands, scratch, *, grid, readers, launch):
     return dict(zip(out, found, strict=True))
 
 
-def divide(thread, readers, copy, multiply):
-    """The last warpgroup copies, with few registers; the others multiply, with what it leaves them."""
+def divide(thread, readers, copy, multiply, *, registers: int = 240):
+    """The last warpgroup copies, with few registers; the others multiply, with so many."""
     pl, plgpu = compat.modules()
 
     @pl.when(thread == readers)
@@ -79,7 +79,7 @@ def divide(thread, readers, copy, multiply):
 
     @pl.when(thread < readers)
     def _():
-        plgpu.set_max_registers(240, action="increase")
+        plgpu.set_max_registers(registers, action="increase")
         multiply()
         plgpu.wait_smem_to_gmem(0)
 

@@ -1,20 +1,22 @@
 """Linear attention with decays, by the implementation that suits the device for which it is compiled.
 
-'xla' is `arch.ops.linear_attention.recurrence`, or `arch.ops.ssd`, for any device; 'tpu' is a kernel, see `decayed`.
+'xla' is `arch.ops.linear_attention.recurrence`, or `arch.ops.ssd`, for any device; 'tpu' and 'hopper' are kernels, see
+`decayed`.
 """
 
 from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from arch.kernels.devices import is_tpu
+from arch.kernels import compat
+from arch.kernels.devices import is_hopper, is_tpu
 from arch.kernels.linear_attention import decayed
 from arch.ops import ssd as state_space
 from arch.ops.linear_attention import recurrence
 from arch.typing import Array, Bool, Float
 
-Implementation = Literal["xla", "tpu"]
-RUNS_ON = {"tpu": is_tpu}
+Implementation = Literal["xla", "tpu", "hopper"]
+RUNS_ON = {"tpu": is_tpu, "hopper": lambda kind: is_hopper(kind) and compat.available()}
 
 
 def choose(device_kind: str, dtype, channels: tuple[int, int], *, length: int, decays: int = 1) -> Implementation:

@@ -22,12 +22,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from arch.kernels.linear_attention import tpu
+from arch.kernels.linear_attention import hopper, tpu
 from arch.kernels.linear_attention.plan import Plan, Tokens
 from arch.typing import Array, Bool, Float
 
-KERNELS = {"tpu": tpu}
-Kernels = Literal["tpu"]
+KERNELS = {"tpu": tpu, "hopper": hopper}
+Kernels = Literal["tpu", "hopper"]
 FORGOTTEN = -60.0
 """A log decay below this forgets all: what it leaves, 1e-26, is nothing beside what a token brings."""
 
