@@ -61,6 +61,8 @@ def attend_tokens(cfg: Any, query, key, value, sinks, bias: LogitBias | None, co
 
 def attend_cache(cfg: Any, query, key, value, sinks, bias: LogitBias | None, context: Context, cache: dict):
     """(attention [b t n h] to what the cache holds and the tokens of the call, the cache with them)."""
+    if cfg.rolling:
+        return _attend_rolling(cfg, query, key, value, sinks, bias, context, cache)
     size = cache["key"].shape[2]
     keys = jnp.arange(size)[None]
     places, length = slots(cache["length"], context.real(), size)
@@ -72,6 +74,29 @@ def attend_cache(cfg: Any, query, key, value, sinks, bias: LogitBias | None, con
     cache = {"key": key, "value": value, "length": length}
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
     return _dense(cfg, query, key, value, sinks, bias, places, keys, mask, context), cache
+
+
+def _attend_rolling(cfg, query, key, value, sinks, bias, context, cache):
+    """As `attend_cache`, of a cache whose slot j holds the last token so far whose place leaves j when divided by them.
+
+    Jiang et al., Mistral 7B, 2023, arXiv 2310.06825, sec. 2 and fig. 2. A single token overwrites what no window shows
+    any more, and reads the cache alone; several read what was there before them, and one another.
+    """
+    size, before, real = cache["key"].shape[2], cache["length"][:, None], context.real()
+    place, length = before + jnp.cumsum(real, axis=1) - 1, before + jnp.sum(real, axis=1, keepdims=True)
+    slot = jnp.where(real & (place >= length - size), place % size, size)
+    new = {name: write(cache[name], slot, heads) for name, heads in (("key", key), ("value", value))}
+    alone = query.shape[1] == 1
+    last, held = (length, new) if alone else (before, cache)
+    keys = last - 1 - (last - 1 - jnp.arange(size)) % size  # the place of each slot's token; below 0 where it has none
+    parts = [[held[name].swapaxes(1, 2)] for name in ("key", "value")]
+    if not alone:
+        keys = jnp.concatenate([keys, jnp.where(real, place, -1)], axis=1)
+        parts = [[*part, heads.astype(part[0].dtype)] for part, heads in zip(parts, (key, value))]
+    key, value = (jnp.concatenate(part, axis=1) for part in parts)
+    mask = attention_mask(place, keys, causal=True, window=cfg.window, key_valid=keys >= 0)
+    out = _dense(cfg, query, key, value, sinks, bias, place, keys, mask, context)
+    return out, new | {"length": length[:, 0]}
 
 
 def _dense(cfg, query, key, value, sinks, bias, places, keys, mask, context):

@@ -95,8 +95,14 @@ class Config(SublayerConfig):
         """The Linen module."""
         return Attention(self, name=name)
 
+    @property
+    def rolling(self) -> bool:
+        """Whether the cache holds only the tokens of the window: they are all that a later token sees."""
+        return self.causal and self.window > 0 and not self.sparse
+
     def init_cache(self, batch: int, length: int, embed_dim: int, dtype: Any) -> dict[str, Array]:
-        """Keys and values [b k length h], and how many tokens each row holds [b]."""
+        """Keys and values [b k length h], of the window at most, and how many tokens each row has had [b]."""
+        length = min(self.window, length) if self.rolling else length
         heads = jnp.zeros((batch, self.kv_heads, length, self.head_dim), dtype)
         return {"key": heads, "value": heads, "length": jnp.zeros((batch,), jnp.int32)}
 
