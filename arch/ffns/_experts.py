@@ -116,11 +116,12 @@ def _apply(x, pairs, inner, down, factors, *, how):
             return _of_sorted((rows, laid(lay)), weights, sizes, how=how)
 
         def in_rounds(rows, sizes, lay):
-            arrays, experts = (rows, laid(lay)), partial(_of_sorted, how=how)
-            return rounds.in_rounds(experts, arrays, weights, sizes, limit=a_round, **between)
+            arrays = rows, laid(lay), lay(pairs.weights[..., None])
+            return rounds.in_rounds(partial(_weighed, how=how), arrays, weights, sizes, limit=a_round, **between)
 
         if here != e and 0 < a_round < limit:
-            return dispatch.grouped(x, pairs, in_rounds, **sizes)
+            ones = dataclasses.replace(pairs, weights=jnp.ones_like(pairs.weights))
+            return dispatch.grouped(x, ones, in_rounds, **sizes)
         if here != e:
             swap = partial(exchange.sorted_rows, num_rows=pairs.tokens.size, limit=limit, **between)
         return dispatch.grouped(x, pairs, of_sorted, exchange=swap, **sizes)
@@ -134,6 +135,13 @@ def _apply(x, pairs, inner, down, factors, *, how):
     if isinstance(pairs, assignment.Pairs):
         pairs = assignment.dense(pairs, tokens=x.shape[1], num_experts=e, capacity=how.capacity)
     return dispatch.dense(x, pairs, experts)
+
+
+def _weighed(arrays, weights, sizes, *, how):
+    """The same, each result times its pair's weight: so that the weight's gradient needs no result in the layer."""
+    *rows_and_factors, weight = arrays
+    out = _of_sorted(rows_and_factors, weights, sizes, how=how)
+    return (out * weight).astype(out.dtype)
 
 
 def _of_sorted(rows_and_factors, weights, sizes, *, how):
