@@ -41,11 +41,11 @@ PATTERNS = {
     "bigbird": (bigbird.Config(block=64).make(1), (64, 64)),
 }
 """The pattern, and the blocks in which it is met. One global token costs what a block of them does."""
-LENGTHS = {"longformer": 17, "bigbird": 17, "dense": 15, "reference": 13}
+LENGTHS = {"longformer": 17, "bigbird": 17, "dense": 14, "reference": 13}
 """Up to two to this power; from 1024 on."""
 HEADS, BASE_HEADS = 4, 12
 """Of most parts; of the published base models, in '4k'."""
-FITTED, MOST_RUNS, ENOUGH_SECONDS, ROUNDS = 8192, 9, 4.0, 3
+FITTED, MOST_RUNS, ENOUGH_SECONDS, ROUNDS = 8192, 9, 2.0, 3
 
 
 def function(form: str, length: int):
