@@ -12,9 +12,12 @@ from arch.ffns import moe
 from arch.layers.weight import axes, unbox
 from arch.mixers import attention, mamba
 from arch.sharding import mesh as meshes
-from tests.contracts.sublayers import FFNS, MIXERS, TOKENS, Case, case_of, context, files, holds, inputs, jit
+from tests.contracts.sublayers import FFNS, MIXERS, TOKENS, Case, context, holds, inputs, jit
 
 ROWS, EMBED = 4, 12  # so that each of the mesh's axes splits something
+EXAMPLES = [pytest.param(name, marks=[pytest.mark.slow] * (not name.endswith("_0"))) for name in MIXERS | FFNS]
+mostly_slow = pytest.mark.parametrize("case", EXAMPLES, indirect=True)
+"""For what one example of each file shows well: the others are slow."""
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
@@ -29,22 +32,10 @@ def test_losses_are_float32_scalars(case):
     assert all((loss.shape, loss.dtype) == ((), jnp.float32) for loss in aux.losses.values())
 
 
-def _assert_compiled_equals_eager(case):
+@mostly_slow
+def test_compiled_equals_eager(case):
     x = inputs()
     assert holds(case.apply(case.params, x, context(x)).x, case.full)
-
-
-ONE_OF_EACH_FILE = [f"{file}_0" for file in files("mixers") + files("ffns")]
-
-
-@pytest.mark.parametrize("name", ONE_OF_EACH_FILE)
-def test_compiled_equals_eager(name):
-    _assert_compiled_equals_eager(case_of((MIXERS | FFNS)[name]))
-
-
-@pytest.mark.slow
-def test_compiled_equals_eager_in_every_example(case):
-    _assert_compiled_equals_eager(case)
 
 
 def test_a_second_pass_compiles_nothing(case):
@@ -61,6 +52,7 @@ def test_steps_after_the_first_compile_nothing(case):
     assert case.traces == before
 
 
+@mostly_slow
 def test_initial_values_are_finite(case):
     params = unbox(jit(case.module.init)(jax.random.key(3), inputs(), context(inputs()))).get("params", {})
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
@@ -93,6 +85,7 @@ def test_gradients_are_finite_and_reach_every_trained_weight(case):
         assert np.any(gradient != 0) == trained.get(path, True), path
 
 
+@mostly_slow
 def test_bfloat16_is_near_float32(case):
     half = inputs().astype(jnp.bfloat16)
     wide = half.astype(jnp.float32)
@@ -131,13 +124,8 @@ def _assert_same_on_mesh(cfg):
         assert holds(flat(actual)[path], value), path
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH_FILE)
-def test_values_and_gradients_are_the_same_on_a_mesh(name):
-    _assert_same_on_mesh((MIXERS | FFNS)[name])
-
-
-@pytest.mark.slow
-def test_values_and_gradients_of_every_example_are_the_same_on_a_mesh(case):
+@mostly_slow
+def test_values_and_gradients_are_the_same_on_a_mesh(case):
     _assert_same_on_mesh(case.cfg)
 
 
