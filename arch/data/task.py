@@ -93,7 +93,8 @@ def must_look(layers: stack.Config, *, ahead: bool, field: str, task: str) -> No
 
     A router of experts that is not causal is no error where `ahead` is False: decoders are trained with such (Zhou et
     al., "Mixture-of-Experts with Expert Choice Routing", 2022, arXiv:2202.09368), though later tokens have a say in
-    what their loss is. A warning in the log names it.
+    what their loss is. Nor is a sublayer that does not keep the documents of a row apart, as a convolution over all of
+    it. A warning in the log names either.
 
     Args:
       layers: the stack.
@@ -101,19 +102,24 @@ def must_look(layers: stack.Config, *, ahead: bool, field: str, task: str) -> No
       field: of the config, that holds the stack.
       task: the task's name.
     """
-    looking = set()
+    looking, mixing = set(), set()
     for i, layer in enumerate(layers.blocks):
         for label, sublayer in zip(layer.labels, layer.sublayers):
             if getattr(sublayer, "causal", not ahead) == ahead:
                 found = f"{field}: {label}.causal={ahead} of layer {i}"
                 raise ValueError(f"{found} must be {not ahead} with task.name={task!r}{_reason(ahead)}")
-            if "causal" in (sublayer.lacks() if ahead else sublayer.lacks_in_training()):
-                looking.add(type(getattr(sublayer, "router", sublayer)).__module__.rsplit(".", 1)[-1])
+            lacks = sublayer.lacks() if ahead else sublayer.lacks_in_training()
+            name = type(getattr(sublayer, "router", sublayer)).__module__.rsplit(".", 1)[-1]
+            looking |= {name} if "causal" in lacks else set()
+            mixing |= {name} if "segments" in lacks else set()
     if ahead and not looking:
         raise ValueError(f"{field} must hold attention of causal=False with task.name={task!r}{_reason(ahead)}")
     if looking and not ahead:
         names = ", ".join(sorted(looking))
         log.warning("%s: %s is not causal: later tokens have a say in what the loss of task %s is", field, names, task)
+    if mixing - looking and not ahead:
+        names = ", ".join(sorted(mixing - looking))
+        log.warning("%s: with %s a document's loss of task %s depends on what else is in its row", field, names, task)
 
 
 def _reason(ahead: bool) -> str:

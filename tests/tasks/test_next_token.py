@@ -41,3 +41,12 @@ def test_a_router_whose_choice_depends_on_later_tokens_is_named_in_the_log(caplo
         next_token.Config().must_suit(model, seq_len=29)
     rest = "later tokens have a say in what the loss of task next_token is"
     assert caplog.messages == [f"model.layers: expert_choice is not causal: {rest}"]
+
+
+def test_a_mixer_that_does_not_keep_documents_apart_is_named_in_the_log(caplog):
+    for mixer in (dict(name="hyena", max_length=29), tiny.MAMBA):
+        blocks = (dict(sublayers=(mixer,)),)
+        model = config.from_dict(decoder.Config, dict(layers=dict(pattern=blocks), **tiny_tasks.WIDTHS))
+        next_token.Config().must_suit(model, seq_len=29)
+    rest = "a document's loss of task next_token depends on what else is in its row"
+    assert caplog.messages == [f"model.layers: with hyena {rest}"]
