@@ -166,18 +166,17 @@ def _by_keys(rule, arrays):
                 slot = ring.await_full(i)
                 visit, head, part, first = at(i)
                 queries, d_out = refs["query_ring"].at[slot], refs["d_out_ring"].at[slot]
-                logsumexp, delta = (
-                    spread(vector(refs[name].at[batch, head, pl.ds(first, ROWS)], 1), (ROWS, ROWS), 1)
-                    for name in ("logsumexp", "delta")
-                )
+                of_queries = batch, head, pl.ds(first, ROWS)
+                numbers = lambda name: spread(vector(refs[name].at[of_queries], 1), (ROWS, ROWS), 1)
                 place = dict(batch=batch, head=head, query=first, key=top)
                 mask = (refs["flags"][lane, visit], thread * ROWS, part * ROWS) if masked else None
                 products = product(keys, queries.transpose((1, 0)), ROWS)
                 logits, slope = logits_of(rule, refs, products, place, mask, by_keys=True)
-                weights = jnp.exp2(logits - logsumexp)
+                weights = jnp.exp2(logits - numbers("logsumexp"))
                 value_sums = add_product(value_sums, weights.astype(dtype), d_out, launch.interpret)
+                steep = weights * slope  # one array to keep beside the product, not two
                 d_weights = product(values, d_out.transpose((1, 0)), ROWS)
-                d_logits = weights * slope * (d_weights - delta)
+                d_logits = steep * (d_weights - numbers("delta"))
                 key_sums = add_product(key_sums, d_logits.astype(dtype), queries, launch.interpret)
                 ring.let_go(i)
                 return key_sums, value_sums
