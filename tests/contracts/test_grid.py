@@ -1,9 +1,9 @@
 """Any mixer with any ffn in any block: placements, norms and rematerialisation through a decoder of two layers.
 
-`make test` runs a set of cases that covers all pairs of a mixer's and an ffn's file, all pairs of a placement, a norm
-and a policy, and has each example of each file. `make test-all` also covers all pairs in which each example is a choice
-of its own, and runs every combination of a mixer's file, an ffn's file and a placement, with examples, norms and
-policies taken in turn: all combinations of those would be thousands of compilations and prove little more.
+`make test` runs a set of cases that has each mixer's and each ffn's file, and covers all pairs of a placement, a norm
+and a policy. `make test-all` also covers all pairs in which each example is a choice of its own, and runs every
+combination of a mixer's file, an ffn's file and a placement, with examples, norms and policies taken in turn: all
+combinations of those would be thousands of compilations and prove little more.
 """
 
 import functools
@@ -60,8 +60,8 @@ def _in_turn() -> list[tuple]:
 
 
 def _few(cases: list[tuple]) -> list[tuple]:
-    """Some of the cases that cover all pairs of files, of other choices, and all examples: greedily chosen."""
-    covers = {case: {*case[:2]} | _met(case) for case in cases}
+    """Some of the cases that have all files and cover all pairs of other choices: greedily chosen."""
+    covers = {case: _met(case) for case in cases}
     left, kept = set().union(*covers.values()), []
     while left:
         kept.append(max(cases, key=lambda case: len(covers[case] & left)))
@@ -70,8 +70,8 @@ def _few(cases: list[tuple]) -> list[tuple]:
 
 
 def _met(case: tuple) -> set[tuple]:
-    """The pair of files, and the pairs of other choices, of a case."""
-    return {tuple(map(_file, case[:2]))} | pairs(case[2:])
+    """The files, and the pairs of other choices, of a case."""
+    return {*map(_file, case[:2])} | pairs(case[2:])
 
 
 PAIRWISE = _named(pairwise(SIZES))
@@ -150,15 +150,14 @@ def test_the_pairwise_cases_cover_all_pairs():
     assert functools.reduce(set.union, map(pairs, pairwise(SIZES))) == every
 
 
-def test_the_cases_of_files_cover_all_pairs_of_files_all_pairs_of_other_choices_and_every_example():
+def test_the_fast_cases_have_all_files_and_cover_all_pairs_of_other_choices():
     choices = set.union(*map(pairs, itertools.product(*FACTORS[2:])))
-    assert set.union(*map(_met, OF_FILES)) == {*itertools.product(files("mixers"), files("ffns"))} | choices
-    assert {mixer for mixer, *_ in OF_FILES} | {ffn for _, ffn, *_ in OF_FILES} == {*MIXERS, *FFNS}
+    assert set.union(*map(_met, OF_FILES)) == {*files("mixers"), *files("ffns")} | choices
 
 
 def test_the_cases_are_few():
     assert len(PAIRWISE) < 1.5 * len(MIXERS) * len(FFNS)
-    assert len(OF_FILES) < 0.5 * len(PAIRWISE)
+    assert len(OF_FILES) < 1.5 * len(files("mixers"))
 
 
 def test_the_cases_in_turn_are_all_combinations_of_files_and_placements():
