@@ -22,6 +22,8 @@ from jax.experimental import topologies
 
 from arch.ffns import moe
 from arch.models import decoder
+from arch.ops.chunked_attention import blocks_of
+from arch.ops.patterns.schedule import schedule
 from arch.sharding import mesh as meshes
 from benchmarks import measure, roofline
 from benchmarks.program import count
@@ -52,10 +54,24 @@ def even_load(cfg: decoder.Config, shards: int) -> tuple[float, int]:
     return part.top_k / (shards * min(part.top_k, part.num_experts // shards)), 0
 
 
+def loops(cfg: decoder.Config, rounds: int) -> count.Trips:
+    """How often the loops run whose end is found as the program runs: an exchange's, and those of causal attention.
+
+    Attention of long rows takes their blocks of queries in turn, each with the blocks of keys that it sees: so many on
+    an average.
+    """
+    (first, *_) = cfg.layers.blocks[0].sublayers
+    blocks = blocks_of(planning.LENGTH, causal=first.causal, window=first.window)
+    (*_, long) = schedule(blocks.lists, blocks=1)
+    seen = len(long.blocks) / len(long.rows)
+    return lambda path: rounds if "/moe/" in path else seen if "/attention/" in path else 0
+
+
 def row(text: str, cfg: decoder.Config, parameters: int, chip: str, sizes: dict[str, int]) -> dict:
     """What a compiled step takes a chip, the estimate in closed form beside it, and the step's seconds."""
     share, rounds = even_load(cfg, sizes.get("expert", 1))
-    ops, in_tiles = (count.ops(text, filled=share, rounds=rounds, tiles=tiles) for tiles in (False, True))
+    how = dict(filled=share, trips=loops(cfg, rounds))
+    ops, in_tiles = (count.ops(text, tiles=tiles, **how) for tiles in (False, True))
     place = roofline.Place(1, planning.LENGTH, sizes.get("fsdp", 1), sizes.get("expert", 1))
     closed = roofline.of_step(cfg, parameters, place)
     return dict(

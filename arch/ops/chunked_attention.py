@@ -65,7 +65,7 @@ def chunked_attend(
         raise ValueError(f"num_heads={n} must be a multiple of num_kv_heads={k}")
     if not chunk and _long(t):
         sight = dict(query_segments=segments, key_segments=segments, valid=valid, scale=scale)
-        return sparse_attend(query, key, value, _blocks(t, causal, window), **sight)[0]
+        return sparse_attend(query, key, value, blocks_of(t, causal=causal, window=window), **sight)[0]
     rule = (chunk or CHUNK, causal, window)
     factor = h**-0.5 if scale is None else scale
     return _attend(rule, factor, query.reshape(b, t, k, n // k, h), key, value, segments, valid)
@@ -92,7 +92,7 @@ def _queries(keys: slice, t: int, causal: bool, window: int) -> slice:
 def visited_pairs(length: int, *, causal: bool, window: int = 0) -> int:
     """Pairs of tokens whose logits are computed: those that see each other, and the rest of their chunks."""
     if _long(length):
-        return _blocks(length, causal, window).visited_pairs
+        return blocks_of(length, causal=causal, window=window).visited_pairs
     chunks = _chunks(length, CHUNK)
     spans = ((queries, _keys(queries, length, causal, window)) for queries in chunks)
     return sum((queries.stop - queries.start) * (keys.stop - keys.start) for queries, keys in spans)
@@ -103,11 +103,12 @@ def _long(t: int) -> bool:
     return t > CHUNK * MOST_CHUNKS
 
 
-def _blocks(t: int, causal: bool, window: int) -> patterns.BlockMap:
-    """The map of a long row."""
+def blocks_of(length: int, *, causal: bool, window: int = 0) -> patterns.BlockMap:
+    """The blocks of a long row."""
     pattern = patterns.causal if causal else patterns.full
-    size = min(MOST_BLOCK, -(-t // MOST_CHUNKS))
-    return patterns.block_map(pattern & patterns.window(window) if window else pattern, t, t, block=(size, size))
+    size = min(MOST_BLOCK, -(-length // MOST_CHUNKS))
+    pattern = pattern & patterns.window(window) if window else pattern
+    return patterns.block_map(pattern, length, length, block=(size, size))
 
 
 def _mask(rule, queries: slice, keys: slice, segments, valid):

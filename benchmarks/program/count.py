@@ -7,10 +7,11 @@ collective that stands in several fusions once. `benchmarks/roofline_check.py` c
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from benchmarks.program import collectives, flops, hlo, loops, memory
 
+Trips = Callable[[str], float]
 FREE = set(
     "parameter constant get-tuple-element tuple bitcast after-all partition-id replica-id opt-barrier domain "
     "add-dependency async-update".split()
@@ -25,7 +26,7 @@ class Op:
     Attributes:
       kind: its opcode; of a message its kind.
       path: of the operation in the model.
-      trips: how often it runs.
+      trips: how often it runs, a mean where that depends on data.
       products: FLOPs of matrix products.
       elementwise: FLOPs of other arithmetic.
       memory: bytes that it reads and writes.
@@ -36,7 +37,7 @@ class Op:
 
     kind: str
     path: str
-    trips: int
+    trips: float
     products: float = 0
     elementwise: float = 0
     memory: float = 0
@@ -45,22 +46,21 @@ class Op:
     aside: bool = False
 
 
-def ops(text: str, *, filled: float = 1.0, rounds: int = 0, tiles: bool = False) -> list[Op]:
+def ops(text: str, *, filled: float = 1.0, trips: Trips = lambda path: 0, tiles: bool = False) -> list[Op]:
     """All operations of a program.
 
     Args:
       text: of `compiled.as_text()`.
       filled: share of the places of ragged products and messages that hold rows. XLA knows places alone; how many rows
         there are at an even load of experts, a config tells.
-      rounds: trips of a loop whose end is found as the program runs, as that of an exchange in rounds; 0 if there is
-        none.
+      trips: how often a loop runs, by its path, where its end is found as the program runs; 0 for what is not known.
       tiles: whether a row that is looked up counts as the tiles it lies in, on TPUs eight rows, as XLA counts it.
 
     Raises:
       ValueError: where the trips of a loop, or the FLOPs of an operation, are not known.
     """
     program = hlo.parse(text, tiles=tiles)
-    return list(_of(program, program.entry, 1, filled, rounds))
+    return list(_of(program, program.entry, 1, filled, trips))
 
 
 def total(some: list[Op]) -> dict[str, float]:
@@ -78,7 +78,7 @@ def _of(program, name, trips, filled, unknown) -> Iterator[Op]:
         if one.opcode in FREE or one.opcode.endswith("-done"):
             continue
         if one.opcode == "while":
-            rounds = trips * loops.trips(program, computation, one, unknown=unknown)
+            rounds = trips * loops.trips(program, computation, one, unknown=unknown(one.path))
             yield from _of(program, one.attribute("body"), rounds, filled, unknown)
         elif one.opcode == "conditional":
             yield from _dearest(list(_of(program, branch, trips, filled, unknown)) for branch in one.branches)

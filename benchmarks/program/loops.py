@@ -13,7 +13,7 @@ _SAME = ("copy", "copy-start", "copy-done", "bitcast", "reshape", "convert")
 """Operations that hand a counter on."""
 
 
-def trips(program: hlo.Program, computation: hlo.Computation, loop: hlo.Instruction, *, unknown: int = 0) -> int:
+def trips(program: hlo.Program, computation: hlo.Computation, loop: hlo.Instruction, *, unknown: float = 0) -> float:
     """Of a `while` in this computation; `unknown` where it is no count from a constant to a constant.
 
     Raises:
