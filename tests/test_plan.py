@@ -34,8 +34,9 @@ def test_weights_and_both_moments_are_split_over_all_chips():
 def test_experts_stay_and_their_tokens_travel():
     found = ROW["collectives"]
     assert math.prod(found["all-gather"]["largest"]) < MIXTURE.num_experts * AN_EXPERT
-    a_chunk_from_each_chip = ROW["mesh"]["expert"] * ROW["chunk_tokens"] * 4096
-    assert found["all-to-all"]["count"] >= 6 and math.prod(found["all-to-all"]["largest"]) == a_chunk_from_each_chip
+    from_each_chip = math.ceil(ROW["round_factor"] * 4096 * MIXTURE.top_k / ROW["mesh"]["expert"])
+    assert math.prod(found["all-to-all"]["largest"]) == ROW["mesh"]["expert"] * from_each_chip * 4096
+    assert found["all-to-all"]["count"] >= 6
 
 
 def test_gradients_of_experts_are_scattered():

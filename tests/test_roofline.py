@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -16,6 +17,7 @@ SMALL = dict(vocab_size=11, embed_dim=24, num_layers=3, num_heads=3, hidden_dim=
 PLACE = roofline.Place(rows=2, length=160, fsdp=2, expert=4)
 CHECK = json.loads((RESULTS / "roofline_check.json").read_text())
 KEPT = json.loads((RESULTS / "roofline.json").read_text())
+COMPILED = json.loads((RESULTS / "least_time.json").read_text())
 
 
 @pytest.mark.parametrize("cfg", [mixtral.compose(**SMALL), llama.compose(**SMALL)], ids=["mixtral", "llama"])
@@ -114,3 +116,17 @@ def test_the_closed_form_has_the_products_of_a_layer_of_the_program():
 def test_the_closed_form_receives_what_a_layer_of_the_program_does_within_a_tenth():
     closed, program = CHECK["closed_form"]["closed"], CHECK["closed_form"]["program"]
     assert closed["received"] == pytest.approx(program["received"], rel=0.1)
+
+
+@pytest.mark.parametrize("row", COMPILED.values(), ids=COMPILED)
+def test_a_compiled_step_with_experts_takes_little_more_than_a_dense_one_of_as_many_active_flops(row):
+    for which in ("moe", "dense"):
+        assert row[which]["step_s"] == max(row[which][part] for part in ("work_s", "memory_s", "links_s"))
+    assert row["ratio"] == round(row["moe"]["step_s"] / row["dense"]["step_s"], 3) <= 1.25
+
+
+def test_the_stated_ratio_was_computed():
+    (row,) = COMPILED.values()
+    readme = (pathlib.Path(roofline.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    stated = re.search(r"a step of Mixtral 8x7B on 64 v5e then takes ([\d.]+) times as long", " ".join(readme.split()))
+    assert float(stated[1]) == round(row["ratio"], 2)
