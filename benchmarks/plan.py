@@ -4,9 +4,10 @@ python -m benchmarks.plan mixtral.mixtral_8x7b v5e:8x8 fsdp=8 expert=8
 
 Rows of 4096 tokens, one a chip; float32 weights and moments (AdamW), bfloat16 arithmetic, full rematerialisation, the
 loss 512 tokens of a row at a time; a mixture's rows go to their experts in rounds of 5/8 of an even load, so at such a
-load in two, with a quarter to spare; `round=0.4` makes them smaller. Needs libtpu, no TPU. What does not fit the chip,
-the compiler refuses and says by how much. `temporaries` are as XLA tells them, on v5e with 128 MiB of VMEM among them;
-`peak` is the most at a time. Of a scan's body, `collectives` counts one round.
+load in two, with a quarter to spare. `round=0.4` makes them smaller, `round=0` sends 512 tokens of a row at a time
+instead, in less memory and more time. Needs libtpu, no TPU. What does not fit the chip, the compiler refuses and says
+by how much. `temporaries` are as XLA tells them, on v5e with 128 MiB of VMEM among them; `peak` is the most at a time.
+Of a scan's body, `collectives` counts one round.
 """
 
 import importlib
@@ -35,12 +36,13 @@ FIELDS = dict(tokens="int32", targets="int32", weights="float32", positions="int
 
 
 def preset(name: str, a_round: float = ROUND) -> decoder.Config:
-    """A family's preset as it needs least memory, its mixtures' rounds of so many times an even load."""
+    """A family's preset as it needs little memory, its mixtures' rounds of so many times an even load; 0: `CHUNK`."""
+    dispatch = dict(round_factor=a_round) if a_round else dict(chunk_tokens=CHUNK)
     family, which = name.split(".")
     cfg = importlib.import_module(f"arch.families.{family}").PRESETS[which]
 
     def in_rounds(layer):
-        sublayers = (part.replace(round_factor=a_round) if part.label == "moe" else part for part in layer.sublayers)
+        sublayers = (part.replace(**dispatch) if part.label == "moe" else part for part in layer.sublayers)
         return layer.replace(sublayers=tuple(sublayers))
 
     layers = cfg.layers.replace(remat="full", pattern=tuple(map(in_rounds, cfg.layers.pattern)))

@@ -9,7 +9,7 @@ from arch.families import mixtral
 RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results" / "plan.json"
 ROWS = json.loads(RESULTS.read_text())
 COMMAND = "python -m benchmarks.plan mixtral.mixtral_8x7b"
-ROW, LARGER = ROWS[f"{COMMAND} v5e:8x8 fsdp=8 expert=8"], ROWS[f"{COMMAND} v5p:2x4x4 fsdp=4 expert=8"]
+ROW, LARGER = ROWS[f"{COMMAND} v5e:8x8 fsdp=8 expert=8"], ROWS[f"{COMMAND} v5p:2x4x4 fsdp=4 expert=8 round=0"]
 MIXTURE = mixtral.PRESETS["mixtral_8x7b"].layers.blocks[0].sublayers[1]
 AN_EXPERT = 4096 * MIXTURE.hidden_dim
 HBM_MIB = 15.75 * 1024
