@@ -7,9 +7,8 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from arch.kernels import compat
+from arch.kernels import implementations
 from arch.kernels.block_attention import flash
-from arch.kernels.devices import is_hopper, is_tpu
 from arch.ops.patterns.blocks import BlockMap
 from arch.ops.sparse_attention import sparse_attend
 from arch.typing import Array, Bool, Float, Int
@@ -26,10 +25,8 @@ def choose(device_kind: str, dtype, channels: tuple[int, int], block: tuple[int,
       channels: of queries and keys, and of values.
       block: (bq, bk) tokens of the map.
     """
-    for name in flash.KERNELS:
-        if _runs(name, device_kind) and not flash.KERNELS[name].misfit(jnp.dtype(dtype), channels, block):
-            return name
-    return "xla"
+    misfit = lambda name: flash.KERNELS[name].misfit(jnp.dtype(dtype), channels, block)
+    return implementations.suiting(get_args(Implementation), device_kind, misfit)
 
 
 def attend(
@@ -63,10 +60,7 @@ def attend(
     """
     channels = query.shape[-1], value.shape[-1]
     chosen = implementation or choose(device_kind, query.dtype, channels, block_map.block)
-    if chosen not in get_args(Implementation):
-        raise ValueError(f"implementation={chosen!r} must be '' or one of {', '.join(get_args(Implementation))}")
-    if not _runs(chosen, device_kind):
-        raise ValueError(f"implementation={chosen!r} is not for device_kind={device_kind!r}")
+    implementations.must_run(chosen, get_args(Implementation), device_kind)
     given = dict(query_segments=query_segments, key_segments=key_segments, valid=valid)
     given |= dict(sinks=sinks, scale=scale, soft_cap=soft_cap)
     if chosen != "xla":
@@ -79,8 +73,3 @@ def _by_distance(slopes, query_place, key_place):
     """ALiBi's, [c n t s]."""
     distance = jnp.abs(query_place[:, None, :, None] - key_place[:, None, None, :]).astype(jnp.float32)
     return -slopes[:, None, None] * distance
-
-
-def _runs(implementation, device_kind):
-    kinds = {"tpu": is_tpu, "hopper": lambda kind: is_hopper(kind) and compat.available()}
-    return implementation not in kinds or kinds[implementation](device_kind)

@@ -8,15 +8,13 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from arch.kernels import compat
-from arch.kernels.devices import is_hopper, is_tpu
+from arch.kernels import implementations
 from arch.kernels.linear_attention import decayed
 from arch.ops import ssd as state_space
 from arch.ops.linear_attention import recurrence
 from arch.typing import Array, Bool, Float
 
 Implementation = Literal["xla", "tpu", "hopper"]
-RUNS_ON = {"tpu": is_tpu, "hopper": lambda kind: is_hopper(kind) and compat.available()}
 
 
 def choose(device_kind: str, dtype, channels: tuple[int, int], *, length: int, decays: int = 1) -> Implementation:
@@ -29,10 +27,8 @@ def choose(device_kind: str, dtype, channels: tuple[int, int], *, length: int, d
       length: tokens of a row.
       decays: of a head; the kernels have at most one.
     """
-    for name, runs_on in RUNS_ON.items():
-        if runs_on(device_kind) and not _misfit(name, dtype, channels, decays) and length > 1:
-            return name
-    return "xla"
+    misfit = lambda name: _misfit(name, dtype, channels, decays)
+    return "xla" if length == 1 else implementations.suiting(get_args(Implementation), device_kind, misfit)
 
 
 def linear_attention(
@@ -128,11 +124,8 @@ def ssd(
 
 def _resolve(implementation, device_kind, dtype, *, channels, length, decays=1) -> Implementation:
     chosen = implementation or choose(device_kind, dtype, channels, length=length, decays=decays)
-    if chosen not in get_args(Implementation):
-        raise ValueError(f"implementation={chosen!r} must be '' or one of {', '.join(get_args(Implementation))}")
-    if chosen in RUNS_ON and not RUNS_ON[chosen](device_kind):
-        raise ValueError(f"implementation={chosen!r} is not for device_kind={device_kind!r}")
-    wrong = chosen in RUNS_ON and _misfit(chosen, dtype, channels, decays)
+    implementations.must_run(chosen, get_args(Implementation), device_kind)
+    wrong = chosen != "xla" and _misfit(chosen, dtype, channels, decays)
     if wrong:
         raise ValueError(f"{wrong} for implementation={chosen!r}")
     return chosen

@@ -7,13 +7,12 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from arch.kernels.devices import is_tpu
+from arch.kernels import implementations
 from arch.kernels.selective_scan import scan
 from arch.ops import selective_scan as reference
 from arch.typing import Array, Bool, Float
 
 Implementation = Literal["xla", "tpu"]
-RUNS_ON = {"tpu": is_tpu}
 
 
 def choose(device_kind: str, dtype, states: int, *, length: int) -> Implementation:
@@ -25,10 +24,8 @@ def choose(device_kind: str, dtype, states: int, *, length: int) -> Implementati
       states: of a channel.
       length: tokens of a row.
     """
-    for name, runs_on in RUNS_ON.items():
-        if runs_on(device_kind) and not scan.KERNELS[name].misfit(jnp.dtype(dtype), states) and length > 1:
-            return name
-    return "xla"
+    misfit = lambda name: scan.KERNELS[name].misfit(jnp.dtype(dtype), states)
+    return "xla" if length == 1 else implementations.suiting(get_args(Implementation), device_kind, misfit)
 
 
 def selective_scan(
@@ -64,10 +61,7 @@ def selective_scan(
       ValueError: the implementation named is not one of the above, not for this device, or not for these operands.
     """
     chosen = implementation or choose(device_kind, x.dtype, A.shape[1], length=x.shape[1])
-    if chosen not in get_args(Implementation):
-        raise ValueError(f"implementation={chosen!r} must be '' or one of {', '.join(get_args(Implementation))}")
+    implementations.must_run(chosen, get_args(Implementation), device_kind)
     if chosen == "xla":
         return reference.selective_scan(x, delta, A, B, C, D, state=state, reset=reset)
-    if not RUNS_ON[chosen](device_kind):
-        raise ValueError(f"implementation={chosen!r} is not for device_kind={device_kind!r}")
     return scan.selective_scan(x, delta, A, B, C, D, kernels=chosen, state=state, reset=reset)

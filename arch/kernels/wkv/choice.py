@@ -7,14 +7,13 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from arch.kernels.devices import is_tpu
+from arch.kernels import implementations
 from arch.kernels.wkv import average
 from arch.ops import wkv as reference
 from arch.ops.wkv import State
 from arch.typing import Array, Bool, Float
 
 Implementation = Literal["xla", "tpu"]
-RUNS_ON = {"tpu": is_tpu}
 
 
 def choose(device_kind: str, dtype, *, length: int) -> Implementation:
@@ -25,10 +24,8 @@ def choose(device_kind: str, dtype, *, length: int) -> Implementation:
       dtype: of key and value.
       length: tokens of a row.
     """
-    for name, runs_on in RUNS_ON.items():
-        if runs_on(device_kind) and not average.KERNELS[name].misfit(jnp.dtype(dtype)) and length > 1:
-            return name
-    return "xla"
+    misfit = lambda name: average.KERNELS[name].misfit(jnp.dtype(dtype))
+    return "xla" if length == 1 else implementations.suiting(get_args(Implementation), device_kind, misfit)
 
 
 def wkv(
@@ -65,12 +62,9 @@ def wkv(
     """
     dtype = jnp.result_type(key, value)
     chosen = implementation or choose(device_kind, dtype, length=key.shape[1])
-    if chosen not in get_args(Implementation):
-        raise ValueError(f"implementation={chosen!r} must be '' or one of {', '.join(get_args(Implementation))}")
+    implementations.must_run(chosen, get_args(Implementation), device_kind)
     if chosen == "xla":
         return reference.wkv(key, value, decay, bonus, state=state, reset=reset, valid=valid, chunk=chunk)
-    if not RUNS_ON[chosen](device_kind):
-        raise ValueError(f"implementation={chosen!r} is not for device_kind={device_kind!r}")
     arrays = key.astype(dtype), value.astype(dtype), decay, bonus
     y, state = average.wkv(*arrays, kernels=chosen, state=state, reset=reset, valid=valid)
     return y.astype(value.dtype), state
