@@ -5,22 +5,12 @@ import operator
 
 from arch import config
 from arch.ops.patterns import Pattern
-from arch.patterns._pattern import PatternConfig
+from arch.patterns._pattern import Composition
 
 
 @config.frozen
-class Config(PatternConfig):
-    """The composition.
-
-    Attributes:
-      parts: patterns.
-    """
-
-    parts: tuple[config.choice("patterns"), ...]
-
-    def check(self):
-        if not self.parts:
-            raise ValueError("parts=() must have a pattern")
+class Config(Composition):
+    """The composition."""
 
     def make(self, num_heads: int) -> Pattern:
         return functools.reduce(operator.and_, (part.make(num_heads) for part in self.parts))

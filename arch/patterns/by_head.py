@@ -2,22 +2,12 @@
 
 from arch import config
 from arch.ops.patterns import Pattern, by_head
-from arch.patterns._pattern import PatternConfig
+from arch.patterns._pattern import Composition
 
 
 @config.frozen
-class Config(PatternConfig):
-    """A pattern for each equal share of the heads, the first part for the first heads.
-
-    Attributes:
-      parts: patterns.
-    """
-
-    parts: tuple[config.choice("patterns"), ...]
-
-    def check(self):
-        if not self.parts:
-            raise ValueError("parts=() must have a pattern")
+class Config(Composition):
+    """A pattern for each equal share of the heads, the first part for the first heads."""
 
     def make(self, num_heads: int) -> Pattern:
         if num_heads % len(self.parts):
