@@ -7,24 +7,17 @@ Nothing runs, so there is no time here: temporaries, code, and on a GPU register
 length and with the blocks that are not empty, and code with neither, nor with how many different masks there are.
 """
 
-import json
-import os
-import re
 import sys
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # plugins would look for their devices
+from benchmarks import ahead_of_time  # first: it sets the environment
 
 import jax
 import numpy as np
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arch.kernels.block_attention.flash import attend
 from arch.kernels.block_attention.visits import visits
 from arch.ops.patterns import BlockMap, Pattern, block_map, causal, global_tokens, random_blocks, window
-from benchmarks import gpu_kernels, measure
 
-TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 HEADS, KV_HEADS, CHANNELS, BLOCK = 8, 2, 128, (128, 128)
 
 
@@ -39,23 +32,18 @@ def pattern(name: str, length: int) -> Pattern:
 
 
 CASES = [("window", 8192), ("window", 32768), ("BigBird", 8192), ("BigBird", 32768), ("many masks", 8192)]
-MARK = "row: "
 
 
 def lower(target: str, map_: BlockMap):
     """The lowered attention of a row of bfloat16, with its gradients."""
-    if target == "H200":
-        topology = topologies.get_topology_desc(platform="cuda", target_config=gpu_kernels.H200, topology="1x1x1")
-    else:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[target])
-    whole = NamedSharding(Mesh(np.array(topology.devices[:1]), ("x",)), PartitionSpec())
+    whole = ahead_of_time.on_one(target)
     t = map_.query_length
     array = lambda *shape, dtype="bfloat16": jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
     keys, queries = array(1, t, KV_HEADS, CHANNELS), array(1, t, HEADS, CHANNELS)
 
     def run(query, key, value, *gradients):
-        kernels = "hopper" if target == "H200" else "tpu"
-        results, pull = jax.vjp(lambda *arrays: attend(*arrays, map_, kernels=kernels), query, key, value)
+        function = lambda *arrays: attend(*arrays, map_, kernels=ahead_of_time.kernels(target))
+        results, pull = jax.vjp(function, query, key, value)
         return results, pull(gradients)
 
     return jax.jit(run).lower(queries, keys, keys, queries, array(1, HEADS, t, dtype="float32"))
@@ -64,7 +52,7 @@ def lower(target: str, map_: BlockMap):
 def row(target: str, name: str, length: int) -> dict:
     """What the compiled program needs, and what its lists hold."""
     map_ = block_map(pattern(name, length), length, length, block=BLOCK)
-    memory = lower(target, map_).compile().memory_analysis()
+    compiled = lower(target, map_).compile()
     lists = visits(map_.lists), visits(map_.transposed().lists)
     return dict(
         pattern=name,
@@ -74,34 +62,10 @@ def row(target: str, name: str, length: int) -> dict:
         masks=len(map_.masks),
         list_bytes=sum(array.nbytes for found in lists for array in vars(found).values() if hasattr(array, "nbytes")),
         mask_bytes=map_.masks.nbytes,
-        temporary_bytes=memory.temp_size_in_bytes,
-        operand_and_result_bytes=memory.argument_size_in_bytes + memory.output_size_in_bytes,
-        code_bytes=memory.generated_code_size_in_bytes,
+        **ahead_of_time.sizes(compiled),
     )
 
 
-def rows(target: str) -> list[dict]:
-    """A row for each case; on a GPU with what NVIDIA's compiler says of each kernel."""
-    if target != "H200":
-        return [row(target, *case) for case in CASES]
-    found = []
-    for name, length in CASES:
-        text = gpu_kernels.dumped([sys.executable, "-m", "benchmarks.block_attention", target, name, str(length)])
-        kernels = sorted(gpu_kernels.kernels(text), key=lambda kernel: kernel["kernel"])
-        found.append(json.loads(re.search(f"^{MARK}(.*)$", text, re.M)[1]) | dict(kernels=kernels))
-    return found
-
-
-def main(target: str, *case: str) -> None:
-    """Adds what this target needs to benchmarks/results/block_attention.json, or prints one case."""
-    if target == "H200" and gpu_kernels.missing():
-        sys.exit(f"not installed: {' '.join(gpu_kernels.missing())}; see benchmarks/gpu_kernels.py")
-    if case:
-        print(MARK + json.dumps(row(target, case[0], int(case[1]))), flush=True)
-        return
-    shape = dict(heads=HEADS, kv_heads=KV_HEADS, channels=CHANNELS, dtype="bfloat16", block=BLOCK)
-    measure.add("block_attention", (target,), dict(target=f"{target}, none here", **shape, rows=rows(target)))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    shape = dict(heads=HEADS, kv_heads=KV_HEADS, channels=CHANNELS, dtype="bfloat16", block=BLOCK)
+    ahead_of_time.main("block_attention", sys.argv[1:], CASES, row, **shape)

@@ -7,18 +7,12 @@ Nothing runs, so there is no time of a run here: processor seconds to lower and 
 registers and spills.
 """
 
-import json
-import os
-import re
 import sys
 import time
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # plugins would look for their devices
+from benchmarks import ahead_of_time  # first: it sets the environment
 
 import jax
-import numpy as np
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arch.kernels.linear_attention.decayed import KERNELS as ATTENTION
 from arch.kernels.linear_attention.decayed import decayed_attention
@@ -27,11 +21,8 @@ from arch.kernels.selective_scan.scan import selective_scan
 from arch.kernels.wkv.average import KERNELS as AVERAGE
 from arch.kernels.wkv.average import wkv
 from arch.ops.wkv import State
-from benchmarks import gpu_kernels, measure
 
-TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 LENGTHS = 8192, 65536
-MARK = "row: "
 
 
 def attention(kernels: str, heads: int, groups: int, channels: int, values: int):
@@ -72,8 +63,7 @@ def average(kernels: str, channels: int):
 
 def cases(target: str) -> dict:
     """What is compiled, by name: the function and its operands, where the target has the kernel."""
-    kernels = "hopper" if target == "H200" else "tpu"
-    found = {}
+    kernels, found = ahead_of_time.kernels(target), {}
     if kernels in ATTENTION:
         found["retention"] = attention(kernels, 16, 16, 64, 128)
         found["mamba-2 780m"] = attention(kernels, 48, 1, 128, 64)
@@ -86,11 +76,7 @@ def cases(target: str) -> dict:
 
 def row(target: str, name: str, length: int) -> dict:
     """What the compiled program needs."""
-    if target == "H200":
-        topology = topologies.get_topology_desc(platform="cuda", target_config=gpu_kernels.H200, topology="1x1x1")
-    else:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[target])
-    whole = NamedSharding(Mesh(np.array(topology.devices[:1]), ("x",)), PartitionSpec())
+    whole = ahead_of_time.on_one(target)
     run, operands = cases(target)[name]
     arrays = [
         jax.ShapeDtypeStruct(tuple(size or length for size in shape), dtype, sharding=whole)
@@ -99,40 +85,16 @@ def row(target: str, name: str, length: int) -> dict:
     start = time.process_time()
     lowered = jax.jit(run).lower(*arrays)
     seconds = time.process_time() - start
-    memory = lowered.compile().memory_analysis()
+    compiled = lowered.compile()
     return dict(
         case=name,
         length=length,
         lowering_s=round(seconds, 2),
         compile_s=round(time.process_time() - start - seconds, 2),
-        temporary_bytes=memory.temp_size_in_bytes,
-        operand_and_result_bytes=memory.argument_size_in_bytes + memory.output_size_in_bytes,
-        code_bytes=memory.generated_code_size_in_bytes,
+        **ahead_of_time.sizes(compiled),
     )
 
 
-def rows(target: str) -> list[dict]:
-    """A row for each case and length; on a GPU with what NVIDIA's compiler says of each kernel."""
-    wanted = [(name, length) for name in cases(target) for length in LENGTHS]
-    if target != "H200":
-        return [row(target, *case) for case in wanted]
-    found = []
-    for name, length in wanted:
-        text = gpu_kernels.dumped([sys.executable, "-m", "benchmarks.recurrence_kernels", target, name, str(length)])
-        kernels = sorted(gpu_kernels.kernels(text), key=lambda kernel: kernel["kernel"])
-        found.append(json.loads(re.search(f"^{MARK}(.*)$", text, re.M)[1]) | dict(kernels=kernels))
-    return found
-
-
-def main(target: str, *case: str) -> None:
-    """Adds what this target needs to benchmarks/results/recurrence_kernels.json, or prints one case."""
-    if target == "H200" and gpu_kernels.missing():
-        sys.exit(f"not installed: {' '.join(gpu_kernels.missing())}; see benchmarks/gpu_kernels.py")
-    if case:
-        print(MARK + json.dumps(row(target, case[0], int(case[1]))), flush=True)
-        return
-    measure.add("recurrence_kernels", (target,), dict(target=f"{target}, none here", rows=rows(target)))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    wanted = [(name, length) for name in cases(sys.argv[1]) for length in LENGTHS]
+    ahead_of_time.main("recurrence_kernels", sys.argv[1:], wanted, row)

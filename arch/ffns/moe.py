@@ -58,8 +58,8 @@ class Config(SublayerConfig):
       dispatch: how tokens come to experts and back, see `arch.ops.dispatch`; the values are the same.
       chunk_tokens: tokens of a row dispatched at a time, to save memory at no change of value; 0 for all of them.
       round_factor: where other devices have some of the experts, how many rows go to each device at a time, in units of
-        an even load; rounds go on until all are sent. 0 for one, with places for any load. Saves memory and time at no
-        change of value (`arch.sharding.rounds`).
+        an even load; rounds go on until all are sent. 0 for one, with places for any load. The value is the same; it
+        takes less memory, and hidden layers are computed again for the gradient (`arch.sharding.rounds`).
       matmul: what multiplies the rows of each expert with dispatch='grouped', see `arch.kernels.grouped_matmul.choice`;
         '' for the best on the devices.
     """

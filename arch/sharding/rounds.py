@@ -3,7 +3,8 @@
     y = sum_r back_r(experts(there_r(x))),   round r takes rows r L to (r + 1) L - 1 of the queue for each other shard
 
 A round has `L` places for each sender. An even load takes one round when L is a little more than what it sends; a
-skewed one takes as many as its fullest queue needs, found out as the program runs.
+skewed one takes as many as its fullest queue needs, found out as the program runs. Gradients of the experts' weights
+are summed over the rounds in the weights' dtype.
 """
 
 from collections.abc import Callable
