@@ -37,6 +37,7 @@ class Case:
       channels: of query and key; values have `value_channels`.
       value_channels: of values.
       gain: of the queries; more than some gives extreme logits.
+      seed: of the arrays.
     """
 
     pattern: str
@@ -49,6 +50,7 @@ class Case:
     channels: int = 8
     value_channels: int = 8
     gain: float = 1.0
+    seed: int = 7
 
     def __str__(self):
         different = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -62,7 +64,7 @@ class Case:
 
     def arrays(self):
         """query, key, value, and the gradients of out and logsumexp."""
-        draw = np.random.default_rng(7).normal
+        draw = np.random.default_rng(self.seed).normal
         b, t, h, v = self.rows, self.length, self.channels, self.value_channels
         shapes = (b, t, HEADS, h), (b, t, self.kv_heads, h), (b, t, self.kv_heads, v), (b, t, HEADS, v)
         arrays = [jnp.asarray(draw(size=shape), self.dtype) for shape in shapes]

@@ -24,6 +24,7 @@ class Case:
       decay: the greatest of a token; 0 for none.
       extras: which of 'state', 'reset', 'valid', 'forget' there are; 'forget' is a decay that is infinite.
       rows: b.
+      seed: of the arrays.
     """
 
     dtype: str = "float32"
@@ -35,6 +36,7 @@ class Case:
     decay: float = 0.5
     extras: tuple[str, ...] = ()
     rows: int = 2
+    seed: int = 7
 
     def __str__(self):
         different = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -42,7 +44,7 @@ class Case:
 
     def arrays(self) -> dict:
         """What there is a gradient by, by name."""
-        draw = np.random.default_rng(7)
+        draw = np.random.default_rng(self.seed)
         b, t, n, k = self.rows, self.length, self.heads, self.groups
         shapes = {"query": (b, t, k, self.channels), "key": (b, t, k, self.channels), "value": (b, t, n, self.values)}
         arrays = {name: jnp.asarray(draw.normal(size=shape), self.dtype) for name, shape in shapes.items()}

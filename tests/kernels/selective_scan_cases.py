@@ -22,6 +22,7 @@ class Case:
       extras: which of 'state', 'reset' there are.
       rows: b.
       gain: of delta; more than some forgets all.
+      seed: of the arrays.
     """
 
     dtype: str = "float32"
@@ -31,6 +32,7 @@ class Case:
     extras: tuple[str, ...] = ()
     rows: int = 2
     gain: float = 1.0
+    seed: int = 7
 
     def __str__(self):
         different = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -38,7 +40,7 @@ class Case:
 
     def arrays(self) -> dict:
         """What there is a gradient by, by name."""
-        draw = np.random.default_rng(7)
+        draw = np.random.default_rng(self.seed)
         b, t, f, n = self.rows, self.length, self.channels, self.states
         arrays = {
             "x": jnp.asarray(draw.normal(size=(b, t, f)), self.dtype),
