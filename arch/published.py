@@ -32,7 +32,8 @@ class Rule:
 
     One of theirs may be several of ours: `cuts` cuts its first axis into pieces of these lengths (`first` brings that
     axis to the front) and the pattern rearranges each; without cuts they are the entries of the rearranged tensor's
-    first axis. Several of theirs are one of ours: the pattern's first axis counts them.
+    first axis. Several of theirs are one of ours: the pattern's first axis counts them. Ours may be `shift` more than
+    theirs: Gemma's norms hold what their scales have above 1.
 
     Attributes:
       ours: canonical paths (`layers/3/attention/query`).
@@ -40,6 +41,7 @@ class Rule:
       pattern: an einops pattern from their layout to ours; '' for the same layout.
       cuts: lengths of the pieces of their first axis, one for each of ours; () when it is not cut.
       first: an einops pattern from their layout to the one that is cut; '' for the same layout.
+      shift: what ours have above theirs, added in float32 or wider.
       sizes: axis lengths that the pattern needs to split an axis of theirs.
 
     Raises:
@@ -54,11 +56,12 @@ class Rule:
         *,
         cuts: Sequence[int] = (),
         first: str = "",
+        shift: float = 0.0,
         **sizes: int,
     ):
         self.ours = (ours,) if isinstance(ours, str) else tuple(ours)
         self.theirs = (theirs,) if isinstance(theirs, str) else tuple(theirs)
-        self.pattern, self.cuts, self.first, self.sizes = pattern, tuple(cuts), first, sizes
+        self.pattern, self.cuts, self.first, self.shift, self.sizes = pattern, tuple(cuts), first, shift, sizes
         if (self.cuts or first) and len(self.cuts) != len(self.ours):
             raise ValueError(f"cuts={self.cuts} must be as many as ours={self.ours}")
         if len(self.theirs) > 1 and (self.cuts or len(self.ours) > 1):
@@ -72,6 +75,7 @@ class Rule:
           number: which of `theirs`.
           tensor: its value.
         """
+        tensor = _shifted(tensor, self.shift)
         if len(self.theirs) > 1:
             value = self._arrange(tensor[None])
             before = (slice(None),) * self._axis
@@ -100,6 +104,7 @@ class Rule:
             x = self._arrange_back(_join([self._arrange_back(leaf) for leaf in leaves], "concatenate"), self.first)
         else:
             x = self._arrange_back(_join(leaves, "stack"))
+        x = _shifted(x, -self.shift)
         return [x] if len(self.theirs) == 1 else list(x)
 
     def shapes(self, leaves: Sequence[Any]) -> list[tuple[int, ...]]:
@@ -227,6 +232,11 @@ INERT = (
 """Attributes of transformers' configs that do not change what a model computes, as regular expressions."""
 
 
+def _shifted(x: Any, by: float) -> Any:
+    """x + by, in float32 or wider; x itself when `by` is 0."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) + by if by else x
+
+
 def _join(parts: Sequence[Any], how: str) -> Any:
     if len(parts) == 1:
         return parts[0]
@@ -256,4 +266,3 @@ def differences(rules: Iterable[Rule], ours: Iterable[str], theirs: Iterable[str
             left = [name for name in left if not any(pattern.fullmatch(name) for pattern in skip)]
         lines += [f"{name} of {owner} is not used" for name in left]
     return lines
-

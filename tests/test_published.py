@@ -1,5 +1,6 @@
 """Rules read both ways, and nothing of a published config or file is overlooked."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,6 +54,21 @@ def test_placing_tensor_by_tensor_fills_what_loading_gives(rule):
         for path, index, value in rule.place(number, tensor):
             filled[path][index] = value
     assert all(map(np.array_equal, filled.values(), rule.load(_values(theirs))))
+
+
+def test_a_shift_is_added_to_theirs_in_float32_and_taken_from_ours():
+    rule = Rule(("a", "b"), "x", cuts=(1, 2), shift=1.0)
+    theirs = np.array([2**-16, -0.75, 5.0], jnp.bfloat16)
+    ours = rule.load([theirs])
+    assert [x.dtype for x in ours] == [np.float32] * 2
+    assert [x.tolist() for x in ours] == [[1 + 2**-16], [0.25, 6.0]]
+    assert rule.save(ours)[0].tolist() == theirs.tolist()
+
+
+def test_what_was_loaded_with_a_shift_is_saved_and_loaded_unchanged():
+    rule = Rule("a", "x", shift=1.0)
+    ours = rule.load(_values([(1000,)]))
+    assert np.array_equal(rule.load(rule.save(ours))[0], ours[0])
 
 
 def test_several_tensors_may_be_counted_by_an_inner_axis():

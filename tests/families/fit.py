@@ -46,7 +46,8 @@ def misfits(family, cfg) -> list[str]:
     """What keeps the rules from naming each weight once and giving it back after saving and loading, [] for nothing."""
     have, rng, lines = shapes(cfg), np.random.default_rng(0), []
     for rule in family.rules(cfg):
-        values = [rng.standard_normal(have[path].shape) for path in rule.ours]
+        # few enough bits that no sum with a rule's shift is rounded
+        values = [np.float64(rng.standard_normal(have[path].shape, np.float32)) for path in rule.ours]
         back = rule.load(rule.save(values))
         lines += [path for path, a, b in zip(rule.ours, values, back, strict=True) if not np.array_equal(a, b)]
     return lines + differences(family.rules(cfg), have, theirs(family, cfg), ())

@@ -225,6 +225,13 @@ CASES = {
         "RwkvForCausalLM", dict(hidden_size=24, num_hidden_layers=2, intermediate_size=37, use_cache=False),
         ("rwkv.blocks.1.attention.time_decay", "rwkv.blocks.0.feed_forward.time_mix_key"),
     ),
+    "griffin": Case(
+        "RecurrentGemmaForCausalLM",
+        dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1, intermediate_size=74,
+             lru_width=24, conv1d_width=3, attention_window_size=4, attention_bias=True, logits_soft_cap=5.0,
+             use_cache=False, block_types=("recurrent", "attention")),
+        ("model.layers.0.temporal_block.rg_lru.recurrent_param", "model.layers.1.temporal_pre_norm.weight"),
+    ),
 }  # fmt: skip
 """Of the families that have published weights."""
 
@@ -255,16 +262,9 @@ COMPOSED = {
              intermediate_size=37, max_position_embeddings=29, query_pre_attn_scalar=11, sliding_window=4,
              attn_logit_softcapping=1.5, final_logit_softcapping=2.5),
     ),
-    "griffin": Case(
-        "RecurrentGemmaForCausalLM",
-        dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1, intermediate_size=74,
-             lru_width=24, attention_window_size=4, logits_soft_cap=2.5, use_cache=False,
-             block_types=("recurrent", "attention")),
-        ("model.layers.0.temporal_block.rg_lru.recurrent_param",),
-    ),
 }  # fmt: skip
 """Peers of compositions of ours that have no published weights: PaLM, the 2017 Transformer, NTK-aware rotation, QK
-norm, sandwich norms with soft caps, RG-LRU."""
+norm, sandwich norms with soft caps."""
 
 ALL = CASES | COMPOSED
 

@@ -2,11 +2,9 @@
 
 PaLM beside Cohere (which pairs the rotated channels in an interleaved way), the 2017 Transformer beside Marian (which
 keeps all sines before all cosines, so that its channels are ours in another order), and LLaMAs with another rotation,
-with QK norm (Qwen3) and with sandwich norms, soft caps and windows (Gemma 2); Griffin beside
-RecurrentGemma.
+with QK norm (Qwen3) and with sandwich norms, soft caps and windows (Gemma 2).
 """
 
-from arch.families import griffin as griffin_family
 from arch.families import llama, palm, transformer
 from arch.ffns import gated_mlp
 from arch.layers import block, embedding, norm, stack
@@ -88,43 +86,11 @@ def gemma2() -> tuple[decoder.Config, list[Rule]]:
             ("gated_mlp_post_norm", "post_feedforward_layernorm"),
         ):
             rules.append(Rule(f"layers/{i}/{ours}/scale", f"model.layers.{i}.{theirs}.weight"))
-    return config, rules
+    return config, [_above_one(rule) if rule.ours[0].endswith("norm/scale") else rule for rule in rules]
 
 
-def griffin() -> tuple[decoder.Config, list[Rule]]:
-    """Griffin with a layer of RG-LRU and one of attention."""
-    sizes = dict(vocab_size=cases.VOCAB, embed_dim=24, num_layers=2, num_heads=3, hidden_dim=37)
-    config = griffin_family.compose(**sizes, window=4, logit_soft_cap=2.5, period=("rg_lru", "attention"))
-    rules = [Rule("embedding/table", "model.embed_tokens.weight"), Rule("norm/scale", "model.final_norm.weight")]
-    rules += _rg_lru_rules("layers/0/rg_lru", "model.layers.0.temporal_block")
-    for name, n in (("query", 3), ("key", 1), ("value", 1)):
-        ours, theirs = f"layers/1/attention/{name}", f"model.layers.1.temporal_block.{name[0]}_proj"
-        rules.append(Rule(ours, f"{theirs}.weight", "(n h) d -> d n h", n=n))
-    rules.append(Rule("layers/1/attention/out", "model.layers.1.temporal_block.o_proj.weight", "d (n h) -> n h d", n=3))
-    rules.append(Rule("layers/1/attention/out_bias", "model.layers.1.temporal_block.o_proj.bias"))
-    for i, mixer in enumerate(("rg_lru", "attention")):
-        ours, theirs = f"layers/{i}", f"model.layers.{i}"
-        rules.append(Rule(f"{ours}/{mixer}_norm/scale", f"{theirs}.temporal_pre_norm.weight"))
-        rules.append(Rule(f"{ours}/gated_mlp_norm/scale", f"{theirs}.channel_pre_norm.weight"))
-        for name in ("gate", "up", "down"):
-            rules += _linear_rules(f"{ours}/gated_mlp/{name}", f"{theirs}.mlp_block.{name}_proj")
-    return config, rules
-
-
-def _linear_rules(ours: str, theirs: str) -> list[Rule]:
-    return [Rule(ours, f"{theirs}.weight", "o i -> i o"), Rule(f"{ours}_bias", f"{theirs}.bias")]
-
-
-def _rg_lru_rules(ours: str, theirs: str) -> list[Rule]:
-    rules = [Rule(f"{ours}/conv", f"{theirs}.conv_1d.weight", "f 1 w -> w f")]
-    rules.append(Rule(f"{ours}/conv_bias", f"{theirs}.conv_1d.bias"))
-    for here, there in (("in", "x"), ("gate", "y"), ("out", "out")):
-        rules += _linear_rules(f"{ours}/{here}", f"{theirs}.linear_{there}")
-    rules.append(Rule(f"{ours}/rate", f"{theirs}.rg_lru.recurrent_param"))
-    for here, there in (("input", "input"), ("recurrence", "recurrent")):
-        rules.append(Rule(f"{ours}/{here}_gate", f"{theirs}.rg_lru.{there}_gate_weight"))
-        rules.append(Rule(f"{ours}/{here}_gate_bias", f"{theirs}.rg_lru.{there}_gate_bias"))
-    return rules
+def _above_one(rule: Rule) -> Rule:
+    return Rule(rule.ours, rule.theirs, shift=1.0)
 
 
 def transformer_marian() -> tuple[encoder_decoder.Config, list[Rule]]:
@@ -168,6 +134,5 @@ COMPOSITIONS = {
     "llama_dynamic": llama_dynamic,
     "qwen3": qwen3,
     "gemma2": gemma2,
-    "griffin": griffin,
 }
 """By the name of their case in `cases.COMPOSED`: our config, and the rules of the peer's tensors."""

@@ -70,9 +70,7 @@ def _composed(name: str) -> tuple[Any, tree.Tree]:
     assert differences(rules, tree.paths(canonical(config)), theirs, (zero,) if zero else ()) == []
     for rule in rules:
         leaves |= zip(rule.ours, rule.load([theirs[tensor] for tensor in rule.theirs]), strict=True)
-    gemmas = name in ("gemma2", "griffin")  # their norms multiply by one more than they hold
-    above_one = {path: leaf + 1 for path, leaf in leaves.items() if gemmas and path.endswith("norm/scale")}
-    params = jax.device_put(tree.from_paths(leaves | above_one), jax.local_devices()[0])
+    params = jax.device_put(tree.from_paths(leaves), jax.local_devices()[0])
     return types.SimpleNamespace(config=config, rules=rules), params
 
 
@@ -216,10 +214,11 @@ def greedy(name: str) -> list[list[int]]:
     return decoding.generate(model, params, rows, cfg, key=jax.random.key(0), memory=memory)
 
 
-def published(name: str, params: tree.Tree) -> dict[str, np.ndarray]:
-    """A tree of ours (parameters, gradients) by the published names and layouts."""
-    found, leaves = loaded(name)[0], tree.paths(params)
+def published(name: str, gradients: tree.Tree) -> dict[str, np.ndarray]:
+    """A tree of our gradients by the published names and layouts. A rule's shift is none of theirs."""
+    found, leaves = loaded(name)[0], tree.paths(gradients)
     out = {}
     for rule in found.rules:
-        out |= zip(rule.theirs, rule.save([np.asarray(leaves[path]) for path in rule.ours]), strict=True)
+        saved = rule.save([np.asarray(leaves[path], np.float64) for path in rule.ours])
+        out |= zip(rule.theirs, [value + rule.shift for value in saved], strict=True)
     return out
