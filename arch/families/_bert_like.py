@@ -95,13 +95,18 @@ def read_head(attributes: Attributes, start: str, ends: tuple[str, ...], **of_to
         raise ValueError(f"architectures={name!r} must be one of {', '.join(start + end for end in ends)}")
     labels = len(attributes.get("id2label", (0, 1)))
     rate = attributes.get("classifier_dropout", attributes.get("hidden_dropout_prob", 0.1))
-    if HEADS[end] in (classification.Config, tagging.Config):
-        return HEADS[end](num_labels=labels, dropout=rate)
-    return with_tokens(HEADS[end](), **of_tokens)
+    labelled = {"num_labels": labels, "dropout": rate} if HEADS[end] in (classification.Config, tagging.Config) else {}
+    return with_tokens(HEADS[end](**labelled), **of_tokens)
 
 
-def with_tokens(head: configs.Config, *, activation: Activation, epsilon: float) -> configs.Config:
-    """The head, its part for masked tokens with this activation and this norm."""
+def with_tokens(
+    head: configs.Config, *, activation: Activation, epsilon: float, classifier: Activation = "tanh"
+) -> configs.Config:
+    """The head, its part for masked tokens with this activation and this norm, or that for classes with its own."""
+    if isinstance(head, classification.Config):
+        return head.replace(activation=classifier)
+    if isinstance(head, pooler.Config):
+        return head.replace(activation="tanh")
     layer_norm = norm.Config(kind="layer", epsilon=epsilon, bias=True)
     if isinstance(head, masked_lm.Config):
         return head.replace(activation=activation, norm=layer_norm)

@@ -105,11 +105,16 @@ def write(config: configs.Config) -> dict:
 
 def rules(config: encoder.Config) -> list[Rule]:
     """One rule a tensor."""
-    head, out = config.head, body_rules(config, "bert")
+    return body_rules(config, "bert") + head_rules(config.head, "bert.pooler.dense")
+
+
+def head_rules(head: configs.Config, pooled: str) -> list[Rule]:
+    """One rule a tensor of the head, its pooler of this name."""
+    out = []
     if isinstance(head, pooler.Config):
-        out += linear("head/dense", "bert.pooler.dense", bias=True)
+        out += linear("head/dense", pooled, bias=True)
     if isinstance(head, (pretraining.Config, classification.Config)):
-        out += linear("head/pooler/dense", "bert.pooler.dense", bias=True)
+        out += linear("head/pooler/dense", pooled, bias=True)
     if isinstance(head, (pretraining.Config, masked_lm.Config)):
         ours = "head" if isinstance(head, masked_lm.Config) else "head/masked_lm"
         out += linear(f"{ours}/dense", "cls.predictions.transform.dense", bias=True)

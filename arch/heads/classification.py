@@ -1,6 +1,6 @@
 """A label for each row, from its pooled first token.
 
-    logits = tanh(h_0 W + b) V + c
+    logits = f(h_0 W + b) V + c,  f = tanh
 
 Devlin et al., BERT, 2018, arXiv 1810.04805, sec. 4.1. RoBERTa's own head (Liu et al., 2019, arXiv 1907.11692) is the
 same function; its released code also drops entries of h_0, where here only those of the pooled vector are dropped.
@@ -15,6 +15,7 @@ from arch.heads import pooler
 from arch.layers.affine import affine
 from arch.layers.contract import Context, HeadConfig, Output
 from arch.layers.flops import Flops, Row, multiply_adds
+from arch.ops.activation import Activation
 from arch.ops.dropout import dropout
 from arch.typing import Array, Float
 
@@ -26,10 +27,12 @@ class Config(HeadConfig):
     Attributes:
       num_labels: classes.
       dropout: probability of zeroing an entry of the pooled vector.
+      activation: f.
     """
 
     num_labels: config.PositiveInt = 2
     dropout: config.Fraction = 0.0
+    activation: Activation = "tanh"
 
     def make(self, name: str | None = None) -> "Classification":
         """The Linen module."""
@@ -47,7 +50,7 @@ class Classification(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], context: Context, unembed: Callable) -> Output:
-        pooled = pooler.Config().make("pooler")(x, context).shared["pooled"]
+        pooled = pooler.Config(activation=self.cfg.activation).make("pooler")(x, context).shared["pooled"]
         if self.cfg.dropout and not context.deterministic:
             pooled = dropout(pooled, context.key, rate=self.cfg.dropout)
         return Output(affine(self, "output", pooled, labels=self.cfg.num_labels))

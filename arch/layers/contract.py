@@ -170,7 +170,7 @@ class SublayerConfig(config.Config):
         return None
 
     def lacks(self) -> tuple[str, ...]:
-        """The traits of the contract that this sublayer honestly lacks: 'causal', 'segments', 'cache' ..."""
+        """The traits of the contract that this sublayer honestly lacks: 'causal', 'segments', 'padding', 'cache'."""
         return ()
 
     def lacks_in_training(self) -> tuple[str, ...]:

@@ -40,7 +40,9 @@ class Case:
       attributes: what the published config.json says otherwise than today's transformers writes it; None for nothing.
       tensors: published tensors that today's transformers would not write, with their shapes.
       attention: transformers' implementation. Its eager Falcon counts ALiBi twice, in the logits and in the mask.
-      zero: a regular expression of tensors that are 0, because the paper's model has none.
+      zero: a regular expression of tensors that are 0, because the paper's model has none or no output reads them.
+      lengths: tokens in the two rows of the padded batch.
+      training: whether it computes as in training, but for dropout: BigBird draws its random blocks only then.
     """
 
     model: str
@@ -50,6 +52,8 @@ class Case:
     tensors: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     attention: str = "eager"
     zero: str = ""
+    lengths: tuple[int, int] = LENGTHS
+    training: bool = False
 
     def value(self, tensor: str, shape: tuple[int, ...]) -> np.ndarray:
         """The published tensor of this name."""
@@ -58,7 +62,7 @@ class Case:
     @property
     def encoder(self) -> bool:
         """Whether this is an encoder alone, which continues no prompt."""
-        return self.model.startswith(("Bert", "Roberta", "XLMRoberta", "Longformer"))
+        return self.model.startswith(("Bert", "Roberta", "XLMRoberta", "Longformer", "BigBird"))
 
     @property
     def chooses_globals(self) -> bool:
@@ -84,6 +88,10 @@ BERT = dict(
     hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=37, max_position_embeddings=29,
     type_vocab_size=2,
 )  # fmt: skip
+BIGBIRD = BERT | dict(block_size=2, num_random_blocks=2, sep_token_id=2)
+"""Rows of more than 18 tokens are sparse."""
+NO_POOLER = dict(zero=r"bert\.pooler\.(weight|bias)", lengths=(23, 17))
+"""Such rows, and a pooler that no output reads."""
 ROBERTA = BERT | dict(type_vocab_size=1, layer_norm_eps=1e-5)
 T5 = dict(
     d_model=24, d_kv=5, d_ff=37, num_layers=3, num_decoder_layers=2, num_heads=3, relative_attention_num_buckets=8,
@@ -205,6 +213,18 @@ CASES = {
         "LongformerForMaskedLM", ROBERTA | dict(attention_window=[4, 8]),
         ("longformer.encoder.layer.1.attention.self.key_global.weight",),
     ),
+    "bigbird": Case(
+        "BigBirdForPreTraining", BIGBIRD | dict(rescale_embeddings=True), ("bert.pooler.weight",), lengths=(23, 17),
+    ),
+    "bigbird_drawn": Case(
+        "BigBirdForMaskedLM", BIGBIRD | dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        ("bert.encoder.layer.1.attention.self.key.weight",), training=True, **NO_POOLER,
+    ),
+    "bigbird_sequence": Case("BigBirdForSequenceClassification", BIGBIRD | SHALLOW | dict(num_labels=3), **NO_POOLER),
+    "bigbird_full": Case(
+        "BigBirdForTokenClassification",
+        BIGBIRD | SHALLOW | dict(num_labels=5, attention_type="original_full", hidden_act="relu"), **NO_POOLER,
+    ),
     "t5": Case("T5ForConditionalGeneration", T5),
     "t5_gated": Case(
         "T5ForConditionalGeneration", T5 | dict(feed_forward_proj="gated-gelu"),
@@ -312,7 +332,7 @@ def inputs(case: Case, use: str, lengths: tuple[int, ...]) -> dict[str, list[np.
 
 def labels(case: Case) -> dict[str, np.ndarray]:
     """What the loss of the padded batch asks for, by transformers' names; -100 where nothing is asked."""
-    rows = inputs(case, "padded", LENGTHS)
+    rows = inputs(case, "padded", case.lengths)
     if not case.encoder:
         return {"labels": padded(rows.get("labels", rows["input_ids"]), -100)}
     asked = padded([np.where(row % 3 == 0, row // 2, -100) for row in rows["input_ids"]], -100)
@@ -323,7 +343,7 @@ def labels(case: Case) -> dict[str, np.ndarray]:
         "ForSequenceClassification": {"labels": np.array([2, 0])},
         "ForTokenClassification": {"labels": np.where(asked < 0, asked, asked % 5)},
         "ForQuestionAnswering": {"start_positions": np.array([3, 1]), "end_positions": np.array([8, 6])},
-    }[case.model.removeprefix("XLM").removeprefix("Bert").removeprefix("Roberta").removeprefix("Longformer")]
+    }[re.sub("^(XLM)?(Bert|Roberta|Longformer|BigBird)", "", case.model)]
 
 
 def digest(name: str, value: np.ndarray) -> tuple[float, float]:

@@ -1,8 +1,10 @@
 """Our side of the parity tests: a golden, the checkpoint it is about, and what our model makes of the same input."""
 
+import dataclasses
 import functools
 import json
 import pathlib
+import re
 import tempfile
 import types
 from typing import Any
@@ -94,10 +96,11 @@ def batch(name: str, use: str) -> tuple:
       use: 'padded' or 'packed'.
     """
     case = ALL[name]
-    read = cases.inputs(case, use, {"padded": cases.LENGTHS, "packed": cases.DOCUMENTS}[use])
+    read = cases.inputs(case, use, {"padded": case.lengths, "packed": cases.DOCUMENTS}[use])
     lay = _in_one_row if use == "packed" and not pools(name) else _in_rows
     parts = read.get("token_type_ids") if getattr(loaded(name)[0].config, "token_types", 0) else None
     tokens, context = lay(read["input_ids"], parts, read.get("global_attention_mask"))
+    context = dataclasses.replace(context, deterministic=not case.training)
     if not case.encoder_decoder:
         return tokens, context
     target, after = lay([np.concatenate([[cases.START], row[:-1]]) for row in read["labels"]])
@@ -165,7 +168,7 @@ def _outputs(name: str):
         out = model.apply({"params": params}, *args, method=method)
         beside = {"pooler_output": "pooled", "seq_relationship_logits": "next_sentence"}
         found = {theirs: out.shared[ours] for theirs, ours in beside.items() if ours in out.shared}
-        match case.model.removeprefix("Bert"):
+        match re.sub("^(Bert|BigBird)", "", case.model):
             case "Model":
                 return {"last_hidden_state": out.x} | found
             case "ForPreTraining":
@@ -181,7 +184,7 @@ def _outputs(name: str):
 def _loss(case: cases.Case, out: Arrays) -> jax.Array:
     """That of the padded batch."""
     labels = {key: _ids(value) for key, value in cases.labels(case).items()}
-    match case.model.removeprefix("Bert"):
+    match re.sub("^(Bert|BigBird)", "", case.model):
         case _ if not labels:
             return jnp.zeros(())
         case "ForPreTraining":

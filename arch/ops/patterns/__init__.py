@@ -13,11 +13,13 @@ import math
 from arch.ops.patterns.blocks import BlockMap, block_map
 from arch.ops.patterns.pattern import ByHead, Pattern
 from arch.ops.patterns.predicates import BlockDistance, Distance, Ends, Prefix, Residue, Segments, Tokens
+from arch.ops.patterns.released import ReleasedBlocks
 from arch.ops.patterns.rows import RandomBlocks, Rows
 
 __all__ = [
     "BlockMap", "Pattern", "axial", "block_diagonal", "block_list", "block_local", "block_map", "by_head", "causal",
-    "ends", "fixed", "full", "global_tokens", "prefix", "random_blocks", "segments", "strided", "window",
+    "ends", "fixed", "full", "global_tokens", "prefix", "random_blocks", "released_blocks", "segments", "strided",
+    "window",
 ]  # fmt: skip
 
 full: Pattern = Distance()
@@ -25,6 +27,7 @@ full: Pattern = Distance()
 causal: Pattern = Distance(low=0)
 """A query sees itself and what is before it."""
 random_blocks = RandomBlocks
+released_blocks = ReleasedBlocks
 
 
 def window(size: int, *, dilation: int = 1) -> Pattern:
