@@ -14,7 +14,7 @@ def tokamax(
     x: Float[Array, "m d"], weight: Float[Array, "e d f"], group_sizes: Int[Array, "e"], *, device_kind: str
 ) -> Float[Array, "m f"]:
     """By tokamax: its Mosaic kernels on NVIDIA's GPUs and on TPUs, its plain `ragged_dot` elsewhere."""
-    _require("tokamax")
+    require("tokamax")
     import tokamax
 
     kinds = {"NVIDIA": "mosaic_gpu", "TPU": "mosaic"}
@@ -28,7 +28,7 @@ def jax_linear_attention(
     x: Float[Array, "m d"], weight: Float[Array, "e d f"], group_sizes: Int[Array, "e"]
 ) -> Float[Array, "m f"]:
     """By jax-linear-attention's Hopper kernels; it refuses what they do not take, and where JAX runs on none."""
-    _require("jax-linear-attention")
+    require("jax-linear-attention")
     from jla.ops.mosaic_gpu import ragged_dot
 
     return ragged_dot.ragged_dot(x, weight, group_sizes)
@@ -39,7 +39,7 @@ def _of_groups(rows, group_sizes):
     return jnp.where(jnp.arange(len(rows))[:, None] < jnp.sum(group_sizes), rows, 0)
 
 
-def _require(package):
+def require(package):
     """Raises ImportError where the package is absent or another version."""
     wanted = VERSIONS[package]
     try:
