@@ -31,11 +31,13 @@ class Task(config.Config):
         be told.
       kind: of the data that it learns from, as `data.kind` says it.
       main_term: the term whose accuracy is the run's, and of text the one of these targets.
+      draws: whether it draws its rows itself (`own_data`), so that there is no `data`.
     """
 
     predicts_text: ClassVar[bool] = True
     kind: ClassVar[str] = "text"
     main_term: ClassVar[str] = "tokens"
+    draws: ClassVar[bool] = False
 
     def must_suit(self, model_cfg: Any, *, seq_len: int) -> None:
         """Raises ValueError, before anything is read or compiled, when this model cannot learn this."""
@@ -47,6 +49,10 @@ class Task(config.Config):
     def lengths(self, seq_len: int) -> dict[str, int]:
         """Tokens of a row, by the arguments of the model's `flops`; `predicted`, if not all of them need logits."""
         return {"length": seq_len}
+
+    def own_data(self) -> dataset.Tokenized:
+        """The rows of a task that draws them, all splits of them."""
+        raise NotImplementedError
 
     def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:
         """The samples of a split by their global index; by default its text in windows of `seq_len` tokens.

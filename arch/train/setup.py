@@ -127,7 +127,7 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     capacity.batch_must_fit(cfg, mesh)
     check_writable(workdir)
     check_same(cfg, workdir)
-    data = functools.cache(lambda: dataset.all_valid(cfg.data) if all_valid else _data(cfg, workdir))
+    data = functools.cache(lambda: _data(cfg, workdir, all_valid=all_valid))
     cfg.task.must_suit(cfg.model, seq_len=cfg.seq_len)
     _must_read(cfg)
     routes.must_replay(cfg)
@@ -161,8 +161,11 @@ def must_predict(model_cfg: Any) -> None:
 
 def _must_read(cfg: experiment.Config) -> None:
     """Raises ValueError when the task learns from other data."""
+    name = type(cfg.task).__module__.rsplit(".", 1)[-1]
+    if cfg.task.draws and cfg.data != dataset.Config():
+        changed = provenance.diff(config.to_dict(dataset.Config()), config.to_dict(cfg.data))
+        raise ValueError(f"data.{changed[0]}: it must be left out with task.name={name!r}, which draws its own rows")
     if cfg.data.kind != cfg.task.kind:
-        name = type(cfg.task).__module__.rsplit(".", 1)[-1]
         raise ValueError(f"data.kind={cfg.data.kind!r} must be {cfg.task.kind!r} with task.name={name!r}")
 
 
@@ -252,11 +255,15 @@ def started(workdir: pathlib.Path) -> bool:
     return any((workdir / "checkpoints").glob("[0-9]*"))
 
 
-def _data(cfg: experiment.Config, workdir: pathlib.Path) -> dataset.Tokenized:
-    """The tokenised corpus: process 0 makes it, the others wait and open it.
+def _data(cfg: experiment.Config, workdir: pathlib.Path, *, all_valid: bool) -> dataset.Tokenized:
+    """The rows that the task draws, or the tokenised corpus: process 0 makes it, the others wait and open it.
 
     Other data than the config asks for is kept if a checkpoint was trained on it (and refused), else made anew.
     """
+    if cfg.task.draws:
+        return cfg.task.own_data()
+    if all_valid:
+        return dataset.all_valid(cfg.data)
     folder = workdir / "data"
     if jax.process_index() == 0:
         if folder.exists() and not started(workdir):
