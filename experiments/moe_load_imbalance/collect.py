@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from arch.train import results
+from experiments import record
 
 HERE = pathlib.Path(__file__).parent
 COMMAND = "python run.py --config=experiments/moe_load_imbalance/config.py --workdir=WORKDIR --mode=sweep"
@@ -22,29 +22,17 @@ LAST = 10
 
 def collect(workdir: pathlib.Path) -> dict[str, Any]:
     """What a finished sweep measured. Raises ValueError where a point is not finished."""
-    rows, runs = [], []
-    for result in results.read(workdir):
-        if result.status != "finished":
-            raise ValueError(f"point {result.index} of {workdir} is {result.status}, and must be finished")
-        runs.append(json.loads((workdir / result.folder / "versions.json").read_text())[-1])
-        lines = (workdir / result.folder / "metrics.jsonl").read_text().splitlines()
-        logged = [line for line in map(json.loads, lines) if "train/loss" in line]
-        row = dict(remedy=result.overrides["arg"].removeprefix("remedy="), seconds=round(result.seconds))
-        row |= dict(valid_nats=_round(result.last["eval/valid/loss"]))
+    rows, points = [], record.finished(workdir)
+    for point in points:
+        logged = [line for line in record.lines(workdir, point) if "train/loss" in line]
+        row = dict(remedy=point.overrides["arg"].removeprefix("remedy="), seconds=round(point.seconds))
+        row |= dict(valid_nats=_round(point.last["eval/valid/loss"]))
         for number in NUMBERS:
             names = [f"moe/layers/{layer}/{number}" for layer in range(LAYERS)]
             row[number] = [_round(sum(line[name] for line in logged[-LAST:]) / LAST) for name in names]
         row["largest_load"] = [[_round(line[f"moe/layers/{i}/load_max"]) for line in logged] for i in range(LAYERS)]
         rows.append(row | dict(steps=[line["step"] for line in logged]))
-    run = runs[0]
-    return dict(
-        command=COMMAND,
-        date=run["date"][:10],
-        device=f"{run['device']['kind']}, {run['platform']}",
-        versions=dict(python=run["python"]) | run["packages"],
-        commits=sorted({run["source"]["commit"] for run in runs}),
-        rows=rows,
-    )
+    return record.of(workdir, points, command=COMMAND, rows=rows)
 
 
 def _round(value: float) -> float:
@@ -54,13 +42,12 @@ def _round(value: float) -> float:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table of the README; of two numbers with a slash the first is of layer 0, the second of layer 1."""
     two = lambda values, form: " / ".join(format(value, form) for value in values)
-    lines = ["| remedy | largest load | load CV | dead experts | dropped | validation nats |"]
-    lines.append("|---|---|---|---|---|---|")
+    head, lines = ("remedy", "largest load", "load CV", "dead experts", "dropped", "validation nats"), []
     for row in rows:
         cells = [row["remedy"], two(row["load_max"], ".0%"), two(row["load_cv"], ".2f")]
         cells += [two(row["dead_experts"], ".1f"), two(row["dropped_fraction"], ".1%"), f"{row['valid_nats']:.3f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return record.table(head, lines)
 
 
 WIDTH, HEIGHT, GAP, TOP = 380, 260, 60, 40
@@ -96,9 +83,7 @@ def main(argv: Sequence[str]) -> None:
     """Of the command line, without the program's name."""
     file = HERE / "results.json"
     if argv:
-        record = collect(pathlib.Path(argv[0]))
-        rows = ",\n".join(f"    {json.dumps(row)}" for row in record.pop("rows"))
-        file.write_text(f'{json.dumps(record, indent=2)[:-2]},\n  "rows": [\n{rows}\n  ]\n}}\n')
+        record.write(file, collect(pathlib.Path(argv[0])))
     rows = json.loads(file.read_text())["rows"]
     (HERE / "figure.svg").write_text(figure(rows))
     print(table(rows))
