@@ -68,7 +68,7 @@ def compose(
         position=none.Config(),
         dropout=attention_dropout,
     )
-    inner = dict(inner_dim=inner_dim or 2 * embed_dim, inner_norms=True, epsilon=epsilon)
+    inner = dict(inner_dim=inner_dim or 2 * embed_dim, inner_norms="scaled", epsilon=epsilon)
     state = mamba.Config(**inner, state_dim=state_dim, conv_width=conv_width, dt_rank=dt_rank)
     dense = gated_mlp.Config(hidden_dim=hidden_dim, activation=activation)
     experts = moe.Config(

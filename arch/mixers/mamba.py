@@ -5,12 +5,12 @@
 
 Gu & Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 2023, arXiv 2312.00752, sec. 3.4 and fig. 3;
 initialisation as in its sec. 3.6 and released code. Jamba (Lieber et al., 2024, arXiv 2403.19887, sec. 6.4) normalises
-the three parts of u W_x.
+the three parts of u W_x; so does Falcon Mamba (Zuo et al., 2024, arXiv 2410.05355, sec. 2), without learned scales.
 """
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,7 @@ from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.mixers import _recurrence
 from arch.ops.causal_conv import causal_conv
+from arch.ops.norm import rms_norm
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -38,7 +39,8 @@ class Config(SublayerConfig):
       dt_rank: rank of the projection to delta; 0 for embed_dim / 16, rounded up.
       dt_min: least initial step size.
       dt_max: greatest initial step size.
-      inner_norms: RMSNorm of delta's low-rank form, of B and of C (Jamba).
+      inner_norms: RMSNorm of delta's low-rank form, of B and of C: 'none', with learned scales ('scaled', Jamba) or
+        without ('plain', Falcon Mamba).
       epsilon: of these norms.
     """
 
@@ -48,7 +50,7 @@ class Config(SublayerConfig):
     dt_rank: config.SizeOrZero = 0
     dt_min: config.PositiveFloat = 0.001
     dt_max: config.PositiveFloat = 0.1
-    inner_norms: bool = False
+    inner_norms: Literal["none", "plain", "scaled"] = "none"
     epsilon: config.PositiveFloat = 1e-6
 
     def check(self):
@@ -129,11 +131,17 @@ class Mamba(nn.Module):
         return Output(out, None if cache is None else {"tail": tail, "state": state})
 
     def _normed(self, name, x):
-        cfg = self.cfg
-        return norm.Config(epsilon=cfg.epsilon).make(f"{name}_norm")(x) if cfg.inner_norms else x
+        match self.cfg.inner_norms:
+            case "none":
+                return x
+            case "plain":
+                return rms_norm(x, jnp.ones(x.shape[-1]), epsilon=self.cfg.epsilon)
+            case "scaled":
+                return norm.Config(epsilon=self.cfg.epsilon).make(f"{name}_norm")(x)
 
 
 EXAMPLES = (
     Config(inner_dim=10, state_dim=3),
-    Config(inner_dim=6, state_dim=5, conv_width=2, dt_rank=3, inner_norms=True),
+    Config(inner_dim=6, state_dim=5, conv_width=2, dt_rank=3, inner_norms="scaled"),
+    Config(inner_dim=6, state_dim=2, inner_norms="plain"),
 )

@@ -13,6 +13,8 @@ NORM = "norm/scale norm/bias"
 UNTIED = "embedding/table embedding/output"
 
 MEGATRON_LAYER = f"{LAYER_NORMS} {BIASED_ATTENTION} {BIASED_MLP}"
+MAMBA = """mamba_norm/scale mamba/in mamba/gate mamba/conv mamba/conv_bias mamba/dt_down mamba/dt_up mamba/dt_bias
+    mamba/B mamba/C mamba/A_log mamba/D mamba/out"""
 LLAMA_LAYER = f"attention_norm/scale {ATTENTION} gated_mlp_norm/scale {SWIGLU}"
 
 PATHS = {
@@ -30,11 +32,8 @@ PATHS = {
         f"attention_norm/scale {ATTENTION} moe_norm/scale moe/router moe/gate moe/up moe/down",
     ),
     "bloom": (f"embedding/table embedding_norm/scale embedding_norm/bias {NORM}", MEGATRON_LAYER),
-    "mamba_lm": (
-        "embedding/table norm/scale",
-        """mamba_norm/scale mamba/in mamba/gate mamba/conv mamba/conv_bias mamba/dt_down mamba/dt_up mamba/dt_bias
-        mamba/B mamba/C mamba/A_log mamba/D mamba/out""",
-    ),
+    "mamba_lm": ("embedding/table norm/scale", MAMBA),
+    "falcon_mamba": (f"{UNTIED} norm/scale", MAMBA),
     "rwkv": (
         f"{UNTIED} embedding_norm/scale embedding_norm/bias {NORM}",
         """rwkv4_norm/scale rwkv4_norm/bias channel_mix_norm/scale channel_mix_norm/bias rwkv4/mix_key rwkv4/mix_value
@@ -137,6 +136,7 @@ PRESETS = {
         "mamba_790m": ("mamba_lm", 48, 793_204_224),
         "mamba_1_4b": ("mamba_lm", 48, 1_372_178_432),
         "mamba_2_8b": ("mamba_lm", 64, 2_768_345_600),
+        "falcon_mamba_7b": ("falcon_mamba", 64, 7_272_665_088),  # its release prints 7.27B
     },
     "rwkv": {  # table 2 prints these
         "rwkv4_169m": ("rwkv", 12, 169_342_464),

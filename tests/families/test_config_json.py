@@ -79,6 +79,7 @@ REFUSED = [
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} is not handled"),
     ("bloom", {"apply_residual_connection_post_layernorm": True}, "post_layernorm=True must be False"),
     ("mamba", {"use_bias": True}, "use_bias=True must be False"),
+    ("mamba", {"mixer_rms_eps": 0.1}, "mixer_rms_eps=0.1 is not handled"),
     ("mixtral", {"router_jitter_noise": 0.1}, "router_jitter_noise=0.1 must be 0.0"),
 ]
 
@@ -203,6 +204,12 @@ def test_writing_refuses_a_sequential_falcon_with_grouped_heads():
 def test_writing_refuses_a_mamba_whose_inner_width_is_no_multiple():
     cfg = mamba_lm.compose(embed_dim=12, num_layers=1, inner_dim=13)
     with pytest.raises(ValueError, match="inner_dim=13 must be a multiple of embed_dim=12"):
+        mamba_lm.write(cfg)
+
+
+def test_writing_refuses_a_mamba_whose_inner_norms_have_scales():
+    cfg = changed_sublayer(TINY["mamba"][1], 0, inner_norms="scaled")
+    with pytest.raises(ValueError, match="inner_norms='scaled' must be 'none' or 'plain' in this family"):
         mamba_lm.write(cfg)
 
 

@@ -68,5 +68,11 @@ TINY = {
         mamba_lm,
         mamba_lm.compose(vocab_size=11, embed_dim=12, num_layers=2, inner_dim=36, dt_rank=5, tie_embeddings=False),
     ),
+    "falcon_mamba": (
+        mamba_lm,
+        mamba_lm.compose(
+            vocab_size=11, embed_dim=12, num_layers=2, inner_norms="plain", inner_epsilon=0.1, tie_embeddings=False
+        ),
+    ),
 }
 """(family, config) by name."""

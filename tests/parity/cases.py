@@ -236,6 +236,13 @@ CASES = {
         "MambaForCausalLM", dict(hidden_size=24, state_size=5, num_hidden_layers=2, time_step_rank=3),
         ("backbone.layers.1.mixer.A_log", "backbone.layers.1.mixer.dt_proj.bias"),
     ),
+    "falcon_mamba": Case(
+        "FalconMambaForCausalLM",
+        dict(hidden_size=24, state_size=5, num_hidden_layers=1, time_step_rank=3, mixer_rms_eps=0.01,
+             tie_word_embeddings=False),
+        ("backbone.layers.0.mixer.x_proj.weight",),
+        dict(expand=16, intermediate_size=48),
+    ),
     "mamba2": Case(
         "Mamba2ForCausalLM",
         dict(hidden_size=24, state_size=5, num_hidden_layers=2, num_heads=6, head_dim=8, n_groups=2, chunk_size=4),

@@ -17,6 +17,7 @@ FORMS = {
     "falcon_40b": "falcon",
     "bloom": "bloom",
     "mamba": "mamba_lm",
+    "falcon_mamba": "mamba_lm",
     "mamba2": "mamba2_lm",
     "rwkv": "rwkv",
 }
