@@ -11,15 +11,17 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-Activation = Literal["relu", "relu_squared", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh"]
-"""gelu is exact (Hendrycks, Gimpel, 2016, arXiv 1606.08415); gelu_tanh its tanh form (GPT-2); silu is swish with
-beta 1; relu_squared is Primer's (So et al., 2021, arXiv 2109.08668)."""
+Activation = Literal["relu", "relu_squared", "gelu", "gelu_tanh", "gelu_sigmoid", "silu", "sigmoid", "tanh"]
+"""gelu is exact (Hendrycks, Gimpel, 2016, arXiv 1606.08415); gelu_tanh its tanh form (GPT-2), gelu_sigmoid its sigmoid
+form (Sparse Transformer, CLIP); silu is swish with beta 1; relu_squared is Primer's (So et al., 2021, arXiv
+2109.08668)."""
 
 _FUNCTIONS: dict[str, Callable] = {
     "relu": jax.nn.relu,
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "gelu_sigmoid": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "silu": jax.nn.silu,
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,

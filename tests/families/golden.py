@@ -46,6 +46,14 @@ PATHS = {
         mamba2/conv_bias mamba2/conv_bias_B mamba2/conv_bias_C mamba2/dt_bias mamba2/A_log mamba2/D mamba2/norm
         mamba2/out""",
     ),
+    "sparse_transformer": (
+        f"{UNTIED} position/axis_0 position/axis_1 {NORM}",
+        f"{LAYER_NORMS} {ATTENTION} {BIASED_MLP}",
+    ),
+    "sparse_transformer_image": (
+        f"{UNTIED} position/axis_0 position/axis_1 position/axis_2 {NORM}",
+        f"{LAYER_NORMS} {ATTENTION} {BIASED_MLP}",
+    ),
     "hyena_lm": (
         f"embedding/table {NORM}",
         f"""hyena_norm/scale hyena_norm/bias mlp_norm/scale mlp_norm/bias {BIASED_MLP} hyena/in hyena/in_bias hyena/conv
@@ -152,6 +160,10 @@ PRESETS = {
         "mamba2_780m": ("mamba2_lm", 48, 780_161_280),
         "mamba2_1_3b": ("mamba2_lm", 48, 1_343_757_312),
         "mamba2_2_7b": ("mamba2_lm", 64, 2_702_599_680),
+    },
+    "sparse_transformer": {  # sec. 7 prints 95M and 152M
+        "sparse_transformer_enwik8": ("sparse_transformer", 30, 94_887_936),
+        "sparse_transformer_imagenet64": ("sparse_transformer_image", 48, 151_546_368),
     },
     "hyena_lm": {  # table A.4 calls them 125M, 125M-slim, 153M, 355M, 1.3B
         "hyena_125m": ("hyena_lm", 12, 124_495_104),
