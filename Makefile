@@ -4,6 +4,8 @@
 # make test-floor   on the oldest Python and JAX supported (3.11, 0.10.2)
 # make test-latest  on the newest (3.13, 0.12.0.1)
 # make peers        PyTorch and transformers in an environment of their own (Python 3.11), .venv-peers
+# make bench-gpu    on a GPU: are the kernels right, how fast are they beside others (MINUTES=8 begins nothing later and
+#                   the same command goes on, PARTS='training speed' for some of it; see benchmarks/gpu/__init__.py)
 # make goldens      computes tests/parity/goldens anew with the peers (CASES='gpt2 t5' for some of them)
 # make lock         resolves requirements/*.txt anew (needs uv; UPGRADE=--upgrade for newer versions)
 # make clean        removes the environments and caches, not the runs
@@ -18,10 +20,12 @@ WORKDIR := runs/demo
 UV := uv
 UPGRADE :=
 CASES :=
+MINUTES :=
+PARTS :=
 # A file goes to one process, so that what its tests share is compiled once.
 PYTEST := -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-all test-floor test-latest peers goldens lock clean
+.PHONY: demo test test-all test-floor test-latest peers bench-gpu goldens lock clean
 
 demo: .venv
 	.venv/bin/python run.py --config=configs/demo.py --workdir=$(WORKDIR)
@@ -42,6 +46,10 @@ test-latest: .venv-latest
 	.venv-latest/bin/python $(PYTEST) -m 'not slow' $(TESTS)
 
 peers: .venv-peers
+
+# With a Python that has JAX for that GPU, and the packages to compare with: nothing is installed.
+bench-gpu:
+	$(or $(PYTHON),python3) -m benchmarks.gpu $(if $(MINUTES),--minutes=$(MINUTES)) $(PARTS)
 
 goldens: .venv-peers
 	.venv-peers/bin/python -m tests.parity.peer make $(CASES)

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from arch.kernels.grouped_matmul import hopper
 from benchmarks import measure
-from benchmarks.grouped_matmul import PUBLISHED
+from benchmarks.gpu.grouped_matmul import PUBLISHED
 
 WHEELS = ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc", "nvidia-nvvm")
 H200 = """

@@ -1,6 +1,6 @@
 """Compiles what the parts will run for an H200 that is not here, so that no mistake costs minutes of one that is lent.
 
-    python -m benchmarks.gpu.check [PART ...]
+    python -m benchmarks.gpu.check [--ours] [PART ...]      with --ours, without other people's code
 
 Needs the wheels of `benchmarks.gpu_kernels`. Of each program: seconds to compile and MiB of temporaries, kept in
 benchmarks/results/gpu.check.json. Ours must compile, and fit the device. Other people's JAX code is compiled where it
@@ -8,6 +8,7 @@ lets itself, made to believe in the device that is described; what it says inste
 so. Of cuDNN's graphs only the shapes are checked: XLA builds them where there is cuDNN.
 """
 
+import argparse
 import contextlib
 import importlib
 import sys
@@ -46,11 +47,13 @@ def described(where) -> Iterator[None]:
         yield
 
 
-def check(part: str) -> list[dict]:
-    """A row for each program of the part."""
+def check(part: str, *, ours: bool = False) -> list[dict]:
+    """A row for each program of the part; of ours alone, if wanted."""
     where, rows = ahead_of_time.on_one("H200"), []
     for piece, make in importlib.import_module(f"benchmarks.gpu.{part}").PIECES.items():
         for side, what, lower in make().lowered(where):
+            if ours and side not in OURS:
+                continue
             row = dict(piece=piece, side=side, what=what)
             start = time.process_time()
             try:
@@ -72,17 +75,22 @@ def wrong(rows: list[dict]) -> list[dict]:
     return [row for row in rows if row["side"] in OURS and ("error" in row or size(row) > DEVICE_BYTES)]
 
 
-def main(parts: list[str]) -> None:
+def main() -> None:
     """See the file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.check")
+    parser.add_argument("parts", nargs="*", metavar="PART", choices=[[], *PARTS], help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--ours", action="store_true", help="without other people's code")
+    given = parser.parse_args()
     if gpu_kernels.missing():
         sys.exit(f"not installed: {' '.join(gpu_kernels.missing())}; see benchmarks/gpu_kernels.py")
     sys.path.append(str(PEERS))
-    found = {part: check(part) for part in parts or PARTS}
-    for part, rows in found.items():
+    bad = []
+    for part in given.parts or PARTS:
+        rows = check(part, ours=given.ours)
         measure.add("gpu.check", (part,), dict(target="NVIDIA H200, none here", rows=rows))
-    bad = [row for rows in found.values() for row in wrong(rows)]
+        bad += wrong(rows)
     sys.exit(f"{len(bad)} programs of ours do not compile or fit: {bad}" if bad else 0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
