@@ -79,13 +79,16 @@ NAMES = {
 }
 """Their attributes, with defaults, by our hyperparameters."""
 
+UNLIMITED = tuple([0.0, infinity] for infinity in (float("inf"), {"__float__": "Infinity"}))
+"""A `time_step_limit` that is none, as files have it."""
+
 
 def read(attributes: Attributes) -> decoder.Config:
     """Our config from theirs. Raises ValueError on what it cannot express."""
     for name, value in {"use_bias": False, "use_conv_bias": True, "hidden_act": "silu", "rms_norm": True}.items():
         attributes.expect(name, value)
     attributes.expect("norm_before_gate", False)
-    attributes.expect("time_step_limit", *([0.0, infinity] for infinity in (float("inf"), {"__float__": "Infinity"})))
+    attributes.expect("time_step_limit", *UNLIMITED)
     attributes.ignore("residual_in_fp32", "chunk_size")  # how, not what
     attributes.ignore("rescale_prenorm_residual", *(f"time_step_{what}" for what in ("floor", "max", "min", "rank")))
     found = {ours: attributes.get(*theirs) for ours, theirs in NAMES.items()}

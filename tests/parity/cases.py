@@ -252,6 +252,12 @@ CASES = {
         "RwkvForCausalLM", dict(hidden_size=24, num_hidden_layers=2, intermediate_size=37, use_cache=False),
         ("rwkv.blocks.1.attention.time_decay", "rwkv.blocks.0.feed_forward.time_mix_key"),
     ),
+    "bamba": Case(
+        "BambaForCausalLM",
+        dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1, intermediate_size=37,
+             attn_layer_indices=[1], mamba_n_heads=6, mamba_d_head=8, mamba_d_state=5, mamba_n_groups=2,
+             mamba_chunk_size=4, attention_bias=True, mlp_bias=True, max_position_embeddings=29),
+    ),
     "griffin": Case(
         "RecurrentGemmaForCausalLM",
         dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1, intermediate_size=74,
