@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from benchmarks.gpu import report
 from benchmarks.gpu.kept import ROOT, Kept
-from benchmarks.gpu.names import NO_GPU, PARTS
+from benchmarks.gpu.names import BROKEN, NO_GPU, PARTS
 
 FOREVER = 24 * 60.0
 
@@ -29,6 +29,8 @@ def run_part(part: str, until: float, since: str, start: Callable[[str, float, s
         if status == NO_GPU:
             sys.exit(NO_GPU)
         kept = Kept(part)
+        if status == BROKEN:
+            continue
         if not kept.running:
             return f"{part}: its process ended with {status} outside of any piece"
         kept.fail(f"its process ended with {status}, by an error of the device or after the part's limit of time")

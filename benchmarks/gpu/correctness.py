@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
@@ -85,12 +86,16 @@ def _short(value: float) -> float | str:
     return float(f"{value:.3g}") if np.isfinite(value) else str(value)
 
 
+def taken(operation: str) -> list:
+    """The cases of an operation whose dtype its kernels take."""
+    dtypes = importlib.import_module(f"arch.kernels.{operation}.hopper").DTYPES
+    cases = importlib.import_module(f"benchmarks.gpu.checks.{operation}").CASES
+    return [case for case in cases if jnp.dtype(case.dtype) in dtypes]
+
+
 def _pieces() -> dict[str, Callable[[], Check]]:
-    found = {}
-    for operation in operations():
-        for case in importlib.import_module(f"benchmarks.gpu.checks.{operation}").CASES:
-            found[f"{operation}: {case}"] = partial(Check, operation, case)
-    return found
+    cases = [(operation, case) for operation in operations() for case in taken(operation)]
+    return {f"{operation}: {case}": partial(Check, operation, case) for operation, case in cases}
 
 
 PIECES = _pieces()

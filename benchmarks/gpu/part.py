@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import jaxlib
 
 from benchmarks.gpu.kept import ROOT, Kept
-from benchmarks.gpu.names import NO_GPU
+from benchmarks.gpu.names import BROKEN, NO_GPU
 from benchmarks.gpu.peers import VERSIONS
 
 LEAST_S = 45
@@ -57,11 +57,7 @@ def where() -> dict:
 
 
 def run(module: ModuleType, kept: Kept, *, until: float, since: str = "", **how) -> bool:
-    """Whether all pieces of the module are kept now; `how` goes to each.
-
-    Raises:
-      RuntimeError: the device does not work any more, so that only another process can go on.
-    """
+    """Whether all pieces of the module are kept now; `how` goes to each."""
     for name, make in module.PIECES.items():
         if kept.has(name, since):
             continue
@@ -79,8 +75,17 @@ def run(module: ModuleType, kept: Kept, *, until: float, since: str = "", **how)
         finally:
             faulthandler.cancel_dump_traceback_later()
         kept.end(found | dict(seconds=round(time.perf_counter() - start, 1), **where()))
-        jnp.ones(8).sum().block_until_ready()
+        _must_answer()
     return True
+
+
+def _must_answer() -> None:
+    """Ends the process if the device does not: after an illegal access to its memory it does nothing any more."""
+    try:
+        jnp.ones(8).sum().block_until_ready()
+    except Exception as error:
+        print(f"  the device answers no more: {str(error)[:200]}", flush=True)
+        sys.exit(BROKEN)
 
 
 def main(name: str, until: str, since: str = "") -> None:

@@ -105,6 +105,29 @@ def test_a_piece_in_which_the_process_dies_is_given_up_and_the_others_run(module
     assert found.pieces["two"]["rows"] and found.running == {}
 
 
+def test_after_a_piece_that_breaks_the_device_another_process_goes_on(module, pieces, code, tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "Kept", lambda name: Kept(name, tmp_path))
+    answers, seen = iter([False, True, True]), []
+
+    def must_answer():
+        if not next(answers):
+            raise SystemExit(names.BROKEN)
+
+    monkeypatch.setattr(part, "_must_answer", must_answer)
+
+    def start(name, until, since):
+        try:
+            part.run(module, Kept(name, tmp_path), until=until, since=since)
+            seen.append(0)
+        except SystemExit as end:
+            seen.append(end.code)
+        return seen[-1]
+
+    assert driver.run_part("p", LATER, "", start) == ""
+    assert seen == [names.BROKEN, 0]
+    assert [len(pieces[name].seeds) for name in ("one", "two")] == [1, 1]
+
+
 def test_a_process_that_ends_outside_of_a_piece_is_told(code, tmp_path, monkeypatch):
     monkeypatch.setattr(driver, "Kept", lambda name: Kept(name, tmp_path))
     assert driver.run_part("p", LATER, "", lambda *_: 1) == "p: its process ended with 1 outside of any piece"

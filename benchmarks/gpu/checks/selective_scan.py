@@ -13,6 +13,7 @@ CASES = [
     case(length=517, channels=331, extras=("state", "reset")),
     case(length=300, states=8, gain=20.0, extras=("state",)),
     case(length=1031, dtype="float32", extras=("reset",)),
+    case(length=257, dtype="float16"),
 ]
 
 

@@ -14,6 +14,7 @@ CASES = [
     case(length=517, channels=331, extras=("state", "reset", "valid")),
     case(length=300, gain=100.0, extras=("state",)),
     case(length=1031, dtype="float32", extras=("reset",)),
+    case(length=257, dtype="float16"),
 ]
 
 
