@@ -11,6 +11,7 @@ A rule reads both ways, so that one list imports and exports. A family (`arch/fa
     ignored(config) -> tuple[str]  regular expressions of tensors that hold nothing: constant masks, unused heads
     duplicates(config) -> dict     tensors that files may hold a second time -> the rules' tensors that they must equal:
                                    a tied table's unembedding; absent for none
+    zeros(config) -> tuple[str]    tensors that files may hold, which must be 0 (a bias that we lack); absent for none
     PREFIX                         start of their tensors' names that is absent where the model without a head was saved
     OLDER                          regular expression -> replacement, for names that older files have; absent for none
     SPECIALISES                    the family that, where it can, writes a model in place of this one; absent for none

@@ -16,7 +16,7 @@ from arch.families._bert_like import body, body_rules, read_body, read_head, wit
 from arch.families._hyperparameters import confirm
 from arch.families._vocabulary import read_activation
 from arch.heads import classification, masked_lm, pooler, pretraining
-from arch.layers import embedding, stack
+from arch.layers import block, embedding, stack
 from arch.mixers import attention, bigbird_attention
 from arch.models import encoder
 from arch.published import Attributes, Rule
@@ -65,13 +65,19 @@ def compose(
         evaluation=evaluation,
         bias=True,
     )
-    pattern = tuple(layer.replace(sublayers=(mixer.replace(seed=i), ffn)) for i in range(num_layers))
-    return plain.replace(layers=stack.Config(pattern=pattern))
+    return plain.replace(layers=seeded(layer.replace(sublayers=(mixer, ffn)), num_layers))
+
+
+def seeded(layer: block.Config, num_layers: int) -> stack.Config:
+    """So many of the layer, in each of which bigbird_attention draws with the layer's number."""
+    mixer, *others = layer.sublayers
+    layers = (layer.replace(sublayers=(mixer.replace(seed=i), *others)) for i in range(num_layers))
+    return stack.Config(pattern=tuple(layers))
 
 
 PRESETS = {
-    # App. E.1, table 8: L, H and A, where no number of parameters is printed; the released bigbird-roberta-base and
-    # -large. With the pooler 127,468,800 and 359,123,968 are counted.
+    # The released code's base_size.sh and large_size.sh; bigbird-roberta-base and -large. The paper prints no number of
+    # parameters; with the pooler 127,468,800 and 359,123,968 are counted.
     "bigbird_base": compose(num_layers=12, embed_dim=768, num_heads=12),
     "bigbird_large": compose(num_layers=24, embed_dim=1024, num_heads=16),
 }
@@ -87,32 +93,46 @@ TYPES = {"block_sparse": "sparse", "original_full": "full"}
 def read(attributes: Attributes) -> encoder.Config:
     """Our config from theirs. Raises ValueError on what it cannot express."""
     attributes.expect("use_bias", True)
+    found = (
+        read_body(attributes)
+        | {
+            "length": attributes.get("max_position_embeddings", 4096),
+            "activation": read_activation(attributes, "hidden_act", "gelu_new"),
+            "scaled_embedding": attributes.get("rescale_embeddings", False),
+        }
+        | read_blocks(attributes)
+    )
+    head = read_head(attributes, "BigBird", HEADS, **_of_head(found))
+    attributes.finish()
+    return compose(**found, head=head)
+
+
+def read_blocks(attributes: Attributes) -> dict:
+    """The hyperparameters of the blocks. Raises ValueError on what we cannot express."""
     kind = attributes.get("attention_type", "block_sparse")
     if kind not in TYPES:
         raise ValueError(f"attention_type={kind!r} must be one of {', '.join(TYPES)}")
-    found = read_body(attributes) | {
-        "length": attributes.get("max_position_embeddings", 4096),
-        "activation": read_activation(attributes, "hidden_act", "gelu_new"),
-        "scaled_embedding": attributes.get("rescale_embeddings", False),
-    }
-    sparse = {"block_size": attributes.get("block_size", 64), "random": attributes.get("num_random_blocks", 3)}
-    head = read_head(attributes, "BigBird", HEADS, **_of_head(found))
-    attributes.finish()
-    return compose(**found, **sparse, blocks=TYPES[kind], evaluation="first", head=head)
+    sizes = {"block_size": attributes.get("block_size", 64), "random": attributes.get("num_random_blocks", 3)}
+    return sizes | {"blocks": TYPES[kind], "evaluation": "first"}
+
+
+def write_blocks(mixer: configs.Config) -> tuple[dict, dict]:
+    """The same from a layer's mixer, which is attention where there are no blocks, and their attributes of them."""
+    if isinstance(mixer, attention.Config):
+        return {"blocks": "full"}, {"attention_type": "original_full"}
+    theirs = {"attention_type": "block_sparse", "block_size": mixer.block_size, "num_random_blocks": mixer.random}
+    return {"block_size": mixer.block_size, "random": mixer.random, "evaluation": "first"}, theirs
 
 
 def write(config: configs.Config) -> dict:
     """Their config.json from ours. Raises ValueError on what it cannot express."""
     full = isinstance(config, encoder.Config) and isinstance(config.layers.blocks[0].sublayers[0], attention.Config)
     found = body(config, attention.Config if full else bigbird_attention.Config)
-    mixer, scaled = config.layers.blocks[0].sublayers[0], config.embedding.scale == 0.0
-    sparse = {} if full else {"block_size": mixer.block_size, "random": mixer.random}
-    head = with_tokens(config.head, **_of_head(found))
-    kind = {"blocks": "full" if full else "sparse", "evaluation": "first", "scaled_embedding": scaled}
-    confirm(config, compose(**found, **sparse, **kind, head=head))
-    out = {"model_type": "big_bird", "attention_type": "original_full" if full else "block_sparse"}
-    out |= write_body(found) | write_head(config.head, "BigBird", HEADS) | {"rescale_embeddings": scaled}
-    return out if full else out | {"block_size": mixer.block_size, "num_random_blocks": mixer.random}
+    scaled, head = config.embedding.scale == 0.0, with_tokens(config.head, **_of_head(found))
+    sparse, theirs = write_blocks(config.layers.blocks[0].sublayers[0])
+    confirm(config, compose(**found, **sparse, scaled_embedding=scaled, head=head))
+    out = {"model_type": "big_bird", "rescale_embeddings": scaled} | theirs
+    return out | write_body(found) | write_head(config.head, "BigBird", HEADS)
 
 
 def _of_head(found: dict) -> dict:

@@ -117,6 +117,7 @@ def read(found: Published, abstract: Mapping) -> tree.Tree:
     _same_parameters(found, places)
     twice = duplicates.pairs(duplicates.named(found.family, found.config), found.names)
     duplicates.hold_equal(found.source, twice, lambda name: _finite(found, name))
+    _hold_zero(found)
     left = Counter(slot.path for slot in places.values())
     buffers: dict[str, Buffer] = {}
     arrays: dict[str, Any] = {}
@@ -172,7 +173,7 @@ def _differences(found: Published) -> list[str]:
     source, names = found.source, found.names
     ours = tree.paths(canonical(found.config))
     twice = duplicates.named(found.family, found.config)
-    ignored = (*found.family.ignored(found.config), *map(re.escape, twice))
+    ignored = (*found.family.ignored(found.config), *map(re.escape, (*twice, *_zeros(found))))
     lines = differences(found.rules, ours, names, ignored)
     if not lines:
         lines += duplicates.differences(source, duplicates.pairs(twice, names))
@@ -200,6 +201,18 @@ def _shown(lines: list[str]) -> str:
     """The first lines in one, and how many there are behind them."""
     more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return "; ".join(lines[:SHOWN] + more)
+
+
+def _zeros(found: Published) -> tuple[str, ...]:
+    """The tensors that must be 0 where the source has them."""
+    return found.family.zeros(found.config) if hasattr(found.family, "zeros") else ()
+
+
+def _hold_zero(found: Published) -> None:
+    """Raises ValueError if one of them is not."""
+    for name in (found.names[zero] for zero in _zeros(found) if zero in found.names):
+        if _finite(found, name).any():
+            raise ValueError(f"{found.source.path}: {name} must be 0: the model has no such weights")
 
 
 def _finite(found: Published, name: str) -> np.ndarray:

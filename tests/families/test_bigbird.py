@@ -75,7 +75,7 @@ def test_the_released_config_is_the_preset_but_for_its_head_and_for_what_transfo
     assert as_drawn(found) == bigbird.PRESETS["bigbird_base"].replace(head=HEADS["ForPreTraining"])
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", ["bigbird_base", pytest.param("bigbird_large", marks=pytest.mark.slow)])
 def test_a_preset_has_transformers_number_of_parameters(name):
     assert bigbird.PRESETS.keys() == COUNTS.keys()
     assert sum(leaf.size for leaf in fit.shapes(bigbird.PRESETS[name]).values()) == COUNTS[name]

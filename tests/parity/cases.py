@@ -62,7 +62,7 @@ class Case:
     @property
     def encoder(self) -> bool:
         """Whether this is an encoder alone, which continues no prompt."""
-        return self.model.startswith(("Bert", "Roberta", "XLMRoberta", "Longformer", "BigBird"))
+        return self.model.startswith(("Bert", "Roberta", "XLMRoberta", "Longformer", "BigBirdFor"))
 
     @property
     def chooses_globals(self) -> bool:
@@ -72,7 +72,7 @@ class Case:
     @property
     def encoder_decoder(self) -> bool:
         """Whether a decoder reads what an encoder made of the input."""
-        return self.model.startswith(("T5", "Marian", "Switch"))
+        return self.model.startswith(("T5", "Marian", "Switch", "BigBirdPegasus"))
 
 
 GPT2 = dict(n_positions=29, n_embd=24, n_layer=2, n_head=3)
@@ -92,6 +92,10 @@ BIGBIRD = BERT | dict(block_size=2, num_random_blocks=2, sep_token_id=2)
 """Rows of more than 18 tokens are sparse."""
 NO_POOLER = dict(zero=r"bert\.pooler\.(weight|bias)", lengths=(23, 17))
 """Such rows, and a pooler that no output reads."""
+PEGASUS = dict(
+    d_model=24, encoder_layers=2, decoder_layers=1, encoder_attention_heads=3, decoder_attention_heads=3,
+    encoder_ffn_dim=37, decoder_ffn_dim=37, max_position_embeddings=29, block_size=2, num_random_blocks=2,
+)  # fmt: skip
 ROBERTA = BERT | dict(type_vocab_size=1, layer_norm_eps=1e-5)
 T5 = dict(
     d_model=24, d_kv=5, d_ff=37, num_layers=3, num_decoder_layers=2, num_heads=3, relative_attention_num_buckets=8,
@@ -224,6 +228,15 @@ CASES = {
     "bigbird_full": Case(
         "BigBirdForTokenClassification",
         BIGBIRD | SHALLOW | dict(num_labels=5, attention_type="original_full", hidden_act="relu"), **NO_POOLER,
+    ),
+    "bigbird_pegasus": Case(
+        "BigBirdPegasusForConditionalGeneration", PEGASUS | dict(use_bias=True),
+        ("model.encoder.layers.1.self_attn.output.weight", "model.decoder.layers.0.encoder_attn.v_proj.bias"),
+        zero="final_logits_bias", lengths=(23, 17),
+    ),
+    "bigbird_pegasus_drawn": Case(
+        "BigBirdPegasusForConditionalGeneration", PEGASUS | dict(dropout=0.0, scale_embedding=False),
+        zero="final_logits_bias", lengths=(23, 17), training=True,
     ),
     "t5": Case("T5ForConditionalGeneration", T5),
     "t5_gated": Case(

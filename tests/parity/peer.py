@@ -85,13 +85,14 @@ def results(model, case: Case) -> dict[str, np.ndarray]:
     rows = _rows(case, "padded", case.lengths)
     out = {f"padded/{name}": value for name, value in _outputs(model, case, rows).items()}
     alone = [_outputs(model, case, [row]) for row in _rows(case, "packed", cases.DOCUMENTS)]
-    if hasattr(model.base_model, "set_attention_type"):  # a short row makes all of BigBird's later ones full
-        model.base_model.set_attention_type(model.config.attention_type)
     for name in alone[0]:
         out[f"packed/{name}"] = np.concatenate([one[name] for one in alone])
     if not case.encoder:
         for i, prompt in enumerate(cases.ids("greedy", cases.PROMPTS)):
             out[f"greedy/{i}"] = _greedy(model, case, prompt)
+    for module in list(model.modules()):  # a short row makes all of BigBird's later ones full
+        if hasattr(module, "set_attention_type"):
+            module.set_attention_type(model.config.attention_type)
     if cases.labels(case):
         loss = model(**_read(model, case, rows), **_tensors(cases.labels(case))).loss
         out["loss"] = loss.detach().numpy()

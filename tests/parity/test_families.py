@@ -21,8 +21,9 @@ AT_ANY_LENGTH = [name for name in ALL if name != "llama_dynamic"]
 WITH_LOSS = [name for name in AT_ANY_LENGTH if cases.labels(ALL[name])]
 DECODERS = [name for name in AT_ANY_LENGTH if not ALL[name].encoder]
 AS_OTHERS = (
+    *("bigbird_drawn", "bigbird_sequence", "bigbird_full", "bigbird_pegasus_drawn"),
     *("llama_linear", "llama_yarn", "llama_llama3", "bloom_six_heads", "mistral", "qwen3", "gpt_neox_sequential"),
-    *("falcon_rw", "falcon_40b", "qwen2_moe", "qwen3_moe", "deepseek_v2", "switch", "bigbird_pegasus_drawn", "falcon_mamba", "bamba"),
+    *("falcon_rw", "falcon_40b", "qwen2_moe", "qwen3_moe", "deepseek_v2", "switch", "falcon_mamba", "bamba"),
 )
 """They decode with the caches of other cases, and pack with their masks: slow. What is their own is in the outputs."""
 
