@@ -30,10 +30,15 @@ def test_no_state_of_each_token_is_kept(target):
         assert row["temporary_bytes"] < 2 * row["operand_and_result_bytes"]
 
 
-def test_on_an_h200_the_kernels_multiply_on_tensor_cores_and_spill_next_to_nothing():
+def test_on_an_h200_the_kernels_spill_next_to_nothing():
     """Goal: nothing. Heads of 128 key channels miss it in the backward pass, by 20 bytes a thread."""
     for row in ROWS["H200"]:
         for kernel in row["kernels"]:
-            assert sum(kernel["wgmma"].values())
             assert kernel["spill_store_bytes"] == kernel["spill_load_bytes"]
-            assert kernel["spill_store_bytes"] <= (0 if row["case"] == "retention" else 20)
+            assert kernel["spill_store_bytes"] <= (20 if row["case"] == "mamba-2 780m" else 0)
+
+
+def test_on_an_h200_attention_multiplies_on_tensor_cores():
+    kernels = [kernel for row in ROWS["H200"] for kernel in row["kernels"]]
+    on_tensor_cores = {kernel["kernel"] for kernel in kernels if sum(kernel["wgmma"].values())}
+    assert on_tensor_cores == {"decayed_attention", "decayed_attention_backward"}

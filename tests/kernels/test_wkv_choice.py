@@ -5,8 +5,11 @@ import inspect
 import jax
 import pytest
 
+from arch.kernels import compat
 from arch.kernels.wkv.choice import choose, wkv
 from tests.kernels.wkv_cases import Case, agree
+
+HOPPER = "hopper" if compat.available() else "xla"
 
 
 @pytest.mark.parametrize(
@@ -17,6 +20,10 @@ from tests.kernels.wkv_cases import Case, agree
         ("TPU v5p", "float32", 3, "tpu"),
         ("TPU v6 lite", "bfloat16", 1, "xla"),
         ("TPU v6 lite", "float16", 128, "xla"),
+        ("NVIDIA H200", "bfloat16", 128, HOPPER),
+        ("NVIDIA H100 80GB HBM3", "float32", 3, HOPPER),
+        ("NVIDIA H200", "float16", 128, "xla"),
+        ("NVIDIA H200", "float32", 1, "xla"),
         ("NVIDIA A100-SXM4-80GB", "bfloat16", 128, "xla"),
     ],
 )
@@ -24,10 +31,10 @@ def test_the_device_and_the_operands_choose(device_kind, dtype, length, expected
     assert choose(device_kind, dtype, length=length) == expected
 
 
-@pytest.mark.parametrize("device_kind", ["cpu", "TPU v5p"])
+@pytest.mark.parametrize("device_kind", ["cpu", "TPU v5p", "NVIDIA H200"])
 def test_what_is_chosen_is_what_is_traced(device_kind):
     traced = jax.make_jaxpr(lambda arrays: wkv(**arrays, device_kind=device_kind))(Case().arrays())
-    assert ("name=wkv" in str(traced)) == (choose(device_kind, "float32", length=37) == "tpu")
+    assert ("name=wkv" in str(traced)) == (choose(device_kind, "float32", length=37) != "xla")
 
 
 def test_on_a_processor_it_is_the_token_scan_too():
@@ -37,8 +44,9 @@ def test_on_a_processor_it_is_the_token_scan_too():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (dict(implementation="triton"), "implementation='triton' must be '' or one of xla, tpu"),
+        (dict(implementation="triton"), "implementation='triton' must be '' or one of xla, tpu, hopper"),
         (dict(implementation="tpu"), "implementation='tpu' is not for device_kind='cpu'"),
+        (dict(implementation="hopper", device_kind="TPU v5p"), "'hopper' is not for device_kind='TPU v5p'"),
         (dict(implementation="tpu", device_kind="TPU v5p"), "key.dtype=float16 must be one of float32, bfloat16"),
     ],
 )

@@ -1,1 +1,1 @@
-"""WKV of RWKV-4: which implementation, and kernels for TPU."""
+"""WKV of RWKV-4: which implementation, and kernels for TPU and Hopper GPUs."""

@@ -19,12 +19,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from arch.kernels.wkv import tpu
+from arch.kernels.wkv import hopper, tpu
 from arch.ops.wkv import State, empty
 from arch.typing import Array, Bool, Float
 
-KERNELS = {"tpu": tpu}
-Kernels = Literal["tpu"]
+KERNELS = {"tpu": tpu, "hopper": hopper}
+Kernels = Literal["tpu", "hopper"]
 
 
 class Tokens(NamedTuple):

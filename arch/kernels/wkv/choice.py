@@ -1,6 +1,6 @@
 """WKV, by the implementation that suits the device for which it is compiled.
 
-'xla' is `arch.ops.wkv`, for any device; 'tpu' is a kernel, see `average`.
+'xla' is `arch.ops.wkv`, for any device; 'tpu' and 'hopper' are kernels, see `average`.
 """
 
 from typing import Literal, get_args
@@ -13,7 +13,7 @@ from arch.ops import wkv as reference
 from arch.ops.wkv import State
 from arch.typing import Array, Bool, Float
 
-Implementation = Literal["xla", "tpu"]
+Implementation = Literal["xla", "tpu", "hopper"]
 
 
 def choose(device_kind: str, dtype, *, length: int) -> Implementation:
