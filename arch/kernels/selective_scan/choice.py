@@ -1,6 +1,6 @@
 """The selective scan, by the implementation that suits the device for which it is compiled.
 
-'xla' is `arch.ops.selective_scan`, for any device; 'tpu' is a kernel, see `scan`.
+'xla' is `arch.ops.selective_scan`, for any device; 'tpu' and 'hopper' are kernels, see `scan`.
 """
 
 from typing import Literal, get_args
@@ -12,7 +12,7 @@ from arch.kernels.selective_scan import scan
 from arch.ops import selective_scan as reference
 from arch.typing import Array, Bool, Float
 
-Implementation = Literal["xla", "tpu"]
+Implementation = Literal["xla", "tpu", "hopper"]
 
 
 def choose(device_kind: str, dtype, states: int, *, length: int) -> Implementation:

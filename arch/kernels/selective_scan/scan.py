@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from arch.kernels.selective_scan import tpu
+from arch.kernels.selective_scan import hopper, tpu
 from arch.typing import Array, Bool, Float
 
-KERNELS = {"tpu": tpu}
-Kernels = Literal["tpu"]
+KERNELS = {"tpu": tpu, "hopper": hopper}
+Kernels = Literal["tpu", "hopper"]
 
 
 class Tokens(NamedTuple):
