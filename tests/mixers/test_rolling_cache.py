@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from arch import tree
 from arch.decode import generate as decoding
 from arch.families import mistral
 from arch.layers.weight import unbox
 from arch.mixers import attention
+from arch.ops.sampling import sample
 from arch.positions import alibi
 from tests.contracts.sublayers import EMBED, ROWS, TOKENS, Case, context, holds, inputs, random_like
 
@@ -52,11 +54,15 @@ def test_rows_of_different_lengths_roll_by_themselves():
         cache, begin = out.cache, begin + lengths
 
 
-def generated(new, caches, monkeypatch, num_layers=2):
-    """(tokens that continue two prompts, the sizes of the caches)."""
+def model_and_params(num_layers=2):
     model = mistral.compose(num_layers=num_layers, **SIZES).make()
     boxes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), int))["params"]
-    params, sizes = random_like(unbox(boxes), scale=1.0), []
+    return model, random_like(unbox(boxes), scale=1.0)
+
+
+def generated(new, caches, monkeypatch):
+    """(tokens that continue two prompts, the sizes of the caches)."""
+    (model, params), sizes = model_and_params(), []
 
     def init_cache(cfg, batch, length, embed_dim, dtype):
         made = caches(cfg, batch, length)
@@ -83,3 +89,27 @@ def both(new, monkeypatch):
 def test_tokens_far_beyond_the_window_are_those_of_a_cache_of_all(monkeypatch):
     short, long = both(40 * WINDOW, monkeypatch)
     assert short == long and len(set(short[0][-4 * WINDOW :])) > 1
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_tokens_are_those_of_one_pass_with_the_window_and_take_the_memory_of_a_few():
+    """The pass holds all tokens, in blocks of the window; from its logits the same draws are made."""
+    (model, params), prompt, new, key = model_and_params(), [1, 2, 3, 4, 5, 6, 7], 100_000, jax.random.key(0)
+    cfg = decoding.Config(max_new_tokens=new, temperature=1.0)
+    [made] = decoding.generate(model, params, [prompt], cfg, key=key)
+    tokens = jnp.asarray([prompt + made[:-1]])
+    logits = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens).x[0, len(prompt) - 1 :])(
+        params, tokens
+    )
+    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.arange(new))
+    draws = jax.vmap(lambda row, key: sample(row[None], key, temperature=1.0, top_k=0, top_p=1.0)[0])(logits, keys)
+    np.testing.assert_array_equal(draws, made)
+    assert len(set(made[-4 * WINDOW :])) > 1
+    given = tree.unstack(params), np.asarray([prompt]), np.ones((1, len(prompt)), bool), key
+    temporaries = lambda steps: (
+        decoding.continued.lower(model, cfg.replace(max_new_tokens=steps), (), *given)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
+    assert temporaries(new) - 4 * new <= temporaries(1000)  # but for the tokens themselves
