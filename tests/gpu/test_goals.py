@@ -108,6 +108,16 @@ def test_the_tables_name_what_is_wrong_missing_and_failed(every):
     assert text.index("Goals") > text.index("Correctness")
 
 
+def test_speeds_and_decoding_have_tables():
+    speed = [dict(model=model, length=length, tokens_per_second=1234) for model in ("a", "b") for length in (32, 8)]
+    decode = dict(model="a", batch=2, side="own", tokens_per_second=56.7, first_token_ms=8.9)
+    peer = dict(model="a", batch=2, side="transformers", missing="torch is not installed")
+    text = report.text(rows_of(speed=[*speed, speed[0] | {"length": 128}], decoding=[decode, peer]))
+    assert "  model  8      32     128\n  a      1,234  1,234  1,234\n  b      1,234  1,234\n" in text
+    assert "  a      2      own           56.7                    8.9\n" in text
+    assert "transformers  torch is not installed" in text
+
+
 def test_a_table_is_text_or_markdown():
     table = report.Table("Title", ("side", "ms"), [("own|x", "1.5"), ("cudnn", "12.25")])
     assert table.text() == "Title\n  side   ms\n  own|x  1.5\n  cudnn  12.25"
