@@ -1,11 +1,14 @@
 """Times compiled functions and writes what was measured, with what is needed to measure it again, as JSON."""
 
 import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import re
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -84,12 +87,24 @@ def add(name: str, arguments: tuple[str, ...], row: dict, *, platform: str = "")
       row: what it gave.
       platform: where it ran, if it did: the file is <name>-<platform>.json.
     """
-    row = row | dict(date=today(), jax=jax.__version__, jaxlib=jaxlib.__version__)
+    row = row | dict(date=today()) | compilers()
     print(json.dumps(row, indent=2))
     path = RESULTS / f"{name}{platform and f'-{platform}'}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known[" ".join([f"python -m benchmarks.{name}", *arguments])] = row
     path.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def compilers() -> dict[str, str]:
+    """The versions of JAX, of jaxlib and, where it was loaded, of libtpu, which must be the one that JAX names."""
+    found = dict(jax=jax.__version__, jaxlib=jaxlib.__version__)
+    if "libtpu" not in sys.modules:
+        return found
+    version = importlib.metadata.version("libtpu")
+    (wanted,) = filter(None, (re.match(r"libtpu==([\d.]+)\.\*", line) for line in importlib.metadata.requires("jax")))
+    if not f"{version}.".startswith(f"{wanted[1]}."):
+        raise ImportError(f"libtpu=={version} must be {wanted[1]}.* with jax=={jax.__version__}: jax[tpu] has it")
+    return found | dict(libtpu=version)
 
 
 def device() -> str:

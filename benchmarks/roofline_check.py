@@ -16,7 +16,6 @@ import sys
 from benchmarks import plan as planning  # first: it sets the environment
 
 import jax
-import jaxlib
 from jax.experimental import topologies
 
 from arch.families import mixtral
@@ -81,7 +80,7 @@ def main(*layers: str) -> None:
     layer, closed = {name: four[name] - three[name] for name in four}, closed_form(after - before)
     command = " ".join(["python -m benchmarks.roofline_check", *layers])
     out = dict(command=command, date=measure.today(), topology=TOPOLOGY, mesh=SIZES)
-    out |= dict(length=LENGTH, model=MODEL, jax=jax.__version__, jaxlib=jaxlib.__version__)
+    out |= dict(length=LENGTH, model=MODEL) | measure.compilers()
     out |= dict(scan=dict(scanned=scanned, in_a_row=four, ratio=ratios(scanned, four)))
     out |= dict(closed_form=dict(program=layer, closed=closed, ratio=ratios(closed, layer)))
     out |= dict(xla=[beside_xla(int(number)) for number in layers])
