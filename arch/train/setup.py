@@ -132,7 +132,7 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     _must_read(cfg)
     routes.must_replay(cfg)
     if cfg.sample_prompt:
-        must_predict(cfg.model)
+        must_predict(cfg.model, f"sample_prompt={cfg.sample_prompt!r}: it")
     cfg = cfg.resolve(lambda: _epoch_samples(cfg, data()))
     _check_samples(cfg)
     model = cfg.model.make()
@@ -152,11 +152,11 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     return ready
 
 
-def must_predict(model_cfg: Any) -> None:
-    """Raises ValueError when a model does not give the logits of each next token, which runs are about."""
+def must_predict(model_cfg: Any, what: str = "this mode") -> None:
+    """Raises ValueError when a model does not give the logits of each next token, which `what` is about."""
     if not isinstance(model_cfg, decoder.Config):
         name = type(model_cfg).__module__.rsplit(".", 1)[-1]
-        raise ValueError(f"model.name={name!r} must be 'decoder' here: this mode is about the next token")
+        raise ValueError(f"model.name={name!r} must be 'decoder' here: {what} is about the next token")
 
 
 def _must_read(cfg: experiment.Config) -> None:
