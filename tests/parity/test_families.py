@@ -31,6 +31,8 @@ TOLERANCE = 3e-5
 """Of the largest value. A value here comes from some 20 sums, one behind the other, of up to 100 products, each rounded
 to float32's 1.2e-7 of the partial sum on both sides: 2 * sqrt(20 * 100) * 1.2e-7 if rounding errors were independent
 and nothing amplified them; norms and softmax amplify by less than 3."""
+GRADIENT_TOLERANCE = 2 * TOLERANCE
+"""A gradient passes each product twice. Processors round differently: T5's, of unscaled logits, are 3.4e-5 on some."""
 
 
 def but_slow(names, slow) -> list:
@@ -76,11 +78,11 @@ def test_the_loss_is_the_peer_s(name):
 def test_gradients_are_the_peer_s(name):
     actual, (about, expected) = ours.published(name, evaluated(name)[2]), ours.golden(name)
     for tensor in ALL[name].gradients:
-        assert worst({tensor: actual[tensor]}, {tensor: expected[f"gradient/{tensor}"]}) < TOLERANCE
+        assert worst({tensor: actual[tensor]}, {tensor: expected[f"gradient/{tensor}"]}) < GRADIENT_TOLERANCE
     theirs = dict(zip(sorted(about["tensors"]), expected["gradients"], strict=True))
     assert actual.keys() == {tensor for tensor in theirs if not re.fullmatch(ALL[name].zero, tensor)}
     digests = np.array([cases.digest(tensor, actual[tensor]) for tensor in actual])
-    assert worst({name: digests}, {name: np.array([theirs[tensor] for tensor in actual])}) < TOLERANCE
+    assert worst({name: digests}, {name: np.array([theirs[tensor] for tensor in actual])}) < GRADIENT_TOLERANCE
 
 
 @pytest.mark.parametrize("name", but_slow(DECODERS, AS_OTHERS))
