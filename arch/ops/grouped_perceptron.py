@@ -5,8 +5,8 @@
 The values are those of three `grouped_matmul`s. The backward pass keeps what the first products give, and computes the
 hidden layer again, a block at a time: no array of hidden channels but those is ever whole.
 
-A group is cut into blocks of equal size, after a first one for what is left over: the least of eight sizes that holds
-it. As in `grouped_matmul` that one may reach into what follows, which is computed later and written over it.
+A group is cut into blocks of equal size, after a first one for what is left over: the least of several sizes that
+holds it. As in `grouped_matmul` that one may reach into what follows, which is computed later and written over it.
 """
 
 import math
@@ -37,7 +37,8 @@ def grouped_perceptron(
       down: the weights of what comes out.
       group_sizes: rows of each expert, zero allowed; their sum is at most m.
       activation: a key of ACTIVATIONS.
-      block: rows of a whole block; 0 for 512, less where groups are small.
+      block: rows of a whole block; 0 for 512, less where groups are small. First blocks are a multiple of 64 or, where
+        whole ones are smaller than 512, of 8 rows.
 
     Returns:
       Rows in x.dtype, from products summed in float32 or wider. Rows past the sum of group_sizes are zero.
@@ -48,9 +49,9 @@ def grouped_perceptron(
     if block < 0:
         raise ValueError(f"block={block} must be a number of rows, or 0")
     m = x.shape[0]
-    block = min(block or (512 if m >= 256 * len(down) else 128 if m >= 512 else 32), max(m, 1))
-    several = block % 8 == 0 and m >= 4 * block
-    sizes = tuple(range(block // 8, block + 1, block // 8)) if several else (block,)
+    block = min(block or (512 if m >= 256 * len(down) else 96 if m >= 384 else 32), max(m, 1))
+    step = 64 if block >= 512 else 8
+    sizes = tuple(range(step, block + 1, step)) if block % step == 0 and m >= 4 * block else (block,)
     return _perceptron(activation, sizes, x, inner, down, group_sizes)
 
 
