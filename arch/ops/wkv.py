@@ -58,7 +58,8 @@ def wkv(
       bonus: u, added to the present token's exponent.
       state: what the tokens before the first left; None is `empty`.
       reset: true at the first token of a packed segment, which sees none before it.
-      valid: tokens that are not valid leave the state as it was; their results are of no meaning. None is all.
+      valid: tokens that are not valid leave the state as it was, resets too; their results are of no meaning. None is
+        all.
       chunk: tokens that are combined at a time; the backward pass keeps one state for each chunk.
       implementation: 'recurrent' goes token by token; 'parallel' combines spans in a tree; 'chunked' does that within
         chunks, one after the other. None is 'recurrent' for one token, else 'chunked'.
@@ -73,12 +74,9 @@ def wkv(
         raise ValueError(f"implementation={implementation!r} must be None, 'chunked', 'parallel' or 'recurrent'")
     (batch, length, channels), shape = key.shape, key.shape[:2]
     dtype = jnp.promote_types(jnp.result_type(key, value, decay, bonus), jnp.float32)
-    tokens = _Tokens(
-        key.astype(dtype),
-        value.astype(dtype),
-        jnp.zeros(shape, bool) if reset is None else reset,
-        jnp.ones(shape, bool) if valid is None else valid,
-    )
+    valid = jnp.ones(shape, bool) if valid is None else valid
+    reset = jnp.zeros(shape, bool) if reset is None else reset & valid
+    tokens = _Tokens(key.astype(dtype), value.astype(dtype), reset, valid)
     S = jax.tree.map(lambda array: array.astype(dtype), empty(batch, channels) if state is None else state)
     recurrent = implementation == "recurrent" or implementation is None and length == 1
     within = _recurrent if recurrent else _parallel
@@ -110,7 +108,7 @@ def _falls(tokens: _Tokens, decay: Float[Array, "f"]) -> Float[Array, "*b f"]:
     return jnp.where(tokens.reset[..., None], NEVER, jnp.where(tokens.valid[..., None], -decay, 0))
 
 
-def _add(before: State, fall: Float[Array, "*b f"], after: State) -> State:
+def add(before: State, fall: Float[Array, "*b f"], after: State) -> State:
     """What two spans leave, of which the second one adds `fall` to the exponents of the first."""
     old = before.maximum + fall
     maximum = jax.lax.stop_gradient(jnp.maximum(old, after.maximum))
@@ -121,13 +119,13 @@ def _add(before: State, fall: Float[Array, "*b f"], after: State) -> State:
 
 def _read(before: State, tokens: _Tokens, bonus: Float[Array, "f"]) -> Float[Array, "*b f"]:
     own = State(tokens.value, jnp.ones_like(tokens.value), tokens.key + bonus)
-    both = _add(before, jnp.where(tokens.reset[..., None], NEVER, jnp.zeros_like(bonus)), own)
+    both = add(before, jnp.where(tokens.reset[..., None], NEVER, jnp.zeros_like(bonus)), own)
     return both.numerator / both.denominator
 
 
 def _recurrent(S: State, tokens: _Tokens, *, decay, bonus):
     def step(S, token):
-        return _add(S, _falls(token, decay), _leaves(token)), _read(S, token, bonus)
+        return add(S, _falls(token, decay), _leaves(token)), _read(S, token, bonus)
 
     S, y = jax.lax.scan(step, S, jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), tokens))
     return S, jnp.swapaxes(y, 0, 1)
@@ -136,7 +134,7 @@ def _recurrent(S: State, tokens: _Tokens, *, decay, bonus):
 def _parallel(S: State, tokens: _Tokens, *, decay, bonus):
     def join(left, right):
         (fall, before), (further, after) = left, right
-        return fall + further, _add(before, further, after)
+        return fall + further, add(before, further, after)
 
     first = jax.tree.map(lambda one, rest: jnp.concatenate([one[:, None], rest], axis=1), S, _leaves(tokens))
     falls = jnp.pad(_falls(tokens, decay), ((0, 0), (1, 0), (0, 0)))

@@ -13,7 +13,7 @@ from tests.kernels.wkv_cases import Case, agree
 
 EVERY = ("state", "reset", "valid")
 FAST = [
-    Case("float32", extras=EVERY),
+    Case("float32", length=26, extras=EVERY),  # row 1 ends in a reset at a token that is not valid
     Case("bfloat16", length=9, channels=16),
 ]
 SLOW = [

@@ -115,6 +115,16 @@ def test_tokens_that_are_not_valid_leave_the_state_unchanged(implementation):
             np.testing.assert_allclose(actual[0], none[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("implementation", FORMS)
+def test_a_reset_at_a_token_that_is_not_valid_leaves_the_state_unchanged(implementation):
+    with jax.enable_x64():
+        arrays, valid = inputs(), jnp.ones((BATCH, LENGTH), bool).at[0, 9:].set(False)
+        state = jax.jit(lambda reset: call(arrays, reset=reset, valid=valid, chunk=4, implementation=implementation)[1])
+        for place in (9, LENGTH - 1):
+            for actual, expected in zip(state(RESET.at[0, place].set(True)), state(RESET), strict=True):
+                np.testing.assert_array_equal(actual, expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [(dict(chunk=0), "chunk=0 must be"), (dict(implementation="cuda"), "implementation='cuda' must be")],

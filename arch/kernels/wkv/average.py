@@ -81,7 +81,7 @@ def wkv(
         raise ValueError(f"{wrong} for the kernels of kernels={kernels!r}")
     flags = jnp.ones((b, t), jnp.int32) if valid is None else valid.astype(jnp.int32)
     if reset is not None:
-        flags += 2 * reset.astype(jnp.int32)
+        flags += 2 * (reset & (flags > 0)).astype(jnp.int32)  # a token that is not valid changes nothing
     more = -t % module.chunk(t)
     long = lambda array: jnp.pad(array, ((0, 0), (0, more), *[(0, 0)] * (array.ndim - 2)))
     wide = lambda array: module.tiles(array.astype(jnp.float32), key.dtype)
