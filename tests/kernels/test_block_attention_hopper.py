@@ -13,6 +13,7 @@ from arch.kernels.block_attention import hopper, hopper_backward
 from arch.kernels.block_attention.flash import attend
 from arch.kernels.block_attention.hopper_parts import Launch
 from tests.kernels.block_attention_cases import HEADS, Case, agree, calls
+from tests.kernels.interpreter import watching
 
 EVERY = ("segments", "valid", "slopes", "sinks", "soft cap")
 case = functools.partial(Case, dtype="bfloat16", rows=1, block=(64, 64), channels=64, value_channels=64)
@@ -32,8 +33,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def interpreted(*args, **given):
-    _, plgpu = compat.modules()
-    launch = Launch(slots=2, interpret=plgpu.InterpretGPUParams(detect_races=True))
+    launch = Launch(slots=2, interpret=watching())
     return attend(*args, kernels="hopper", launch=launch, **given)
 
 

@@ -12,6 +12,7 @@ from arch.kernels import compat
 from arch.kernels.linear_attention.decayed import decayed_attention
 from arch.kernels.linear_attention.hopper_parts import Launch
 from tests.kernels.decayed_cases import Case, agree
+from tests.kernels.interpreter import watching
 
 case = functools.partial(Case, dtype="bfloat16", rows=1, channels=64, values=64)
 FAST = [case(length=70, heads=1, groups=1, extras=("reset", "valid"))]
@@ -27,8 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def interpreted(**given):
-    _, plgpu = compat.modules()
-    launch = Launch(slots=2, chunks=2, interpret=plgpu.InterpretGPUParams(detect_races=True))
+    launch = Launch(slots=2, chunks=2, interpret=watching())
     return decayed_attention(**given, kernels="hopper", launch=launch)
 
 

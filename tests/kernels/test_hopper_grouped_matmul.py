@@ -12,6 +12,7 @@ import pytest
 
 from arch.kernels import compat, warpgroups
 from arch.kernels.grouped_matmul import hopper
+from tests.kernels.interpreter import watching
 
 M, D, F = 149, 128, 64
 GROUPS = {
@@ -29,8 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def launch():
-    _, plgpu = compat.modules()
-    return warpgroups.Launch(columns=64, slots=2, blocks=2, interpret=plgpu.InterpretGPUParams(detect_races=True))
+    return warpgroups.Launch(columns=64, slots=2, blocks=2, interpret=watching())
 
 
 def inputs(group_sizes, dtype=jnp.bfloat16):

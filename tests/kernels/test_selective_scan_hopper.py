@@ -6,6 +6,7 @@ import pytest
 from arch.kernels import compat, lanes
 from arch.kernels.selective_scan import hopper, hopper_parts
 from arch.kernels.selective_scan.scan import selective_scan
+from tests.kernels.interpreter import watching
 from tests.kernels.selective_scan_cases import Case, agree
 
 EVERY = ("state", "reset")
@@ -17,9 +18,6 @@ SLOW = [
     Case("float32", length=17, channels=35, states=33, extras=EVERY),
     Case("bfloat16", length=41, states=16, extras=("reset",)),
 ]
-COPIES = 64
-"""At a time, more than there are: one that takes up another's clock would pass for ordered behind it."""
-
 pytestmark = pytest.mark.skipif(
     jax.__version_info__ < compat.INTERPRETER, reason="this JAX interprets no Mosaic GPU kernels"
 )
@@ -33,9 +31,7 @@ def small_blocks(monkeypatch):
 
 
 def interpreted(*arrays, **given):
-    _, plgpu = compat.modules()
-    interpret = plgpu.InterpretGPUParams(detect_races=True, num_tma_threads_per_device=COPIES)
-    launch = lanes.Launch(slots=2, interpret=interpret)
+    launch = lanes.Launch(slots=2, interpret=watching())
     return selective_scan(*arrays, **given, kernels="hopper", launch=launch)
 
 

@@ -6,21 +6,19 @@ import pytest
 from arch.kernels import compat, lanes
 from arch.kernels.wkv import hopper
 from arch.kernels.wkv.average import wkv
+from tests.kernels.interpreter import watching
 from tests.kernels.wkv_cases import Case, agree
 
 EVERY = ("state", "reset", "valid")
 FAST = [Case("bfloat16", length=19, channels=11, rows=1, extras=EVERY)]
 SLOW = [
-    Case("float32", length=37, extras=EVERY),
+    Case("float32", length=26, extras=EVERY),  # row 1 ends in a reset at a token that is not valid
     Case("float32", length=1, extras=("state",)),
     Case("float32", length=32, channels=16, gain=1e3),
     Case("float32", length=29, gain=30.0, extras=EVERY),
     Case("bfloat16", length=41, extras=("valid",)),
     Case("bfloat16", length=16, extras=("state", "reset"), rows=1),
 ]
-COPIES = 64
-"""At a time, more than there are: one that takes up another's clock would pass for ordered behind it."""
-
 pytestmark = pytest.mark.skipif(
     jax.__version_info__ < compat.INTERPRETER, reason="this JAX interprets no Mosaic GPU kernels"
 )
@@ -34,9 +32,7 @@ def small_blocks(monkeypatch):
 
 
 def interpreted(*arrays, **given):
-    _, plgpu = compat.modules()
-    interpret = plgpu.InterpretGPUParams(detect_races=True, num_tma_threads_per_device=COPIES)
-    launch = lanes.Launch(slots=2, interpret=interpret)
+    launch = lanes.Launch(slots=2, interpret=watching())
     return wkv(*arrays, **given, kernels="hopper", launch=launch)
 
 
