@@ -13,64 +13,20 @@ by the places of the buffers, which XLA's program works through. Rows that are l
 what it is if each costs the eight rows of its tile, as XLA takes it for TPUs. Needs libtpu, no TPU.
 """
 
-import math
 import sys
 
-from benchmarks import plan as planning  # first: it sets the environment
-
-from jax.experimental import topologies
-
-from arch.ffns import moe
 from arch.models import decoder
-from arch.ops.chunked_attention import blocks_of
-from arch.ops.patterns.schedule import schedule
-from arch.sharding import mesh as meshes
+from arch.plan import loads
+from arch.plan.program import count
+from arch.plan.roofline import seconds
 from benchmarks import measure, roofline
-from benchmarks.program import count
-
-
-def seconds(ops: list[count.Op], *, peak: float, memory: float, links: float) -> dict[str, float]:
-    """Of operations one behind the other, of all traffic with the main memory, of the links, and of the step."""
-    far = lambda op: (op.memory - op.near) / memory
-    work = sum(max(op.products / peak, far(op)) for op in ops if not op.aside)
-    traffic, carried = sum(map(far, ops)), sum(op.received for op in ops) / links
-    return dict(work_s=work, memory_s=traffic, links_s=carried, step_s=max(work, traffic, carried))
-
-
-def even_load(cfg: decoder.Config, shards: int) -> tuple[float, int]:
-    """(share of the places of a mixture's buffers that hold rows, rounds of the exchange) when all experts get as many.
-
-    A shard sends k rows a token. In one exchange it has places, for each shard, for as many as could come: k a token,
-    or one for each expert that it owns, where these are fewer (see `arch.sharding.exchange`); in rounds, for
-    `round_factor` times an even load. Rounds are 0 where their number does not depend on the load.
-    """
-    parts = [part for layer in cfg.layers.blocks for part in layer.sublayers if isinstance(part, moe.Config)]
-    if shards == 1 or not parts:
-        return 1.0, 0
-    (part,) = set(parts)
-    if part.round_factor:
-        rounds = math.ceil(1 / part.round_factor)
-        return 1 / (part.round_factor * rounds), rounds
-    return part.top_k / (shards * min(part.top_k, part.num_experts // shards)), 0
-
-
-def loops(cfg: decoder.Config, rounds: int) -> count.Trips:
-    """How often the loops run whose end is found as the program runs: an exchange's, and those of causal attention.
-
-    Attention of long rows takes their blocks of queries in turn, each with the blocks of keys that it sees: so many on
-    an average.
-    """
-    (first, *_) = cfg.layers.blocks[0].sublayers
-    blocks = blocks_of(planning.LENGTH, causal=first.causal, window=first.window)
-    (*_, long) = schedule(blocks.lists, blocks=1)
-    seen = len(long.blocks) / len(long.rows)
-    return lambda path: rounds if "/moe/" in path else seen if "/attention/" in path else 0
+from benchmarks import plan as planning
 
 
 def row(text: str, cfg: decoder.Config, parameters: int, chip: str, sizes: dict[str, int]) -> dict:
     """What a compiled step takes a chip, the estimate in closed form beside it, and the step's seconds."""
-    share, rounds = even_load(cfg, sizes.get("expert", 1))
-    how = dict(filled=share, trips=loops(cfg, rounds))
+    share, rounds = loads.even_load(cfg, sizes.get("expert", 1))
+    how = dict(filled=share, trips=loads.trips(cfg, planning.LENGTH, rounds))
     ops, in_tiles = (count.ops(text, tiles=tiles, **how) for tiles in (False, True))
     place = roofline.Place(1, planning.LENGTH, sizes.get("fsdp", 1), sizes.get("expert", 1))
     closed = roofline.of_step(cfg, parameters, place)
@@ -87,8 +43,7 @@ def row(text: str, cfg: decoder.Config, parameters: int, chip: str, sizes: dict[
 
 def compiled(cfg: decoder.Config, topology: str, sizes: dict[str, int]) -> tuple[str, int]:
     """The text of the step's program for such a slice, and how many parameters the model has."""
-    devices = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
-    program, parameters = planning.lowered(cfg, meshes.make(meshes.Config(**sizes), devices))
+    program, parameters = planning.lowered(cfg, planning.described(topology, sizes))
     return program.compile().as_text(), parameters
 
 

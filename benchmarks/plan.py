@@ -1,41 +1,39 @@
-"""What a training step of a published model needs of each TPU of a slice that is not here, from XLA's own compiler.
+"""What a training step of a published model needs and takes of each TPU of a slice that is not here (`arch/plan`).
 
 python -m benchmarks.plan mixtral.mixtral_8x7b v5e:8x8 fsdp=8 expert=8
 
-Rows of 4096 tokens, one a chip; float32 weights and moments (AdamW), bfloat16 arithmetic, full rematerialisation, the
-loss 512 tokens of a row at a time; a mixture's rows go to their experts in rounds of 5/8 of an even load, so at such a
-load in two, with a quarter to spare. `round=0.4` makes them smaller, `round=0` sends 512 tokens of a row at a time
-instead, in less memory and more time. Needs libtpu, no TPU. What does not fit the chip, the compiler refuses and says
-by how much. `temporaries` are as XLA tells them, on v5e with 128 MiB of VMEM among them; `peak` is the most at a time.
-Of a scan's body, `collectives` counts one round.
+Rows of 4096 tokens (`length=8192`), one a chip (`rows=2`); float32 weights and moments (AdamW), bfloat16 arithmetic,
+full rematerialisation (`remat=dots`), the loss 512 tokens of a row at a time; a mixture's rows go to their experts in
+rounds of 5/8 of an even load, so at such a load in two, with a quarter to spare. `round=0.4` makes them smaller,
+`round=0` sends 512 tokens of a row at a time instead, in less memory and more time. An encoder learns masked tokens, an
+encoder-decoder cut spans. `decode=1` compiles a step of decoding too. Needs libtpu, no TPU. What does not fit the chip,
+the compiler refuses and says by how much. `temporaries` are as XLA tells them, on v5e with 128 MiB of VMEM among them;
+`peak` is the most at a time.
 """
 
 import importlib
-import os
 import sys
-import time
-
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
-from jax.experimental import topologies
 
 from arch import tree
+from arch.heads import masked_lm
 from arch.layers import token_loss
-from arch.models import decoder
+from arch.models import encoder, encoder_decoder
+from arch.plan import lowering, topology
+from arch.plan.plan import plan
 from arch.sharding import mesh as meshes
-from arch.train import bad_batch, optimizer
-from arch.train import state as states
-from arch.train.step import train_step
+from arch.tasks import masked_tokens, next_token, span_corruption
+from arch.train import experiment
 from benchmarks import measure
-from benchmarks.program import collectives
 
-LENGTH, CHUNK, ROUND, MIB = 4096, 512, 0.625, 2**20
-FIELDS = dict(tokens="int32", targets="int32", weights="float32", positions="int32", segment_ids="int32")
+jax.config.update("jax_platforms", "cpu")
+
+LENGTH, CHUNK, ROUND = 4096, 512, 0.625
+STEPS = 1000
 
 
-def preset(name: str, a_round: float = ROUND) -> decoder.Config:
+def preset(name: str, a_round: float = ROUND, remat: str = "full"):
     """A family's preset as it needs little memory, its mixtures' rounds of so many times an even load; 0: `CHUNK`."""
     dispatch = dict(round_factor=a_round) if a_round else dict(chunk_tokens=CHUNK)
     family, which = name.split(".")
@@ -45,57 +43,55 @@ def preset(name: str, a_round: float = ROUND) -> decoder.Config:
         sublayers = (part.replace(**dispatch) if part.label == "moe" else part for part in layer.sublayers)
         return layer.replace(sublayers=tuple(sublayers))
 
-    layers = cfg.layers.replace(remat="full", pattern=tuple(map(in_rounds, cfg.layers.pattern)))
-    return cfg.replace(dtype="bfloat16", layers=layers)
+    def little(layers):
+        return layers.replace(remat=remat, pattern=tuple(map(in_rounds, layers.pattern)))
+
+    fields = ("encoder", "decoder") if isinstance(cfg, encoder_decoder.Config) else ("layers",)
+    return cfg.replace(dtype="bfloat16", **{field: little(getattr(cfg, field)) for field in fields})
 
 
-def lowered(cfg: decoder.Config, mesh, *, length: int = LENGTH):
-    """The step of this model on the mesh with a row a device, lowered, and how many parameters it has."""
-    model = cfg.make()
-    descend = optimizer.Config().make(1000)
-    plan = states.plan(model, descend, mesh)
-    loss = token_loss.Config(chunk_tokens=CHUNK * mesh.size)
-    step = train_step(model, cfg, descend, plan.trainable, None, loss=loss)
-    shape = (mesh.size, length)
-    where = meshes.sharding(("batch", None), shape, mesh)
-    batch = {field: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for field, dtype in FIELDS.items()}
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    out = jax.tree.map(lambda leaf: leaf.sharding, plan.abstract), None
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=out)
-    with jax.set_mesh(mesh):
-        program = jitted.lower(plan.abstract, batch, key, bad_batch.order(0, bad_batch.JUDGE))
-    return program, tree.count(plan.abstract.params)
-
-
-def plan(name: str, topology: str, sizes: dict[str, int], a_round: float) -> dict:
-    """The row of the results; where the compiler finds no room, its message instead of sizes."""
-    devices = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
-    mesh = meshes.make(meshes.Config(**sizes), devices)
-    start = time.process_time()
-    program, parameters = lowered(preset(name, a_round), mesh)
-    row = dict(model=name, topology=topology, mesh=dict(mesh.shape), chips=mesh.size, parameters=parameters)
-    row |= dict(chunk_tokens=CHUNK, round_factor=a_round)
-    try:
-        compiled = program.compile()
-    except jax.errors.JaxRuntimeError as error:
-        print(error, file=sys.stderr)  # with what takes the room
-        return row | dict(refused=str(error).splitlines()[0], cpu_s=round(time.process_time() - start))
-    memory = compiled.memory_analysis()
-    return row | dict(
-        arguments_mib=round(memory.argument_size_in_bytes / MIB),
-        temporaries_mib=round(memory.temp_size_in_bytes / MIB),
-        peak_mib=round(memory.peak_memory_in_bytes / MIB),
-        collectives=collectives.summary(compiled.as_text()),
-        cpu_s=round(time.process_time() - start),
+def run(model, size: int, *, length: int = LENGTH, rows: int = 1, **axes: int) -> experiment.Config:
+    """The run of a model on so many devices."""
+    task = next_token.Config()
+    if isinstance(model, encoder.Config):
+        task, model = masked_tokens.Config(), model.replace(head=masked_lm.Config())
+    elif isinstance(model, encoder_decoder.Config):
+        task = span_corruption.Config()
+    if 0 < model.position.max_length < length:  # learned ones, as many as the rows have
+        model = model.replace(position=model.position.replace(length=length + model.position.offset))
+    mesh = meshes.Config(**{"data": 1} | axes)
+    shards = meshes.batch_shards(meshes.abstract(mesh, size))
+    return experiment.Config(
+        model=model,
+        task=task,
+        total_steps=STEPS,
+        batch_size=rows * shards,
+        seq_len=length,
+        loss=token_loss.Config(chunk_tokens=CHUNK * shards),
+        mesh=mesh,
     )
 
 
-def main(name: str, topology: str, *sizes: str) -> None:
+def lowered(cfg, mesh, *, length: int = LENGTH):
+    """The step of this model on the mesh with a row a device, lowered, and how many parameters it has."""
+    sizes = {axis: size for axis, size in mesh.shape.items() if size > 1}
+    prepared = lowering.prepare(run(cfg, mesh.size, length=length, **sizes), mesh)
+    return lowering.train(prepared), tree.count(prepared.plan.abstract.params)
+
+
+def described(text: str, sizes: dict[str, int]):
+    """The mesh of a slice that is not here."""
+    return meshes.make(meshes.Config(**{"data": 1} | sizes), topology.devices(topology.parse(text)))
+
+
+def main(name: str, text: str, *options: str) -> None:
     """Plans, and adds the row to benchmarks/results/plan.json."""
-    given = dict(pair.split("=") for pair in sizes)
-    a_round = float(given.pop("round", ROUND))
-    axes = {axis: int(size) for axis, size in given.items()}
-    measure.add("plan", (name, topology, *sizes), plan(name, topology, axes, a_round))
+    given = dict(pair.split("=") for pair in options)
+    model = preset(name, float(given.pop("round", ROUND)), given.pop("remat", "full"))
+    decode, where = bool(int(given.pop("decode", 0))), topology.parse(text)
+    sizes = {option: int(value) for option, value in given.items()}
+    row = plan(run(model, where.size, **sizes), where, decode=decode)
+    measure.add("plan", (name, text, *options), dict(model=name) | row)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 python -m benchmarks.roofline mixtral.mixtral_8x7b v5e fsdp=8 expert=8
 
 Williams et al., Roofline, 2009, doi 10.1145/1498765.1498785; the term of the links as in Pope et al., 2022, arXiv
-2211.05102. Everything comes of the config and the mesh, nothing is compiled or measured; `benchmarks/program` counts
+2211.05102. Everything comes of the config and the mesh, nothing is compiled or measured; `arch.plan.program` counts
 the same in the program that XLA makes and `benchmarks/roofline_check.py` compares: products are the same, bytes of
 memory the least that they need. Assumed: bfloat16 products, float32 weights and moments (AdamW), full
 rematerialisation, no `tensor`, experts with an even load.
@@ -25,12 +25,11 @@ from arch.layers.flops import unknown
 from arch.mixers import attention
 from arch.models import decoder
 from arch.ops.chunked_attention import visited_pairs
+from arch.plan import topology
 from benchmarks import measure
 
-CHIPS = {  # Google Cloud's pages on each TPU: dense bfloat16 FLOP/s, bytes/s of HBM, bytes/s of all links together
-    "v5e": dict(peak=197e12, memory=819e9, links=200e9),
-    "v5p": dict(peak=459e12, memory=2765e9, links=600e9),
-}
+CHIPS = {name: dict(peak=chip.peak, memory=chip.memory, links=chip.links) for name, chip in topology.CHIPS.items()}
+"""Dense bfloat16 FLOP/s, bytes/s of memory, bytes/s of all links together."""
 HALF, FULL = 2, 4
 """Bytes of a bfloat16 and of a float32."""
 PRODUCTS = 4

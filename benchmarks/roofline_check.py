@@ -13,16 +13,12 @@ one layer makes. XLA tells no received bytes. Needs libtpu, no TPU.
 import json
 import sys
 
-from benchmarks import plan as planning  # first: it sets the environment
-
-import jax
-from jax.experimental import topologies
-
 from arch.families import mixtral
 from arch.models import decoder
-from arch.sharding import mesh as meshes
-from benchmarks import least_time, measure, roofline
-from benchmarks.program import count
+from arch.plan import loads
+from arch.plan.program import count
+from benchmarks import measure, roofline
+from benchmarks import plan as planning
 
 TOPOLOGY, SIZES, LENGTH = "v5e:2x4", dict(data=1, fsdp=2, expert=4), 256
 MODEL = dict(embed_dim=1024, num_layers=1, num_heads=8, num_kv_heads=2, hidden_dim=3584, vocab_size=4096)
@@ -38,8 +34,7 @@ def small(*, pattern: int = 1, repeats: int = 1) -> decoder.Config:
 
 def compiled(cfg: decoder.Config, **options):
     """(its step on the described chips, how many parameters it has)."""
-    devices = topologies.get_topology_desc(topology_name=TOPOLOGY, platform="tpu").devices
-    program, parameters = planning.lowered(cfg, meshes.make(meshes.Config(**SIZES), devices), length=LENGTH)
+    program, parameters = planning.lowered(cfg, planning.described(TOPOLOGY, SIZES), length=LENGTH)
     return program.compile(compiler_options=options), parameters
 
 
@@ -60,7 +55,7 @@ def ratios(some: dict[str, float], others: dict[str, float]) -> dict[str, float]
 def sums(cfg: decoder.Config) -> tuple[dict, int]:
     """(those of the program as it is, by the rows that are there, parameters)."""
     program, parameters = compiled(cfg)
-    own = count.total(count.ops(program.as_text(), filled=least_time.even_load(cfg, SIZES["expert"])[0]))
+    own = count.total(count.ops(program.as_text(), filled=loads.even_load(cfg, SIZES["expert"])[0]))
     return {name: own[name] for name in ("products", "elementwise", "memory", "received")}, parameters
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from benchmarks.program import collectives, count, hlo
+from arch.plan.program import collectives, count, hlo
 
 
 def compiled(function, *shapes):

@@ -9,8 +9,10 @@ import pytest
 from arch.families import llama, mixtral
 from arch.ffns import mlp
 from arch.layers.flops import Row, UnknownFlops
-from benchmarks import least_time, roofline
-from benchmarks.program.count import Op
+from arch.plan import loads
+from arch.plan import roofline as of_program
+from arch.plan.program.count import Op
+from benchmarks import roofline
 
 RESULTS = pathlib.Path(roofline.__file__).parent / "results"
 SMALL = dict(vocab_size=11, embed_dim=24, num_layers=3, num_heads=3, hidden_dim=7)
@@ -81,12 +83,12 @@ def op(**sizes):
 )  # fmt: skip
 def test_what_limits_a_program_is_the_slowest_of_work_traffic_and_links(links, step):
     ops = [op(products=6, memory=4, near=3), op(products=1, memory=8), op(memory=2, received=5, aside=True)]
-    assert least_time.seconds(ops, peak=2.0, memory=4.0, links=links) == step
+    assert of_program.seconds(ops, peak=2.0, memory=4.0, links=links) == step
 
 
 @pytest.mark.parametrize("shards, share", [(1, 1.0), (2, 0.5), (4, 0.25), (8, 0.25)])
 def test_an_even_load_fills_so_much_of_the_buffers(shards, share):
-    assert least_time.even_load(mixtral.compose(**SMALL), shards) == (share, 0)  # 8 experts, 2 a token
+    assert loads.even_load(mixtral.compose(**SMALL), shards) == (share, 0)  # 8 experts, 2 a token
 
 
 @pytest.mark.parametrize("factor, load", [(1.25, (0.8, 1)), (0.625, (0.8, 2)), (0.5, (1.0, 2))])
@@ -95,7 +97,7 @@ def test_an_even_load_takes_so_many_rounds(factor, load):
     (layer,) = cfg.layers.pattern
     rounds = [part.replace(round_factor=factor) if part.label == "moe" else part for part in layer.sublayers]
     layers = cfg.layers.replace(pattern=(layer.replace(sublayers=tuple(rounds)),))
-    assert least_time.even_load(cfg.replace(layers=layers), 4) == load
+    assert loads.even_load(cfg.replace(layers=layers), 4) == load
 
 
 @pytest.mark.parametrize("row", CHECK["xla"], ids=lambda row: str(row["layers"]))

@@ -50,6 +50,11 @@ class Task(config.Config):
         """Tokens of a row, by the arguments of the model's `flops`; `predicted`, if not all of them need logits."""
         return {"length": seq_len}
 
+    def fields(self, seq_len: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """(shape, dtype) of each field of a row that goes to the devices; of a packed text without more columns."""
+        whole = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), ((seq_len,), "int32"))
+        return whole | {"weights": ((seq_len,), "float32")}
+
     def own_data(self) -> dataset.Tokenized:
         """The rows of a task that draws them, all splits of them."""
         raise NotImplementedError

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from arch import config
@@ -76,9 +77,22 @@ def shape(cfg: Config, num_devices: int) -> tuple[int, ...]:
 
 
 def make(cfg: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over these devices (all, when None), laid out so that `tensor` neighbours are near each other."""
+    """The mesh over these devices (all, when None), laid out so that `tensor` neighbours are near each other.
+
+    Where they are in several slices of TPUs, `data` alone goes from one to the next.
+
+    Raises:
+      ValueError: the axes' product is not the number of devices, or slices do not divide `data`.
+    """
     devices = jax.devices() if devices is None else list(devices)
     sizes = shape(cfg, len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
+    if sizes[0] % slices:
+        raise ValueError(f"mesh.data={sizes[0]} must be a multiple of {slices}, the slices that the devices are in")
+    if slices > 1:
+        inside, between = (sizes[0] // slices, *sizes[1:]), (slices, *[1] * (len(AXES) - 1))
+        laid_out = mesh_utils.create_hybrid_device_mesh(inside, between, devices, allow_split_physical_axes=True)
+        return Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 

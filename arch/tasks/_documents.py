@@ -43,6 +43,11 @@ class Task(task.Task):
             held = model_cfg.token_types
             raise ValueError(f"model.token_types={held} must be at least {most + 1} for pairs of texts")
 
+    def fields(self, seq_len: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """A document a row has padding and no segments."""
+        own = super().fields(seq_len) | {"valid": ((seq_len,), "bool")}
+        return {name: field for name, field in own.items() if name != "segment_ids"}
+
     def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:
         """The split's documents, a row each."""
 

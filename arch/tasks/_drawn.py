@@ -71,6 +71,10 @@ class Task(next_token.Config):
         if seq_len != self.seq_len:
             raise ValueError(f"seq_len={seq_len} must be {self.seq_len}, the length of the rows of task {self.label!r}")
 
+    def fields(self, seq_len: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Those of text, but a row is one piece."""
+        return {name: field for name, field in super().fields(seq_len).items() if name != "segment_ids"}
+
     def own_data(self) -> dataset.Tokenized:
         """The rows of both splits."""
         made = {}

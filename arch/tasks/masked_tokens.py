@@ -64,6 +64,14 @@ class Config(task.Task):
         """Only the masked tokens are predicted."""
         return {"length": seq_len, "predicted": masking.most(seq_len, self.rate)}
 
+    def fields(self, seq_len: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Those of packed text; pairs have no segments, but types, what is real and an answer."""
+        own = super().fields(seq_len)
+        if not self.next_sentence:
+            return own
+        own |= {"token_types": ((seq_len,), "int32"), "valid": ((seq_len,), "bool"), "next_sentence": ((), "int32")}
+        return {name: field for name, field in own.items() if name != "segment_ids"}
+
     def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:
         """Packed text or pairs, masked anew at each index; of a split but train without regard to the seed.
 

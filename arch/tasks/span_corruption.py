@@ -93,6 +93,13 @@ class Config(task.Task):
         shares = dict(density=self.density, mean_span=self.mean_span)
         return spans.Config(sentinels=tuple(sentinels), end_id=end_id, **shares)
 
+    def fields(self, seq_len: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Of `samples`."""
+        ints, source, target = "int32", (seq_len,), (self._lengths(seq_len)[1],)
+        read = {"source": (source, ints), "source_positions": (source, ints), "source_valid": (source, "bool")}
+        written = {"tokens": (target, ints), "positions": (target, ints), "valid": (target, "bool")}
+        return read | written | {"targets": (target, ints), "weights": (target, "float32")}
+
     def lengths(self, seq_len: int) -> dict[str, int]:
         """The input has `seq_len` tokens, the target as many as it takes."""
         return {"length": self._lengths(seq_len)[1], "source_length": seq_len}

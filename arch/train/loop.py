@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
 
 from arch import config, tree
 from arch.data import dataset
@@ -24,11 +23,11 @@ from arch.train.interrupt import Interrupt
 from arch.train.logger import Logger
 from arch.train.mixtures import matmuls
 from arch.train.profiling import Tracer
+from arch.train.program import jitted
 from arch.train.setup import Setup
 from arch.train.start import start
 from arch.train.startup import Startup
 from arch.train.state import TrainState
-from arch.train.step import train_step
 
 log = logging.getLogger("arch")
 
@@ -161,32 +160,11 @@ class Run:
         """The train step, compiled once, for the shapes of the first batch."""
         setup = self.setup
         batch = meshes.global_batch(dataset.without_ids(rows), setup.mesh)
-        take = train_step(
-            setup.model,
-            self.cfg.model,
-            setup.optimizer,
-            setup.plan.trainable,
-            setup.token_bytes,
-            task=self.cfg.task,
-            micro_batches=self.cfg.micro_batches,
-            loss=self.cfg.loss,
-            ema_decay=self.cfg.ema.decay,
-            growth_steps=self.cfg.loss_scale.growth_steps,
-            bad=self.cfg.bad_batch,
-        )
-
-        def function(state, *args):
-            state, metrics = take(state, *args)
-            rate = self.cfg.optimizer.last_rate(self.cfg.total_steps, state.opt_state)
-            return state, metrics | {"learning_rate": rate}
-
-        where = jax.tree.map(lambda leaf: leaf.sharding, setup.plan.abstract)
-        whole = NamedSharding(setup.mesh, PartitionSpec())
+        step = jitted(self.cfg, setup.model, setup.optimizer, setup.plan, setup.mesh, setup.token_bytes)
         for line in matmuls(self.cfg.model, setup.mesh, setup.mesh.devices.flat[0].device_kind):
             log.info(line)
         log.info("compiling the step")
         start = time.perf_counter()
-        step = jax.jit(function, donate_argnums=0, out_shardings=(where, whole))
         compiled = step.lower(self.state, batch, key, bad_batch.order(self.step, bad_batch.JUDGE)).compile()
         seconds = time.perf_counter() - start
         log.info("compiled the step in %.1f s; %d parameters", seconds, tree.count(setup.plan.abstract.params))

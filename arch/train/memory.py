@@ -12,6 +12,7 @@ models, within a factor of 1.5.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -60,17 +61,16 @@ def estimate(cfg: experiment.Config, plan: states.Plan, *, batch_shards: int, we
     """
     state = plan.abstract
     trained, _ = tree.partition(state.params, plan.trainable)
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.params)
     rows = -(-cfg.batch_size // cfg.micro_batches // batch_shards)
     lengths = cfg.task.lengths(cfg.seq_len)
     predicted = lengths.pop("predicted", lengths["length"])
 
-    def kept(model_cfg):
-        per_row, of_weights = _kept(model_cfg, params, **lengths)
+    def all_kept(model_cfg):
+        per_row, of_weights = kept(model_cfg, **lengths)
         return rows * per_row + of_weights // weight_shards
 
-    layers, plain = _without_remat(cfg.model)
-    a_layer = 0 if plain == cfg.model else 2 * kept(plain) // layers
+    layers, plain = without_remat(cfg.model)
+    a_layer = 0 if plain == cfg.model else 2 * all_kept(plain) // layers
     tokens = min(rows * predicted, cfg.loss.chunk_tokens or math.inf)
     logits = 2 * 4 * tokens * cfg.model.vocab_size if cfg.task.predicts_text else 0
     return Memory(
@@ -78,7 +78,7 @@ def estimate(cfg: experiment.Config, plan: states.Plan, *, batch_shards: int, we
         optimizer=_bytes(state.opt_state),
         average=_bytes(state.average),
         gradients=_bytes(trained) * (2 if cfg.micro_batches > 1 else 1),
-        activations=kept(cfg.model) + max(a_layer, logits),
+        activations=all_kept(cfg.model) + max(a_layer, logits),
     )
 
 
@@ -88,9 +88,11 @@ def _bytes(state: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _kept(model_cfg: Any, params: tree.Tree, length: int, source_length: int = 0) -> tuple[int, int]:
+@functools.lru_cache(maxsize=8)
+def kept(model_cfg: Any, length: int, source_length: int = 0) -> tuple[int, int]:
     """Bytes that the forward pass keeps for the backward pass: of each row, and of the weights (in another dtype)."""
     model = model_cfg.make()
+    params = states.shapes(model)
     rows = [jax.ShapeDtypeStruct((PROBE, size), jnp.int32) for size in (source_length, length) if size]
 
     def forward(params, rows, key):
@@ -111,7 +113,7 @@ def _is_pair(model_cfg: Any) -> bool:
     return isinstance(model_cfg, encoder_decoder.Config)
 
 
-def _without_remat(model_cfg: Any) -> tuple[int, Any]:
+def without_remat(model_cfg: Any) -> tuple[int, Any]:
     """The number of layers, and the model that computes nothing again."""
     names = ("encoder", "decoder") if _is_pair(model_cfg) else ("layers",)
     stacks = {name: getattr(model_cfg, name) for name in names}

@@ -79,6 +79,11 @@ def _traced(model) -> tree.Tree:
     return jax.eval_shape(lambda key: _init_boxed(model, key), jax.random.key(0))
 
 
+def shapes(model) -> tree.Tree:
+    """The shapes of a model's parameters, in scanned form."""
+    return weight.unbox(_traced(model))
+
+
 def axes(model) -> dict[str, tuple[str, ...]]:
     """The logical axes of each of a model's parameters, by path."""
     return _axes(_traced(model))
@@ -97,6 +102,11 @@ def plan(
     trainable, axes = weight.trainable(boxed), _axes(boxed)
     abstract = jax.eval_shape(lambda params: create(params, trainable, optimizer, beside), weight.unbox(boxed))
     return Plan(_with_shardings(abstract, axes, mesh), trainable, axes, beside)
+
+
+def elsewhere(plan: Plan, mesh: Mesh | AbstractMesh) -> Plan:
+    """The same state on another mesh."""
+    return dataclasses.replace(plan, abstract=_with_shardings(plan.abstract, plan.axes, mesh))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ XLA for CPUs and GPUs writes `known_trip_count` beside the loop, XLA for TPUs do
 
 import re
 
-from benchmarks.program import hlo
+from arch.plan.program import hlo
 
 _SAME = ("copy", "copy-start", "copy-done", "bitcast", "reshape", "convert")
 """Operations that hand a counter on."""

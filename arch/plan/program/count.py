@@ -9,7 +9,7 @@ collective that stands in several fusions once. `benchmarks/roofline_check.py` c
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from benchmarks.program import collectives, flops, hlo, loops, memory
+from arch.plan.program import collectives, flops, hlo, loops, memory
 
 Trips = Callable[[str], float]
 FREE = set(
@@ -32,6 +32,7 @@ class Op:
       memory: bytes that it reads and writes.
       near: of these, the bytes in memories close to the processor.
       received: bytes that come from other devices.
+      members: of a message, the devices of its first group (see `collectives.Collective`).
       aside: whether it only moves, while others compute.
     """
 
@@ -43,6 +44,7 @@ class Op:
     memory: float = 0
     near: float = 0
     received: float = 0
+    members: tuple[int, ...] = ()
     aside: bool = False
 
 
@@ -117,6 +119,7 @@ def _op(program, name, one, trips, filled, chains) -> Op:
         memory=trips * bytes_in.total(),
         near=trips * (bytes_in.total() - bytes_in[0]),
         received=trips * received,
+        members=new[0].members if new else (),
         aside=aside,
     )
 

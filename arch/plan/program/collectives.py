@@ -2,14 +2,16 @@
 
 On TPUs a reduce-scatter is a computation of that name around an all-reduce and a slice, and a collective that runs
 beside other work stands in several fusions, which are one chain. Here the body of a loop counts once;
-`benchmarks/program/count.py` counts its trips.
+`arch.plan.program.count` counts its trips.
 """
 
 import dataclasses
-import math
 import re
+from collections.abc import Mapping
 
-from benchmarks.program import hlo
+import numpy as np
+
+from arch.plan.program import hlo
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "ragged-all-to-all", "all-to-all", "collective-permute")
 
@@ -22,7 +24,8 @@ class Collective:
       kind: of KINDS.
       shapes: of its results, of a reduce-scatter of what it sums.
       size: bytes of these.
-      group: devices that take part.
+      members: the devices of the first group that takes part, or the first two that permute, by their places in the
+        mesh, counted along its last axis first.
       path: of the operation in the model.
       chain: what all instructions of it have in common: its name, or the number of its chain.
     """
@@ -30,9 +33,14 @@ class Collective:
     kind: str
     shapes: tuple[tuple[int, ...], ...]
     size: int
-    group: int
+    members: tuple[int, ...]
     path: str
     chain: str
+
+    @property
+    def group(self) -> int:
+        """Devices that take part."""
+        return 1 if self.kind == "collective-permute" else max(1, len(self.members))
 
     @property
     def received(self) -> float:
@@ -57,7 +65,7 @@ def of(name: str, computation: hlo.Computation, instruction: hlo.Instruction) ->
     chain = re.search(r'chain_id="(\d+)"', instruction.text)
     shapes, size = tuple(array.dims for array in arrays), sum(array.size for array in arrays)
     path = instruction.path
-    return Collective(kind, shapes, size, _group(instruction.text), path, chain[1] if chain else instruction.name)
+    return Collective(kind, shapes, size, _members(instruction.text), path, chain[1] if chain else instruction.name)
 
 
 def found(text: str) -> list[Collective]:
@@ -70,15 +78,25 @@ def found(text: str) -> list[Collective]:
     return list(out.values())
 
 
-def _group(line: str) -> int:
-    """How many devices are in each group, from any of the three ways of writing groups."""
+def axes_of(members: tuple[int, ...], sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """The axes of a mesh of these sizes along which its members differ: those that a message between them crosses."""
+    places = np.unravel_index(np.asarray(members, int), tuple(sizes.values()))
+    return tuple(name for name, place in zip(sizes, places, strict=True) if len(set(place.tolist())) > 1)
+
+
+def _members(line: str) -> tuple[int, ...]:
+    """The first group, from any of the three ways of writing groups; of a permutation the first pair."""
     if axes := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
-        return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", axes[2]))
-    if grid := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
-        return int(grid[1])
-    first = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
-    return len(first[1].split(",")) if first else 1
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes[1])}
+        inside = re.findall(r"'(\w+)'", axes[2])
+        numbers = np.arange(np.prod(list(sizes.values()))).reshape(tuple(sizes.values()))
+        return tuple(numbers[tuple(slice(None) if name in inside else 0 for name in sizes)].ravel().tolist())
+    if grid := re.search(r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
+        dims = tuple(map(int, grid[2].split(",")))
+        order = tuple(map(int, grid[3].split(","))) if grid[3] else tuple(range(len(dims)))
+        return tuple(np.arange(np.prod(dims)).reshape(dims).transpose(order).ravel()[: int(grid[1])].tolist())
+    first = re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]*)\}", line)
+    return tuple(map(int, first[1].split(","))) if first else ()
 
 
 def summary(text: str) -> dict[str, dict]:

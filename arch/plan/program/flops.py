@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from benchmarks.program import hlo
+from arch.plan.program import hlo
 
 ELEMENTWISE = set(
     "add subtract multiply divide maximum minimum negate abs exponential exponential-minus-one log log-plus-one power "

@@ -10,7 +10,7 @@ copy or slice that begins and ends apart counts in both places, and each part of
 import math
 from collections import Counter
 
-from benchmarks.program import collectives, flops, hlo
+from arch.plan.program import collectives, flops, hlo
 
 SLICES = ("slice", "dynamic-slice")
 
