@@ -6,19 +6,35 @@ Forward, rows are queries and columns are the keys of w blocks; turned, as the b
 and columns are the queries of u blocks. See `arch.ops.block_loops` for the rest of the equations.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 
 from arch.ops.attention import MASKED
 from arch.ops.block_layout import Layout
 from arch.ops.patterns.schedule import Loop
+from arch.typing import Array
 
 
-def segments_of(layout: Layout, segments):
-    """Those of blocks, ([b i bq], [b j bk])."""
-    if segments is None:
-        return None
-    pads = ((array, -array.shape[1] % size, size) for array, size in zip(segments, layout.map.block))
+class Rows(NamedTuple):
+    """Numbers of the tokens, of queries and of keys: ([b t], [b s]), or of blocks ([b i bq], [b j bk]).
+
+    Attributes:
+      segments: a query sees the keys whose number is its own; None where it sees all.
+      places: what the bias tells pairs by; None for the places in the row.
+    """
+
+    segments: tuple[Array, Array] | None = None
+    places: tuple[Array, Array] | None = None
+
+    def blocks(self, layout: Layout) -> "Rows":
+        """Those of blocks."""
+        return Rows(*(None if pair is None else _blocks(layout, pair) for pair in self))
+
+
+def _blocks(layout, pair):
+    pads = ((array, -array.shape[1] % size, size) for array, size in zip(pair, layout.map.block))
     return tuple(jnp.pad(array, ((0, 0), (0, pad))).reshape(len(array), -1, size) for array, pad, size in pads)
 
 
@@ -31,7 +47,7 @@ def tiles_of(layout: Layout, loop: Loop, *, turned: bool):
     return jnp.asarray(tiles.swapaxes(1, 2) if turned else tiles)
 
 
-def logits_of(rule, products, kind, head, query_blocks, key_blocks, segments, tiles, operands, *, turned: bool):
+def logits_of(rule, products, kind, head, query_blocks, key_blocks, rows: Rows, tiles, operands, *, turned: bool):
     """The logits that c blocks' products with u blocks of queries and w of keys are, and the soft cap's slope or None.
 
     Args:
@@ -41,7 +57,7 @@ def logits_of(rule, products, kind, head, query_blocks, key_blocks, segments, ti
       head: [c] of the query, where heads have maps of their own.
       query_blocks: [c u] their indices in the row.
       key_blocks: [c w].
-      segments: ([b i bq], [b j bk]) or None.
+      rows: of blocks.
       tiles: see `tiles_of`.
       operands: the bias's.
       turned: see `products`.
@@ -60,22 +76,31 @@ def logits_of(rule, products, kind, head, query_blocks, key_blocks, segments, ti
 
     logits = logits.reshape(shape)
     if bias is not None:
-        logits += spread(_bias(layout, bias, head, query_blocks, key_blocks, operands)[None])
+        logits += spread(_bias(layout, bias, head, query_blocks, key_blocks, rows.places, operands))
     if tiles is not None:
         mask = tiles[kind].swapaxes(1, 2)  # [c bq w bk], or turned [c bk u bq]
         logits = jnp.where(mask[..., None, :] if turned else mask[:, None], logits, MASKED)
-    if segments is not None:
+    if rows.segments is not None:
+        segments = rows.segments
         same = segments[0][:, query_blocks][..., None, None] == segments[1][:, key_blocks][:, :, None, None]
         logits = jnp.where(spread(same[:, None, :, :, None]), logits, MASKED)
     return logits.reshape(products.shape), slope
 
 
-def _bias(layout: Layout, bias, head, query_blocks, key_blocks, operands):
-    """[k c u g bq w bk]."""
+def _bias(layout: Layout, bias, head, query_blocks, key_blocks, places, operands):
+    """[b k c u g bq w bk], with b of 1 where the places are those in the row."""
     (bq, bk), (c, u), w = layout.map.block, query_blocks.shape, key_blocks.shape[1]
-    places = ((query_blocks, bq), (key_blocks, bk))
-    values = bias(operands, *((blocks[..., None] * size + jnp.arange(size)).reshape(c, -1) for blocks, size in places))
-    values = jnp.broadcast_to(values, (c, *values.shape[1:]))
+    if places is None:
+        sides = ((query_blocks, bq), (key_blocks, bk))
+        places = (blocks[None, ..., None] * size + jnp.arange(size) for blocks, size in sides)
+    else:
+        places = (array[:, blocks] for array, blocks in zip(places, (query_blocks, key_blocks)))
+    query, key = (array.reshape(-1, array.shape[2] * array.shape[3]) for array in places)
+    values = bias(operands, query, key)
+    values = jnp.broadcast_to(values, (len(query), *values.shape[1:]))
     if layout.own:
-        values = jnp.take_along_axis(values, head[:, None, None, None], axis=1)
-    return values.reshape(c, -1, layout.group, u, bq, w, bk).transpose(1, 0, 3, 2, 4, 5, 6)
+        own = jnp.tile(head, len(query) // c)
+        values = jnp.take_along_axis(values, own[:, None, None, None], axis=1)
+    return values.reshape(-1, c, values.shape[1] // layout.group, layout.group, u, bq, w, bk).transpose(
+        0, 2, 1, 4, 3, 5, 6, 7
+    )

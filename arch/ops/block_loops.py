@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from arch.ops.block_logits import logits_of, segments_of, tiles_of
+from arch.ops.block_logits import logits_of, tiles_of
 from arch.ops.patterns.schedule import Loop, schedule
 
 LEAST = -1e30
@@ -22,16 +22,16 @@ STEP = 1 << 18
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend_blocks(rule, query, key, value, segments, operands, sinks):
-    """(result [b t n v], logsumexp [b n t]); `rule` is (layout, scale, soft cap, bias), the rest as in
-    `arch.ops.sparse_attention.sparse_attend`, with segments ([b t], [b s]) or None."""
-    return _forward(rule, query, key, value, segments, operands, sinks)[0]
+def attend_blocks(rule, query, key, value, rows, operands, sinks):
+    """(result [b t n v], logsumexp [b n t]); `rule` is (layout, scale, soft cap, bias), `rows` the tokens' numbers
+    (`arch.ops.block_logits.Rows`), the rest as in `arch.ops.sparse_attention.sparse_attend`."""
+    return _forward(rule, query, key, value, rows, operands, sinks)[0]
 
 
-def _forward(rule, query, key, value, segments, operands, sinks):
+def _forward(rule, query, key, value, rows, operands, sinks):
     layout = rule[0]
     queries, keys, values = layout.queries(query), layout.keys(key).swapaxes(3, 4), layout.keys(value)
-    parts = segments_of(layout, segments)
+    parts = rows.blocks(layout)
     b, k, _, r, _ = queries.shape
     wide = jnp.promote_types(query.dtype, jnp.float32)
     results = []
@@ -74,19 +74,19 @@ def _forward(rule, query, key, value, segments, operands, sinks):
     safe = jnp.where(some, total, 1.0)
     out = (sums / safe[..., None]).astype(query.dtype)
     logsumexp = jnp.where(some, top + jnp.log(safe), -jnp.inf).swapaxes(1, 2)
-    return (out, logsumexp), (query, key, value, segments, operands, sinks, out, logsumexp)
+    return (out, logsumexp), (query, key, value, rows, operands, sinks, out, logsumexp)
 
 
 def _backward(rule, residuals, cotangents):
     layout, scale = rule[0], rule[1]
-    query, key, value, segments, operands, sinks, out, logsumexp = residuals
+    query, key, value, rows, operands, sinks, out, logsumexp = residuals
     d_out, d_logsumexp = cotangents
     normaliser = jnp.where(logsumexp > -jnp.inf, logsumexp, -LEAST).swapaxes(1, 2)  # [b t n]
     inner = jnp.sum(d_out.astype(normaliser.dtype) * out, axis=-1) - d_logsumexp.swapaxes(1, 2)
     keys, values = layout.keys(key), layout.keys(value)
     queries, d_outs = (layout.queries(array).swapaxes(3, 4) for array in (query, d_out))
     normalisers, inners = layout.queries(normaliser), layout.queries(inner)
-    parts = segments_of(layout, segments)
+    parts = rows.blocks(layout)
     b, k, i, h, r = queries.shape
     bk, wide = layout.map.block[1], normaliser.dtype
     carry = jnp.zeros((b, k, i, h, r), wide), jax.tree.map(jnp.zeros_like, operands)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from arch.ops.block_layout import Layout
+from arch.ops.block_logits import Rows
 from arch.ops.block_loops import LEAST, attend_blocks
 from arch.ops.patterns.blocks import BlockMap
 from arch.typing import Array, Bool, Float, Int
@@ -35,6 +36,7 @@ def sparse_attend(
     query_segments: Int[Array, "b t"] | None = None,
     key_segments: Int[Array, "b s"] | None = None,
     valid: Bool[Array, "b s"] | None = None,
+    places: tuple[Int[Array, "b t"], Int[Array, "b s"]] | None = None,
     bias: Callable | None = None,
     bias_operands: Any = (),
     sinks: Float[Array, "n"] | None = None,
@@ -51,6 +53,7 @@ def sparse_attend(
       query_segments: [b t] packed documents; a query sees only its own.
       key_segments: [b s], together with `query_segments`.
       valid: [b s] False for keys nobody sees.
+      places: of queries and of keys, by which the bias tells them; None for their places in the row.
       bias: bias(bias_operands, query_place [c t'], key_place [c s']) -> [c n t' s'] is added to the logits of parts of
         the rows; it may close over no array.
       bias_operands: what the bias is made of; has a gradient.
@@ -64,8 +67,8 @@ def sparse_attend(
     _check(query, key, block_map, query_segments, key_segments)
     factor = query.shape[3] ** -0.5 if scale is None else scale
     layout = Layout(block_map, query.shape[2], key.shape[2])
-    segments = _segments(query, key, query_segments, key_segments, valid)
-    return attend_blocks((layout, factor, soft_cap, bias), query, key, value, segments, bias_operands, sinks)
+    rows = Rows(_segments(query, key, query_segments, key_segments, valid), places)
+    return attend_blocks((layout, factor, soft_cap, bias), query, key, value, rows, bias_operands, sinks)
 
 
 def dense_attend(
@@ -77,6 +80,7 @@ def dense_attend(
     query_segments: Int[Array, "b t"] | None = None,
     key_segments: Int[Array, "b s"] | None = None,
     valid: Bool[Array, "b s"] | None = None,
+    places: tuple[Int[Array, "b t"], Int[Array, "b s"]] | None = None,
     bias: Callable | None = None,
     bias_operands: Any = (),
     sinks: Float[Array, "n"] | None = None,
@@ -92,7 +96,8 @@ def dense_attend(
     logits = logits * (h**-0.5 if scale is None else scale)
     logits = soft_cap * jnp.tanh(logits / soft_cap) if soft_cap else logits
     if bias is not None:
-        logits += bias(bias_operands, jnp.arange(t)[None], jnp.arange(key.shape[1])[None])
+        places = (jnp.arange(t)[None], jnp.arange(key.shape[1])[None]) if places is None else places
+        logits += bias(bias_operands, *places)
     mask = jnp.asarray(block_map.dense())[None]
     segments = _segments(query, key, query_segments, key_segments, valid)
     if segments is not None:

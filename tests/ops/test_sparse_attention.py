@@ -79,6 +79,12 @@ def test_segments_and_padding_hide_pairs():
     holds(window(9), arrays(2, 2), query_segments=segments, key_segments=segments, valid=valid)
 
 
+@pytest.mark.parametrize(("pattern", "k"), [(SPARSE, 2), (OWN, 6)])
+def test_a_bias_may_tell_pairs_by_places_that_rows_choose(pattern, k):
+    places = tuple(jnp.asarray(RNG.integers(0, 9, (B, T)), jnp.int32) for _ in range(2))
+    holds(pattern, arrays(6, k), places=places, **TABLE)
+
+
 def test_queries_and_keys_may_differ_in_number():
     holds(window(6), arrays(2, 1, queries=7, keys=19))
 
