@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from arch import config
 from arch.kernels.block_attention import choice
+from arch.kernels.decode_attention import choice as of_cache
 from arch.kernels.devices import is_tpu
 from arch.layers.contract import Context, LogitBias
 from arch.ops.attention import attend, attention_mask
@@ -67,6 +68,10 @@ def attend_cache(cfg: Any, query, key, value, sinks, bias: LogitBias | None, con
     keys = jnp.arange(size)[None]
     places, length = slots(cache["length"], context.real(), size)
     key, value = write(cache["key"], places, key), write(cache["value"], places, value)
+    if _by_kernel(cfg, query, key, bias, context):
+        seen = jnp.where(places < size, places, -1)
+        out = _by_cache(cfg, query, key, value, sinks, seen, window=cfg.window)
+        return out, {"key": key, "value": value, "length": length}
     given = {} if cfg.causal else {"key_valid": keys < length[:, None]}
     mask = attention_mask(places, keys, causal=cfg.causal, window=cfg.window, **given)
     if cfg.sparse:
@@ -87,6 +92,9 @@ def _attend_rolling(cfg, query, key, value, sinks, bias, context, cache):
     slot = jnp.where(real & (place >= length - size), place % size, size)
     new = {name: write(cache[name], slot, heads) for name, heads in (("key", key), ("value", value))}
     alone = query.shape[1] == 1
+    if alone and _by_kernel(cfg, query, new["key"], bias, context):  # what the slots hold is the window, in any order
+        out = _by_cache(cfg, query, new["key"], new["value"], sinks, jnp.minimum(place, size - 1), window=0)
+        return out, new | {"length": length[:, 0]}
     last, held = (length, new) if alone else (before, cache)
     keys = last - 1 - (last - 1 - jnp.arange(size)) % size  # the place of each slot's token; below 0 where it has none
     parts = [[held[name].swapaxes(1, 2)] for name in ("key", "value")]
@@ -97,6 +105,31 @@ def _attend_rolling(cfg, query, key, value, sinks, bias, context, cache):
     mask = attention_mask(place, keys, causal=True, window=cfg.window, key_valid=keys >= 0)
     out = _dense(cfg, query, key, value, sinks, bias, place, keys, mask, context)
     return out, new | {"length": length[:, 0]}
+
+
+def _by_kernel(cfg, query, key, bias, context) -> bool:
+    """Whether the device has a kernel for attention of these new tokens to a cache."""
+    if not cfg.causal or cfg.sparse or bias is not None or (cfg.dropout and not context.deterministic):
+        return False
+    if query.dtype != key.dtype:
+        return False
+    (_, t, n, h), (_, k, size, _) = query.shape, key.shape
+    return of_cache.choose(device_kind(), query.dtype, (h, h), rows=t * n // k, slots=size) != "xla"
+
+
+def _by_cache(cfg, query, key, value, sinks, place, *, window):
+    """[b t n h] by the device's kernel, on each shard of the rows and of the heads."""
+    (b, t, n, h), k = query.shape, key.shape[1]
+
+    def on_shard(query, key, value, place, sinks):
+        heads, sinks = query.reshape(*query.shape[:2], -1, h), None if sinks is None else sinks.reshape(-1)
+        given = dict(window=window, sinks=sinks, scale=cfg.scale or None, soft_cap=cfg.soft_cap)
+        return of_cache.attend(heads, key, value, place, device_kind=device_kind(), **given).reshape(query.shape)
+
+    queries, keys = ("batch", None, "kv_heads", None, None), ("batch", "kv_heads", None, None)
+    arrays = query.reshape(b, t, k, n // k, h), key, value, place, None if sinks is None else sinks.reshape(k, n // k)
+    axes = (queries, keys, keys, ("batch", None), ("kv_heads", None))
+    return per_shard(on_shard, arrays, axes, queries, reduce="head_dim").reshape(query.shape)
 
 
 def _dense(cfg, query, key, value, sinks, bias, places, keys, mask, context):
@@ -123,18 +156,20 @@ def attend_blocks(
     segments: tuple[Int[Array, "b t"] | None, Int[Array, "b s"] | None] = (None, None),
     valid: Bool[Array, "b s"] | None = None,
     bias: LogitBias | None = None,
+    places: tuple[Int[Array, "b t"], Int[Array, "b s"]] | None = None,
     sinks: Float[Array, "n"] | None = None,
     scale: float | None = None,
     soft_cap: float = 0.0,
 ) -> tuple[Float[Array, "b t n h"], Float[Array, "b n t"]]:
-    """(result, logsumexp) by the kernels of the device; those of no device take a bias that is not linear.
+    """(result, logsumexp) by the kernels of the device; those of no device take a bias that is not linear, or places.
 
     Arguments as in `arch.ops.sparse_attention.sparse_attend`; `segments` are those of the queries and of the keys.
     """
     given = dict(query_segments=segments[0], key_segments=segments[1], valid=valid)
     given |= dict(sinks=sinks, scale=scale, soft_cap=soft_cap)
-    if bias is not None and not bias.linear:
-        return sparse_attend(query, key, value, block_map, bias=bias.function, bias_operands=bias.operands, **given)
+    if bias is not None and (places is not None or not bias.linear):
+        given |= dict(bias=bias.function, bias_operands=bias.operands, places=places)
+        return sparse_attend(query, key, value, block_map, **given)
     slopes = None if bias is None else bias.operands
     return choice.attend(query, key, value, block_map, device_kind=device_kind(), slopes=slopes, **given)
 

@@ -1,0 +1,1 @@
+"""Attention of a few new tokens to what a cache holds."""
