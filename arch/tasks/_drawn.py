@@ -1,4 +1,4 @@
-"""What the tasks that draw their rows have in common: a question at the end of each row, with one right answer."""
+"""What the tasks that draw their rows have in common: questions in each row, each with one right answer."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -8,7 +8,7 @@ from arch import config
 from arch.data import dataset, drawn, task
 from arch.data.token_files import Split
 from arch.tasks import next_token
-from arch.typing import Int
+from arch.typing import Bool, Int
 
 SPLITS = ("train", "valid")
 NOOP, ASK = ".", "=>"
@@ -18,7 +18,7 @@ VocabSize = Annotated[int, config.Range(6, 2**31 - 1)]
 
 @config.frozen
 class Task(next_token.Config):
-    """Base of such tasks: a decoder on rows of one length, of which an evaluation asks the last symbol alone.
+    """Base of such tasks: a decoder on rows of one length, of which an evaluation asks the answers alone.
 
     The rows of a split are drawn together, from (`draw_seed`, split) alone; an epoch of training is all of them, in an
     order of its own. The symbols are, by id, one that stands for nothing, the letters, and one that asks.
@@ -28,7 +28,7 @@ class Task(next_token.Config):
       train_rows: rows of an epoch.
       valid_rows: rows of an evaluation.
       draw_seed: of the rows, apart from the run's, which orders them.
-      loss_of: what training learns of a row, the 'answer' alone or each next symbol of the 'row'.
+      loss_of: what training learns of a row, the 'answer' (or all answers) alone or each next symbol of the 'row'.
     """
 
     vocab_size: VocabSize
@@ -52,7 +52,7 @@ class Task(next_token.Config):
 
     @property
     def seq_len(self) -> int:
-        """Symbols of a row that are read: all but the answer."""
+        """Symbols of a row that are read: all but the last, which is an answer."""
         raise NotImplementedError
 
     def symbols(self) -> drawn.Symbols:
@@ -60,8 +60,12 @@ class Task(next_token.Config):
         return drawn.Symbols([NOOP, *map(str, range(self.letters)), ASK])
 
     def draw(self, generator: np.random.Generator, count: int) -> Int[np.ndarray, "n t"]:
-        """So many rows, ids [count seq_len + 1] of symbols, the last of each the answer."""
+        """So many rows, ids [count seq_len + 1] of symbols."""
         raise NotImplementedError
+
+    def answers(self, rows: Int[np.ndarray, "n t"]) -> Bool[np.ndarray, "n t"]:
+        """Which of the rows' symbols are answers: the last of each, where a task does not say otherwise."""
+        return np.broadcast_to(np.arange(rows.shape[1]) == rows.shape[1] - 1, rows.shape)
 
     def must_suit(self, model_cfg: Any, *, seq_len: int) -> None:
         """Raises ValueError unless the model is a decoder that looks back alone, on rows of the task's length."""
@@ -80,9 +84,8 @@ class Task(next_token.Config):
         made = {}
         for i, (split, count) in enumerate(zip(SPLITS, (self.train_rows, self.valid_rows), strict=True)):
             tokens = self.draw(np.random.default_rng((self.draw_seed, i)), count)
-            weights = np.zeros(tokens.shape)
-            weights[:, 0 if split == "train" and self.loss_of == "row" else -1 :] = 1
-            made[split] = tokens, weights
+            whole = split == "train" and self.loss_of == "row"
+            made[split] = tokens, np.ones(tokens.shape) if whole else self.answers(tokens).astype(float)
         return drawn.tokenized(self.symbols(), **made)
 
     def samples(self, tokenized: dataset.Tokenized, split: str, *, seq_len: int, seed: int = 0) -> dataset.Samples:

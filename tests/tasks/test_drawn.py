@@ -5,12 +5,15 @@ import functools
 import numpy as np
 import pytest
 
-from arch.tasks import associative_recall, induction_head
+from arch.tasks import associative_recall, induction_head, multi_query_recall, selective_copying
 from arch.train import experiment, setup
 
 RECALL = associative_recall.Config(vocab_size=13, pairs=5)  # 5 keys, 1 to 5, and 6 values, 6 to 11
 INDUCTION = induction_head.Config(vocab_size=9, length=7)
+COPYING = selective_copying.Config(vocab_size=7, length=11, letters_copied=3)  # letters 1 to 5
+QUERIES = multi_query_recall.Config(vocab_size=13, length=14, pairs=3)  # keys 1 to 5, values 6 to 11, 4 spots
 BOTH = pytest.mark.parametrize("task", [RECALL, INDUCTION], ids=["recall", "induction"])
+ALL = pytest.mark.parametrize("task", [RECALL, INDUCTION, COPYING, QUERIES], ids=lambda task: task.label)
 COUNT = 20_000
 
 
@@ -67,7 +70,59 @@ def test_of_the_papers_sizes_are_the_defaults():
     assert (associative_recall.Config().letters, induction_head.Config().letters) == (8, 18)
 
 
-@BOTH
+def test_copied_letters_are_those_before_the_sign_in_order():
+    before, sign, behind = rows(COPYING)[:, :11], rows(COPYING)[:, 11], rows(COPYING)[:, 12:]
+    assert before[before > 0].reshape(-1, 3).tolist() == behind.tolist() and set(sign) == {6}
+    assert even(behind[:, 1], 1, 6) and even(5 * behind[:, 0] + behind[:, 2] - 6, 0, 25)
+
+
+def test_all_sets_of_places_of_copied_letters_are_alike():
+    sets = [sum(1 << place for place in row.nonzero()[0]) for row in rows(COPYING)[:, :11]]
+    of, counts = np.unique(sets, return_counts=True)
+    expected = COUNT / 165  # 11 over 3
+    assert len(of) == 165 and sum((counts - expected) ** 2) / expected < 164 + 6 * (2 * 164) ** 0.5
+
+
+def test_each_key_is_asked_for_once_and_its_value_follows():
+    for row in rows(QUERIES)[:500].tolist():
+        keys, values, behind = row[:6:2], row[1:6:2], row[6:]
+        assert len(set(keys)) == len(set(values)) == 3 and max(keys) <= 5 < min(values)
+        asked = [(key, value) for key, value in zip(behind[::2], behind[1::2]) if key]
+        assert sorted(asked) == sorted(zip(keys, values)) and behind.count(0) == 2
+
+
+def test_keys_and_values_of_queries_are_even_and_questions_come_soon_by_the_power_law():
+    keys, values = rows(QUERIES)[:, 0], rows(QUERIES)[:, 3]
+    assert even(keys, 1, 6) and even(values, 6, 12)
+    spot = np.argmax(rows(QUERIES)[:, 6::2] == keys[:, None], axis=1)  # of the first key: drawn first
+    chances = np.arange(1, 5) ** (0.01 - 1.0)
+    expected = COUNT * chances / chances.sum()
+    assert sum((np.bincount(spot) - expected) ** 2 / expected) < 3 + 6 * 6**0.5
+
+
+@pytest.mark.parametrize("task, answers", [(COPYING, 3), (QUERIES, 3), (RECALL, 1)], ids=lambda value: str(value)[:9])
+def test_as_many_symbols_as_there_are_answers_are_asked_for(task, answers):
+    data = task.replace(valid_rows=5).own_data().splits["valid"]
+    asked = data.columns["weights"].reshape(5, -1)
+    assert set(asked.sum(axis=1)) == {answers}
+    tokens = data.tokens.reshape(5, -1)
+    if task is COPYING:
+        assert np.all(asked[:, 12:] == 1)
+    if task is QUERIES:
+        assert np.all((tokens[asked == 1] > 5) & (tokens[:, :-1][asked[:, 1:] == 1] <= 5))
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: COPYING.replace(letters_copied=12), "letters_copied=12 must be at most length=11"),
+    (lambda: QUERIES.replace(length=15), "length=15 must be even, and at least 4 pairs=12"),
+    (lambda: QUERIES.replace(length=24, pairs=6), "pairs=6 must be at most the number of keys, 5"),
+])  # fmt: skip
+def test_rows_that_cannot_be_drawn_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@ALL
 def test_rows_are_a_function_of_the_seed_and_of_the_split(task):
     task = task.replace(train_rows=11, valid_rows=11)
     one, same, other = task.own_data(), task.own_data(), task.replace(draw_seed=1).own_data()
@@ -96,7 +151,7 @@ def test_validation_asks_for_the_answer_alone_and_training_for_what_it_shall_lea
     assert samples["train"][5]["weights"].tolist() == (last if loss_of == "answer" else [1.0] * task.seq_len)
 
 
-@BOTH
+@ALL
 def test_an_epoch_is_all_rows_in_an_order_of_its_own(task):
     task = task.replace(train_rows=7)
     samples = task.samples(task.own_data(), "train", seq_len=task.seq_len, seed=3)
@@ -122,7 +177,7 @@ def run(task, **changes):
     return experiment.from_dict(fields | changes)
 
 
-@BOTH
+@ALL
 def test_a_run_reads_nothing_but_the_tasks_own_rows(task, tmp_path):
     ready = setup.prepare(run(task), tmp_path)
     assert ready.dataset("train")[0]["tokens"].shape == (8, task.seq_len)
