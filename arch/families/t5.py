@@ -11,11 +11,14 @@ The released code also drops entries inside the ffn and behind each stack's last
 tokens, attention weights and each sublayer's result.
 """
 
+from collections.abc import Callable
+
 from arch import config as configs
 from arch.families._hyperparameters import confirm
 from arch.families._vocabulary import ACTIVATIONS, write_activation
 from arch.ffns import gated_mlp, mlp
 from arch.layers import block, embedding, norm, stack
+from arch.layers.contract import SublayerConfig
 from arch.mixers import attention, cross_attention
 from arch.models import encoder_decoder
 from arch.ops.activation import Activation
@@ -125,14 +128,20 @@ def read(attributes: Attributes) -> encoder_decoder.Config:
     architecture = attributes.get("architectures", ["T5ForConditionalGeneration"])[0]
     if architecture not in ("T5ForConditionalGeneration", "T5WithLMHeadModel"):
         raise ValueError(f"architectures={architecture!r} must be T5ForConditionalGeneration")
+    found = read_sizes(attributes)
+    attributes.finish()
+    return compose(**found)
+
+
+def read_sizes(attributes: Attributes) -> dict:
+    """What `compose` is called with, of their attributes."""
     attributes.expect("is_encoder_decoder", True)
     attributes.expect("is_decoder", False)
     attributes.ignore("n_positions", "output_past", "classifier_dropout", "is_gated_act", "dense_act_fn")
     tied, scaled = attributes.get("tie_word_embeddings", True), attributes.get("scale_decoder_outputs", True)
     gated, activation = _read_ffn(attributes.get("feed_forward_proj", "relu"))
     found = {ours: attributes.get(*theirs) for ours, theirs in NAMES.items()}
-    attributes.finish()
-    return compose(**found, gated=gated, activation=activation, tie_embeddings=tied and scaled)
+    return found | dict(gated=gated, activation=activation, tie_embeddings=tied and scaled)
 
 
 def _read_ffn(name: str) -> tuple[bool, Activation]:
@@ -185,6 +194,11 @@ def _write_ffn(gated: bool, activation: Activation) -> str:
 
 def rules(config: encoder_decoder.Config) -> list[Rule]:
     """One rule a tensor."""
+    return rules_with(mixer_rules, config)
+
+
+def rules_with(of_mixer: Callable, config: encoder_decoder.Config) -> list[Rule]:
+    """The same, where of_mixer(sublayer, ours, theirs) gives the rules of what is no ffn."""
     out = [Rule("embedding/table", "shared.weight")]
     if not config.tie_embeddings:
         out.append(Rule("embedding/output", "lm_head.weight"))
@@ -194,7 +208,7 @@ def rules(config: encoder_decoder.Config) -> list[Rule]:
             for j, (label, sublayer) in enumerate(zip(layer.labels, layer.sublayers)):
                 ours, theirs = f"{side}/layers/{i}/{label}", f"{side}.block.{i}.layer.{j}"
                 out.append(Rule(f"{ours}_norm/scale", f"{theirs}.layer_norm.weight"))
-                out += _sublayer_rules(sublayer, ours, theirs)
+                out += (_ffn_rules if sublayer.label in FFNS else of_mixer)(sublayer, ours, theirs)
     return out
 
 
@@ -202,20 +216,18 @@ MIXERS = {"attention": "SelfAttention", "cross_attention": "EncDecAttention"}
 FFNS = {"mlp": {"up": "wi", "down": "wo"}, "gated_mlp": {"gate": "wi_0", "up": "wi_1", "down": "wo"}}
 
 
-def _sublayer_rules(sublayer, ours: str, theirs: str) -> list[Rule]:
-    if sublayer.label in FFNS:
-        names, ffn = FFNS[sublayer.label], f"{theirs}.DenseReluDense"
-        return [Rule(f"{ours}/{name}", f"{ffn}.{wi}.weight", "o i -> i o") for name, wi in names.items()]
-    return mixer_rules(sublayer, ours, theirs)
+def _ffn_rules(sublayer, ours: str, theirs: str) -> list[Rule]:
+    names, ffn = FFNS[sublayer.label], f"{theirs}.DenseReluDense"
+    return [Rule(f"{ours}/{name}", f"{ffn}.{wi}.weight", "o i -> i o") for name, wi in names.items()]
 
 
-def mixer_rules(sublayer: attention.Config | cross_attention.Config, ours: str, theirs: str) -> list[Rule]:
-    """The rules of attention to the row itself, or to the encoder's."""
-    mixer, n = f"{theirs}.{MIXERS[sublayer.label]}", sublayer.num_heads
+def mixer_rules(sublayer: SublayerConfig, ours: str, theirs: str, name: str = "") -> list[Rule]:
+    """The rules of attention to the row itself, or to the encoder's; `name` is theirs where it is not T5's."""
+    mixer, n = f"{theirs}.{name or MIXERS[sublayer.label]}", sublayer.num_heads
     projections = (("query", "q"), ("key", "k"), ("value", "v"))
     out = [Rule(f"{ours}/{name}", f"{mixer}.{q}.weight", "(n h) d -> d n h", n=n) for name, q in projections]
     out.append(Rule(f"{ours}/out", f"{mixer}.o.weight", "d (n h) -> n h d", n=n))
-    if sublayer.label == "attention" and sublayer.position.owner:
+    if sublayer.label != "cross_attention" and sublayer.position.owner:
         out.append(Rule(f"{ours}/relative", f"{mixer}.relative_attention_bias.weight"))
     return out
 

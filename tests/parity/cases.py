@@ -72,7 +72,7 @@ class Case:
     @property
     def encoder_decoder(self) -> bool:
         """Whether a decoder reads what an encoder made of the input."""
-        return self.model.startswith(("T5", "Marian", "Switch", "BigBirdPegasus"))
+        return self.model.startswith(("T5", "LongT5", "Marian", "Switch", "BigBirdPegasus"))
 
 
 GPT2 = dict(n_positions=29, n_embd=24, n_layer=2, n_head=3)
@@ -113,6 +113,7 @@ QWEN = LLAMA | dict(
     moe_intermediate_size=11, num_experts_per_tok=2, rms_norm_eps=1e-6, rope_parameters=dict(rope_type="default",
     rope_theta=1e3),
 )  # fmt: skip
+LONG_T5 = {key: value for key, value in T5.items() if key != "num_layers"} | dict(num_layers=2, local_radius=2)
 SWITCH = {key: value for key, value in T5.items() if key != "num_layers"} | dict(
     num_layers=4, num_decoder_layers=2, num_sparse_encoder_layers=2, num_sparse_decoder_layers=1, num_experts=5,
 )  # fmt: skip
@@ -243,6 +244,17 @@ CASES = {
         "T5ForConditionalGeneration", T5 | dict(feed_forward_proj="gated-gelu"),
         ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
          "decoder.block.1.layer.1.EncDecAttention.k.weight"),
+        dict(tie_word_embeddings=False, scale_decoder_outputs=None), {"lm_head.weight": (VOCAB, 24)},
+    ),
+    "long_t5_local": Case(
+        "LongT5ForConditionalGeneration", LONG_T5,
+        ("encoder.block.0.layer.0.LocalSelfAttention.relative_attention_bias.weight",),
+    ),
+    "long_t5": Case(
+        "LongT5ForConditionalGeneration",
+        LONG_T5 | dict(encoder_attention_type="transient-global", global_block_size=4, feed_forward_proj="gated-gelu"),
+        ("encoder.block.0.layer.0.TransientGlobalSelfAttention.global_relative_attention_bias.weight",
+         "encoder.block.1.layer.0.TransientGlobalSelfAttention.global_input_layer_norm.weight"),
         dict(tie_word_embeddings=False, scale_decoder_outputs=None), {"lm_head.weight": (VOCAB, 24)},
     ),
     "mamba": Case(
