@@ -5,6 +5,8 @@
     --mode=train|eval|generate    generate takes --prompt, --chat, --max_new_tokens, --temperature, --print_ids
     --mode=sweep                  trains what the config's sweep() says, each point in WORKDIR/<index>-<overrides>/;
                                   --sweep_index=i only that one, in this process
+    --mode=report                 writes the page of a claim (experiments/README.md) from what its sweep left in WORKDIR
+                                  or, without --workdir, from the results that are kept beside it
     --mode=describe               prints parameters, tokens, FLOPs, memory and config of a run; needs no --workdir
     --mode=export                 writes --export_to=FOLDER for transformers; --verify compares logits with it
 
@@ -30,7 +32,8 @@ from arch.train import command_line, experiment
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="file of the config, its argument behind a colon")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "generate", "export", "sweep", "describe"], "what to do")
+MODES = ["train", "eval", "generate", "export", "sweep", "report", "describe"]
+MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do")
 PROMPT = flags.DEFINE_multi_string("prompt", [""], "text to continue; give it several times for a batch")
 flags.register_validator(PROMPT, command_line.is_utf8, message="must be UTF-8")
 CHAT = flags.DEFINE_boolean("chat", False, "each prompt is what a user says to a chat model")
@@ -61,7 +64,7 @@ def main(argv):
         if rest[1:]:
             raise ValueError(f"argument {rest[1]!r} is no flag")
         train = [WORKDIR, CONFIG]
-        needed = {"generate": [WORKDIR], "export": [WORKDIR, EXPORT_TO], "describe": [CONFIG]}
+        needed = {"generate": [WORKDIR], "export": [WORKDIR, EXPORT_TO], "describe": [CONFIG], "report": [CONFIG]}
         for flag in needed.get(MODE.value, train):
             if not flag.value:
                 raise ValueError(f"--{flag.name} is missing")
@@ -72,6 +75,9 @@ def main(argv):
             raise ValueError(f"--sweep_index={SWEEP_INDEX.value} needs --mode=sweep")
         if MULTIHOST.value and MODE.value == "sweep" and SWEEP_INDEX.value is None:
             raise ValueError("--multihost needs --sweep_index: without it a sweep starts a process a point")
+        if MODE.value == "report":
+            report(argv, overrides)
+            return
         points = check_sweep(argv, overrides) if MODE.value == "sweep" else None
         cfg = experiment.from_dict(CONFIG.value) if CONFIG.value and not points else None
     if MULTIHOST.value:
@@ -111,6 +117,15 @@ def describe(cfg, overrides):
 
     with command_line.one_line_errors(ValueError):
         print(describe(cfg, overrides))
+
+
+def report(argv, overrides):
+    """`--mode=report`: writes the pages of a claim, and prints its verdict."""
+    from experiments.report import report
+
+    if overrides:
+        raise ValueError(f"--config.{min(overrides)} has no meaning with --mode=report, which tells of a whole sweep")
+    print(report(command_line.value_of(argv, "config"), WORKDIR.value))
 
 
 def check_sweep(argv, overrides):

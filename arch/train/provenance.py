@@ -77,6 +77,7 @@ def read_config(workdir) -> dict[str, Any] | None:
 def versions() -> dict[str, Any]:
     """Versions of Python and the packages, source revision, devices, command line and date (UTC) of this process."""
     devices = jax.devices()
+    device = {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()}
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -84,7 +85,7 @@ def versions() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "source": source_revision(),
         "platform": platform.platform(),
-        "device": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
+        "device": device | {"cpus": os.cpu_count()},
     }
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from arch import config, hyper
-from arch.train import command_line, experiment
+from arch.train import command_line, experiment, measured
 
 FUNCTIONS = ("sweep", "get_hyper", "get_sweep")
 _NAME_LENGTH, _VALUE_LENGTH = 80, 24
@@ -86,8 +86,8 @@ def read(given: str) -> tuple[Point, ...]:
     return points
 
 
-def configs(given: str, overrides: Mapping[str, Any], points: Sequence[Point]) -> list[experiment.Config]:
-    """The config of each point's run.
+def configs(given: str, overrides: Mapping[str, Any], points: Sequence[Point]) -> list[config.Config]:
+    """The config of each point's run, or of what it measures (`arch.train.measured`).
 
     Args:
       given: as in `read`.
@@ -98,7 +98,8 @@ def configs(given: str, overrides: Mapping[str, Any], points: Sequence[Point]) -
       ConfigError: a path or value is wrong, or both the command line and a point set a leaf; names the point.
     """
     file, arg = command_line.split(given)
-    cfgs = []
+    space, cfgs = command_line.namespace(given), []
+    kind = space["Config"] if measured.function(space) else experiment.Config
     for point in points:
         try:
             both = ",".join(filter(None, (arg, point.overrides.get("arg", ""))))
@@ -109,7 +110,7 @@ def configs(given: str, overrides: Mapping[str, Any], points: Sequence[Point]) -
             for path, value in (*overrides.items(), *leaves.items()):
                 command_line.check_path(tree, path)
                 tree = command_line.replaced(tree, path, value)
-            cfgs.append(experiment.from_dict(tree))
+            cfgs.append(config.from_dict(kind, tree))
         except config.ConfigError as error:
             raise config.ConfigError(f"{point}: {error}") from None
     return cfgs

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from arch import config
-from arch.train import command_line, experiment, modes, provenance, results, setup, sweep
+from arch.train import command_line, measured, modes, provenance, results, setup, sweep
 from arch.train.results import Result
 from arch.train.startup import Startup
 
@@ -34,11 +34,13 @@ class Sweep:
       workdir: where the points have their folders.
       points: what each sets.
       cfgs: of the runs.
+      measure: what measures a point's config (`arch.train.measured`); None where points are trained.
     """
 
     workdir: pathlib.Path
     points: tuple[sweep.Point, ...]
-    cfgs: tuple[experiment.Config, ...]
+    cfgs: tuple[config.Config, ...]
+    measure: measured.Measure | None = None
 
     def __len__(self):
         return len(self.points)
@@ -73,7 +75,7 @@ def check(given: str, overrides: Mapping[str, Any], workdir: str) -> Sweep:
     Raises:
       ValueError: a point is wrong, or is another one than the workdir has begun with.
     """
-    points = sweep.read(given)
+    points, measure = sweep.read(given), measured.function(command_line.namespace(given))
     cfgs = sweep.configs(given, overrides, points)
     folder = pathlib.Path(workdir)
     held = {result.index: result for result in results.read(folder)}
@@ -82,13 +84,15 @@ def check(given: str, overrides: Mapping[str, Any], workdir: str) -> Sweep:
         if result and result.overrides != json.loads(json.dumps(dict(point.overrides))):
             old = sweep.Point(point.index, result.overrides)
             raise ValueError(f"{old} of {folder} is {point} now: add points at the end, or take another workdir")
+        if measure:
+            continue
         try:
             setup.check_same(cfg, folder / point.folder)
             if result:
                 results.check_done(folder, result, cfg)
         except ValueError as error:
             raise ValueError(f"{point}: {error}") from None
-    return Sweep(folder, points, tuple(cfgs))
+    return Sweep(folder, points, tuple(cfgs), measure)
 
 
 def run_all(todo: Sweep, argv: Sequence[str]) -> int:
@@ -123,7 +127,7 @@ def run_all(todo: Sweep, argv: Sequence[str]) -> int:
 
 
 def run_point(todo: Sweep, index: int, overrides: Mapping[str, Any], startup: Startup, *, main: bool) -> None:
-    """Trains one point in this process, unless it is finished.
+    """Trains or measures one point in this process, unless it is finished.
 
     Args:
       todo: the sweep.
@@ -136,13 +140,16 @@ def run_point(todo: Sweep, index: int, overrides: Mapping[str, Any], startup: St
     if result.status == "finished":
         log.info("%s is finished already", point)
         return
-    folder = todo.workdir / point.folder
-    args = todo.cfgs[index], str(folder), {**overrides, **point.overrides}, startup, todo.hparams(index)
-    _recorded(lambda: modes.train(*args), todo.workdir, result, main)
+    cfg, folder, changed = todo.cfgs[index], todo.workdir / point.folder, {**overrides, **point.overrides}
+    if todo.measure:
+        _recorded(lambda: measured.run(todo.measure, cfg, folder, changed), todo.workdir, result, main)
+    else:
+        args = cfg, str(folder), changed, startup, todo.hparams(index)
+        _recorded(lambda: modes.train(*args), todo.workdir, result, main)
 
 
-def _recorded(train: Callable[[], Mapping], workdir: pathlib.Path, result: Result, main: bool) -> None:
-    """Calls `train`, whose metrics are {} if a signal stopped it; writes the point's record before and behind it."""
+def _recorded(train: Callable[[], Any], workdir: pathlib.Path, result: Result, main: bool) -> None:
+    """Calls `train`, whose numbers are empty if a signal stopped it; writes the point's record before and behind it."""
 
     def write(status, error=""):
         result.status, result.error = status, error
@@ -154,7 +161,7 @@ def _recorded(train: Callable[[], Mapping], workdir: pathlib.Path, result: Resul
     write("running")
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the run minds its signals itself
     try:
-        metrics = train()
+        numbers = train()
     except KeyboardInterrupt:
         write("stopped")
         log.info("stopped before the first step")
@@ -162,7 +169,7 @@ def _recorded(train: Callable[[], Mapping], workdir: pathlib.Path, result: Resul
         write("failed", _first_line(error))
         raise
     else:
-        write("finished" if metrics else "stopped")
+        write("finished" if numbers else "stopped")
     finally:
         signal.signal(signal.SIGTERM, previous)
 

@@ -3,18 +3,17 @@
 Source:    Shazeer et al., Outrageously Large Neural Networks, 2017, arXiv 1701.06538, sec. 4: without a balance loss
            the gate comes to choose the same few experts always. The remedies' sources are in arch/ops/routing.
 Text:      the Python standard library's own source, 7 MB, as bytes.
-Command:   python run.py --config=experiments/moe_load_imbalance/config.py --workdir=runs/imbalance --mode=sweep
-           python -m experiments.moe_load_imbalance.collect runs/imbalance
+Commands:  experiments/moe_load_imbalance/README.md has them, and what they gave
 Hardware:  2 CPU cores
-Expected:  experiments/moe_load_imbalance/README.md
 
-Option, as in `config.py:remedy=jitter`: remedy is one of REMEDIES. Weights are published ones, but for two. The
-variance is CV squared / E^2, so that its weight is Shazeer's 0.1 for CV squared times E^2. The bias moves ten times as
-fast as DeepSeek-V3's 0.001, by which it could move 0.3 in all in so short a run.
+Options, as in `config.py:small,remedy=jitter`: there is one size; remedy is one of REMEDIES. Weights are published
+ones, but for two. The variance is CV squared / E^2, so that its weight is Shazeer's 0.1 for CV squared times E^2. The
+bias moves ten times as fast as DeepSeek-V3's 0.001, by which it could move 0.3 in all in so short a run.
 """
 
-from arch import config, hyper
+from arch import hyper
 from arch.train import experiment
+from experiments import options
 
 NUM_EXPERTS = 8
 
@@ -38,10 +37,8 @@ REMEDIES = {
 
 
 def get_config(arg=""):
-    """The run's config; see the file's head for the option in `arg`."""
-    remedy = config.parse_arg(arg, remedy="none").remedy
-    if remedy not in REMEDIES:
-        raise config.ConfigError(f"option remedy={remedy!r} must be one of {', '.join(REMEDIES)}")
+    """The run's config; see the file's head for the options in `arg`."""
+    remedy = options.parse(arg, size=["small"], remedy=REMEDIES).remedy
     layer = dict(sublayers=(dict(name="attention", num_heads=2, head_dim=16), DROPLESS | REMEDIES[remedy]))
     return experiment.config_dict(
         model=dict(name="decoder", vocab_size=264, embed_dim=32, layers=dict(pattern=(layer,), repeats=2)),

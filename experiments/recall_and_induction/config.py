@@ -3,17 +3,16 @@
 Source:    Fu et al., Hungry Hungry Hippos, 2022, arXiv 2212.14052, sec. 3.1 and table 1; rows, widths, rates and epochs
            of `paper` are those of its released code (HazyResearch/safari, configs/experiment/synthetics).
 Data:      drawn: arch/tasks/associative_recall.py, arch/tasks/induction_head.py.
-Command:   python run.py --config=experiments/recall_and_induction/config.py:small --workdir=runs/recall --mode=sweep
-           python -m experiments.recall_and_induction.collect runs/recall
+Commands:  experiments/recall_and_induction/README.md has them, and what they gave
 Hardware:  2 CPU cores
-Expected:  experiments/recall_and_induction/README.md
 
 Options, as in `config.py:small,mixer=mamba,task=recall`: size is one of SIZES, mixer one of MIXERS, task one of TASKS.
 """
 
-from arch import config, hyper
+from arch import hyper
 from arch.tasks import associative_recall, induction_head
 from arch.train import experiment
+from experiments import options
 
 EMBED_DIM = 32
 HIDDEN_DIM = 4 * EMBED_DIM
@@ -59,17 +58,14 @@ SIZES = {
 
 def get_config(arg=""):
     """The run's config; see the file's head for the options in `arg`."""
-    options = config.parse_arg(arg, size="small", mixer="attention", task="recall")
-    for name, known in (("size", SIZES), ("mixer", MIXERS), ("task", TASKS)):
-        if getattr(options, name) not in known:
-            raise config.ConfigError(f"option {name}={getattr(options, name)!r} must be one of {', '.join(known)}")
-    paper, task = options.size == "paper", TASKS[options.task]
+    given = options.parse(arg, size=SIZES, mixer=MIXERS, task=TASKS)
+    paper, task = given.size == "paper", TASKS[given.task]
     dropout, start = (0.1, dict()) if paper else (0.0, dict(stddev=0.5))
-    mixer = dict(name=options.mixer) | MIXERS[options.mixer]
-    mixer |= dict(dropout=dropout) if options.mixer == "attention" else {}
+    mixer = dict(name=given.mixer) | MIXERS[given.mixer]
+    mixer |= dict(dropout=dropout) if given.mixer == "attention" else {}
     channels = dict(name="mlp", hidden_dim=HIDDEN_DIM, bias=True)
-    if options.mixer.startswith("rwkv"):
-        channels = dict(name="channel_mix", hidden_dim=HIDDEN_DIM, gated=options.mixer == "rwkv4")
+    if given.mixer.startswith("rwkv"):
+        channels = dict(name="channel_mix", hidden_dim=HIDDEN_DIM, gated=given.mixer == "rwkv4")
     norm = dict(kind="layer", bias=True)
     position = dict(name="learned", length=task.seq_len) | start
     return experiment.config_dict(
@@ -78,7 +74,7 @@ def get_config(arg=""):
             vocab_size=task.vocab_size,
             embed_dim=EMBED_DIM,
             embedding=start,
-            position=position if options.mixer in UNORDERED else dict(name="none"),
+            position=position if given.mixer in UNORDERED else dict(name="none"),
             layers=dict(pattern=(dict(sublayers=(mixer, channels), norm=norm),), repeats=2),
             norm=norm,
             dropout=dropout,
@@ -88,7 +84,7 @@ def get_config(arg=""):
         seq_len=task.seq_len,
         log_every_steps=100,
         eval_every_percent=20.0,
-        **SIZES[options.size][options.task],
+        **SIZES[given.size][given.task],
     )
 
 

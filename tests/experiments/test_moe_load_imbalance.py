@@ -1,4 +1,4 @@
-"""The README of the experiment says what its results say, and its sweep is of runs that can be made."""
+"""The remedies against load imbalance are what the page says, and so are their numbers."""
 
 import json
 
@@ -6,11 +6,14 @@ import pytest
 
 from arch.train import modes, results, sweep
 from arch.train.startup import Startup
-from experiments.moe_load_imbalance import collect
+from experiments import report
+from experiments.moe_load_imbalance import claim
 from experiments.moe_load_imbalance.config import REMEDIES
+from experiments.record import Point
 
-CONFIG = str(collect.HERE / "config.py")
-ROWS = json.loads((collect.HERE / "results.json").read_text())["rows"]
+FOLDER = report.HERE / "moe_load_imbalance"
+CONFIG = str(FOLDER / "config.py")
+ROWS = json.loads((FOLDER / "results" / "small.json").read_text())["rows"]
 
 
 def test_every_point_is_a_run_whose_layers_differ_from_all_others():
@@ -26,36 +29,22 @@ def test_without_a_remedy_there_is_no_loss_no_noise_and_no_limit():
     assert (layer.router.jitter, layer.router.drop_experts, layer.router.label) == (0, 0, "top_k")
 
 
-def test_the_results_are_of_every_remedy():
+def test_the_results_are_of_every_remedy_and_the_page_names_each():
     assert [row["remedy"] for row in ROWS] == list(REMEDIES)
-
-
-def test_the_readme_holds_the_table_of_the_results():
-    assert collect.table(ROWS) in (collect.HERE / "README.md").read_text()
-
-
-def test_the_figure_is_drawn_from_the_results():
-    assert (collect.HERE / "figure.svg").read_text() == collect.figure(ROWS)
+    assert all(f"| {remedy} |" in claim.CLAIM.setup for remedy in REMEDIES)
 
 
 def test_the_numbers_are_means_of_the_last_logged_steps(tmp_path):
-    point = results.Result(0, "0-arg=remedy=none", {"arg": "remedy=none"}, {}, status="finished", seconds=1.6)
-    (tmp_path / point.folder).mkdir()
     lines = [{"step": step, "train/loss": 1.0} | {
-        f"moe/layers/{layer}/{name}": step + layer for layer in range(2) for name in collect.NUMBERS
+        f"moe/layers/{layer}/{name}": step + layer for layer in range(2) for name in claim.NUMBERS
     } for step in range(1, 13)]  # fmt: skip
     text = "".join(json.dumps(line) + "\n" for line in [*lines, {"step": 12, "eval/valid/loss": 2.5}])
-    (tmp_path / point.folder / "metrics.jsonl").write_text(text)
-    run = dict(date="2026-11-21T14:00", device=dict(kind="cpu"), platform="here", python="3", packages={})
-    (tmp_path / point.folder / "versions.json").write_text(json.dumps([run | dict(source=dict(commit="c"))]))
-    results.write(tmp_path, point)
-    (row,) = collect.collect(tmp_path)["rows"]
+    (tmp_path / "metrics.jsonl").write_text(text)
+    last = {"eval/valid/loss": 2.5}
+    point = Point(tmp_path, results.Result(0, "0", {"arg": "remedy=none"}, {}, status="finished", last=last))
+    (row,) = claim.rows(point)
     assert row["valid_nats"] == 2.5 and row["load_cv"] == [7.5, 8.5]
     assert row["largest_load"] == [list(range(1, 13)), list(range(2, 14))] and row["steps"] == list(range(1, 13))
-    point.status = "stopped"
-    results.write(tmp_path, point)
-    with pytest.raises(ValueError, match="point 0 of .* is stopped, and must be finished"):
-        collect.collect(tmp_path)
 
 
 @pytest.mark.slow

@@ -1,21 +1,22 @@
-"""The README of the experiment says what its results say, and its sweep is of runs that can be made and that learn."""
+"""The runs of recall and induction are those of the paper, and their table says what was not run."""
 
-import json
+import functools
 
 import numpy as np
 import pytest
 
 from arch import config
-from arch.train import modes, results, sweep
-from arch.train.startup import Startup
-from experiments.recall_and_induction import collect
+from arch.train import sweep
+from experiments import page, report
+from experiments.recall_and_induction import claim
 from experiments.recall_and_induction.config import MIXERS, TASKS, get_config
 
-CONFIG = str(collect.HERE / "config.py")
-ROWS = json.loads(collect.RESULTS.read_text())["rows"]
-PAPER = json.loads(collect.PAPER.read_text())["rows"]
+CONFIG = str(report.HERE / "recall_and_induction" / "config.py")
+_, FOUND, PAPER = report.read(report.HERE / "recall_and_induction")
+ROWS = FOUND["small"]["rows"]
 
 
+@functools.cache
 def configs(arg):
     return sweep.configs(f"{CONFIG}:{arg}", {}, sweep.read(CONFIG))
 
@@ -39,14 +40,14 @@ def test_of_the_paper_are_tasks_widths_epochs_and_rates():
         assert (cfg.optimizer.learning_rate, cfg.optimizer.weight_decay, cfg.model.dropout) == (5e-4, 0.1, 0.1)
 
 
-def test_naming_the_commonest_value_of_a_row_is_right_as_often_as_the_readme_says():
+def test_naming_the_commonest_value_of_a_row_is_right_as_often_as_the_page_says():
     task = TASKS["recall"]
     rows, right = task.own_data().splits["valid"].tokens.reshape(-1, task.seq_len + 1), 0
     for row in rows:
         counts = np.bincount(row[1:-3:2], minlength=task.vocab_size)
         commonest = counts == counts.max()
         right += commonest[row[-1]] / commonest.sum()
-    assert f"right in {right / len(rows):.1%}" in collect.README.read_text()
+    assert f"right in\n{right / len(rows):.1%}" in claim.CLAIM.setup
 
 
 @pytest.mark.parametrize("option", ["size=huge", "mixer=mambo", "task=recal"])
@@ -63,29 +64,12 @@ def test_the_results_are_of_points_of_the_sweep_in_their_order_and_of_all_of_rec
 
 
 def test_the_table_says_what_was_not_run():
-    (line,) = [line for line in collect.table(ROWS[:1], PAPER).splitlines() if "mamba2" in line]
-    assert line == "| mamba2 | not run |  | not run |  |"
+    lines = page.table(claim.table(ROWS[:1], PAPER)).splitlines()
+    assert "| mamba2 | not run |  | not run |  |" in lines
 
 
-def test_the_readme_holds_the_table_of_the_results():
-    text = collect.README.read_text()
-    assert collect.tabulated(text, collect.table(ROWS, PAPER)) == text
-
-
-def test_a_readme_of_other_results_is_told_apart():
-    other = [ROWS[0] | {"accuracy": ROWS[0]["accuracy"] / 2}, *ROWS[1:]]
-    assert collect.table(other, PAPER) not in collect.README.read_text()
-
-
-def test_a_tiny_run_is_trained_for_a_few_steps_and_collected(tmp_path):
-    (point, *_), (cfg, *_) = sweep.read(CONFIG), configs("small")
-    tiny = cfg.task.replace(pairs=2, train_rows=16, valid_rows=5)
-    model = cfg.model.replace(position=cfg.model.position.replace(length=6))
-    cfg = cfg.replace(task=tiny, model=model, seq_len=6, batch_size=8, total_steps=3)
-    cfg = cfg.replace(eval_every_percent=0.0, eval_every_steps=2)
-    modes.train(cfg, str(tmp_path / point.folder), {}, Startup())
-    result = results.Result(0, point.folder, dict(point.overrides), config.to_dict(cfg), "finished", seconds=1.6)
-    results.write(tmp_path, result)
-    (row,) = collect.collect(tmp_path)["rows"]
-    assert (row["mixer"], row["task"], row["steps"], row["seconds"]) == ("attention", "recall", 3, 2)
-    assert list(row["by_step"]) == [2, 3] and row["accuracy"] in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+def test_what_is_expected_is_judged_by_the_line_of_97_percent():
+    found = [dict(task="recall", mixer=mixer, accuracy=0.98) for mixer in ("attention", "s4d", "mamba")]
+    assert [each.holds for each in claim.expect(found, PAPER)] == [True, False, True]
+    found = [row | dict(accuracy=0.96) for row in found]
+    assert [each.holds for each in claim.expect(found, PAPER)] == [False, True, False]
