@@ -1,9 +1,10 @@
 """Performer: softmax attention approximated through random features (FAVOR+), in time linear in the length.
 
-    x W_O  of  favor(q, k, v),     q, k, v = x W_Q, x W_K, x W_V
+    x W_O  of  favor(q, k, v),     q, k, v = rotate(x W_Q), rotate(x W_K), x W_V
 
 Choromanski et al., Rethinking Attention with Performers, 2020, arXiv 2009.14794. The random vectors are one matrix a
-layer, kept among the parameters and not trained; they may be redrawn as training goes on (sec. 4.2).
+layer, kept among the parameters and not trained; they may be redrawn as training goes on (sec. 4.2). The paper has no
+rotation; released models do.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from arch.mixers import _recurrence
 from arch.mixers._heads import borders, from_heads, projections, to_heads
 from arch.ops.linear_attention import favor
 from arch.ops.linear_attention.recurrence import check_chunk, products
+from arch.positions import none, rope
 from arch.typing import Array, Float
 
 
@@ -36,6 +38,7 @@ class Config(SublayerConfig):
       kernel: 'positive', 'trigonometric' (which has twice the features), or 'relu', a kernel of its own.
       orthogonal: the vectors are orthogonal to each other, in blocks of head_dim.
       norms: of orthogonal vectors: 'chi' as those of normal ones, or 'constant'.
+      position: the position scheme, one that acts on heads.
       redraw_every: steps of training after which new vectors are drawn; 0 to keep the first.
       causal: a token sees only itself and what came before.
       chunk: tokens that are multiplied at a time, a power of two.
@@ -47,11 +50,13 @@ class Config(SublayerConfig):
     kernel: favor.Kernel = "positive"
     orthogonal: bool = True
     norms: Literal["chi", "constant"] = "chi"
+    position: config.choice("positions") = none.Config()
     redraw_every: config.SizeOrZero = 0
     causal: bool = True
     chunk: config.PositiveInt = 64
 
     def check(self):
+        self.position.must_act("heads")
         check_chunk(self.chunk)
 
     def make(self, name: str | None = None) -> "Performer":
@@ -113,6 +118,7 @@ class Performer(nn.Module):
             buffer("seed", seed_init, state=1)
             buffer("step", constant(0.0), state=1)
         query, key, value = (to_heads(self, name, x, cfg.num_heads, cfg.head_dim) for name in ("query", "key", "value"))
+        query, key = (cfg.position.rotate(heads, context.positions) for heads in (query, key))
         state = None if cache is None or not cfg.causal else (cache["state"], cache["scale"])
         out, state = favor.favor_attention(
             query,
@@ -133,5 +139,5 @@ class Performer(nn.Module):
 
 EXAMPLES = (
     Config(chunk=8, num_heads=3, head_dim=4, num_features=6, redraw_every=2),
-    Config(chunk=8, num_heads=2, head_dim=5, num_features=7, causal=False),
+    Config(chunk=8, num_heads=2, head_dim=6, num_features=7, position=rope.Config(), causal=False),
 )

@@ -111,9 +111,8 @@ def favor_attention(
     """
     b, _, n, h = key.shape
     wide = jnp.promote_types(jnp.result_type(query, key, value), jnp.float32)
-    scale = 1.0 if kernel == "relu" else h**-0.25
     (query_log, query_factor), (key_log, key_factor) = (
-        features(scale * x.astype(wide), vectors.astype(wide), kernel) for x in (query, key)
+        features(h**-0.25 * x.astype(wide), vectors.astype(wide), kernel) for x in (query, key)
     )
     if valid is not None:
         key_log = jnp.where(valid[..., None, None], key_log, LOWEST)

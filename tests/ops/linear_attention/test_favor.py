@@ -87,8 +87,7 @@ def test_attention_is_the_mean_weighted_by_the_kernel(kernel, causal):
     query, key, value = heads(37, scale=0.5)
     vectors = favor.draw(jax.random.key(0), 11, HEAD_DIM)
     with jax.enable_x64():
-        scale = 1.0 if kernel == "relu" else HEAD_DIM**-0.25
-        parts = (favor.features(scale * x.astype(float), vectors.astype(float), kernel) for x in (query, key))
+        parts = (favor.features(HEAD_DIM**-0.25 * x.astype(float), vectors.astype(float), kernel) for x in (query, key))
         q, k = (np.asarray(jnp.exp(log) * factor) for log, factor in parts)
     floor = favor.FLOORS[kernel] if kernel == "relu" else 0.0
     weights = np.einsum("btnm,bsnm->bnts", q + floor, k + floor) * (np.tri(37) if causal else 1.0)
