@@ -9,7 +9,7 @@ its root mean square, without a scale, as the released code does; the paper's fu
 are left out, since the norm undoes them.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -36,6 +36,8 @@ class Config(SublayerConfig):
       head_dim: channels of a head's query and key.
       value_dim: channels of a head's value; 0 for twice head_dim, as in the paper.
       position: the position scheme, one that acts on heads.
+      rates: 1 - gamma of the heads: 'octaves', each half of the one before, from 1/32 on (eq. 8); or 'even', as many as
+        there are heads, evenly from 1/32 to 1/512 by their logarithms, as in the paper's experiments (sec. 3.1).
       epsilon: of the norm.
       chunk: tokens that are multiplied at a time, a power of two.
     """
@@ -44,6 +46,7 @@ class Config(SublayerConfig):
     head_dim: config.PositiveInt
     value_dim: config.SizeOrZero = 0
     position: config.choice("positions") = rope.Config(pairing="interleaved")
+    rates: Literal["octaves", "even"] = "octaves"
     epsilon: config.PositiveFloat = 1e-5
     chunk: config.PositiveInt = 64
 
@@ -74,9 +77,10 @@ class Config(SublayerConfig):
         return multiply_adds(around + required, executed=around + executed)
 
 
-def log_decays(num_heads: int) -> np.ndarray:
-    """[n] log gamma of each head (eq. 8)."""
-    return np.log1p(-(2.0 ** (-5 - np.arange(num_heads))))
+def log_decays(num_heads: int, rates: Literal["octaves", "even"] = "octaves") -> np.ndarray:
+    """[n] log gamma of each head."""
+    last = -4 - num_heads if rates == "octaves" else -9
+    return np.log1p(-(2.0 ** np.linspace(-5, last, num_heads)))
 
 
 class Retention(nn.Module):
@@ -92,7 +96,7 @@ class Retention(nn.Module):
             for name in ("query", "key")
         )
         value, gate = (to_heads(self, name, x, n, cfg.values) for name in ("value", "gate"))
-        decay = jnp.asarray(log_decays(n), jnp.float32)[None, None, :, None]
+        decay = jnp.asarray(log_decays(n, cfg.rates), jnp.float32)[None, None, :, None]
         state = None if cache is None else cache["state"]
         query = query * cfg.head_dim**-0.5
         out, state = _recurrence.linear_attention(

@@ -15,6 +15,11 @@ def test_heads_fade_as_the_paper_says():
     np.testing.assert_allclose(np.exp(retention.log_decays(4)), [31 / 32, 63 / 64, 127 / 128, 255 / 256])
 
 
+def test_heads_of_the_paper_s_experiments_have_even_rates_between_the_same_ends():
+    rates = 1 - np.exp(retention.log_decays(5, "even"))
+    np.testing.assert_allclose(rates, [1 / 32, 1 / 64, 1 / 128, 1 / 256, 1 / 512])
+
+
 def test_values_have_twice_the_channels_of_keys():
     assert Case(CFG).params["value"].shape[-1] == 8
 

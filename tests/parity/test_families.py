@@ -28,7 +28,7 @@ AS_OTHERS = (
 )
 """They decode with the caches of other cases, and pack with their masks: slow. What is their own is in the outputs."""
 
-OF_OTHER_PEERS = {"performer_pytorch"}
+OF_OTHER_PEERS = {"performer_pytorch", "torchscale_retnet"}
 """They have goldens of their own in tests/families."""
 
 TOLERANCE = 3e-5
