@@ -1,4 +1,4 @@
-"""Generation: one pass over the prompts, but for their last tokens, fills the caches; then single steps in a loop.
+"""Generation: passes over the prompts, but for their last tokens, fill the caches; then single steps in a loop.
 
 Prompts of different length are padded on the right; each row's cache holds its own tokens only, so a row's result does
 not depend on the rows beside it.
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arch import config, tree
+from arch.decode.prefill import prefill
 from arch.layers.contract import Context, Memory, positions_of
 from arch.ops.sampling import sample
 from arch.sharding.mesh import constrain
@@ -28,12 +29,14 @@ class Config(config.Config):
       temperature: 0 takes the likeliest token.
       top_k: only the k likeliest tokens; 0 for all.
       top_p: only the likeliest tokens that make up this probability.
+      prefill_chunk: tokens of the prompts that are read at a time, which bounds the memory that takes; 0 for all.
     """
 
     max_new_tokens: config.PositiveInt = 64
     temperature: config.NonNegativeFloat = 0.8
     top_k: config.SizeOrZero = 0
     top_p: config.Fraction = 1.0
+    prefill_chunk: config.SizeOrZero = 0
 
     def check(self):
         if not self.top_p > 0:
@@ -99,11 +102,11 @@ def continued(
     """[b max_new_tokens] ids, stops from the first stop on. Arguments as in `generate`; params in canonical form."""
     choose = partial(sample, temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p)
     last = jnp.sum(valid, axis=1, dtype=jnp.int32) - 1  # the first step takes it: prefill then computes no logits
-    positions = positions_of(tokens)
+    positions = jnp.minimum(positions_of(tokens), last[:, None])
     size = tokens.shape[1] + cfg.max_new_tokens
     cache = model.cfg.init_cache(tokens.shape[0], min(size, model.cfg.max_length or size))
     context = Context(positions=positions, valid=positions < last[:, None], memory=memory)
-    cache = model.apply({"params": params}, tokens, context, cache).cache
+    cache = prefill(model, params, tokens, context, cache, chunk=cfg.prefill_chunk)
     first = jnp.take_along_axis(tokens, last[:, None], axis=1)[:, 0]
 
     def step(carry, number):
