@@ -67,13 +67,16 @@ def apply_experts(
 
     Args:
       x: [b t d] tokens.
-      pairs: [b m] of each row; or mixtures of them, which the dispatch 'dense' takes.
+      pairs: [b m] of each row, of which this shard may have a part, in order; or mixtures of them, which the dispatch
+        'dense' takes.
       inner: [e d f] the weights of the experts' gates and of what they gate; of the latter alone without gates.
       down: [e f d] the weights of what comes out. With less than `how.num_experts`, they are this shard's part: rows go
         to the experts' shards and come back.
       factors: [b m f] of the hidden layers' entries, for dropout; None for ones.
       how: the rest.
     """
+    if isinstance(pairs, assignment.Pairs):
+        pairs = dataclasses.replace(pairs, tokens=pairs.tokens % x.shape[1])
     apply = partial(_by_chunks, chunk=how.chunk) if 0 < how.chunk < x.shape[1] else _apply
     return apply(x, pairs, inner, down, factors, how=how)
 

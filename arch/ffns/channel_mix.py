@@ -19,7 +19,7 @@ from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.token_mix import mixed
 from arch.layers.weight import normal, weight
-from arch.ops.token_shift import token_shift
+from arch.sharding.context import token_shift
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -62,7 +62,7 @@ class ChannelMix(nn.Module):
         before, last = token_shift(x, last=last, reset=context.starts(), valid=context.valid)
 
         key = mixed(self, "key", x, before, power=0.5) @ own("key", normal(d**-0.5), embed=d, hidden=f)
-        key = constrain(key, "batch", None, "hidden")
+        key = constrain(key, "batch", "sequence", "hidden")
         value = jnp.square(jax.nn.relu(key)) @ own("value", normal(f**-0.5), hidden=f, embed=d)
         cache = None if cache is None else {"last": last}
         if not self.cfg.gated:

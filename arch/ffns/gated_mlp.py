@@ -58,7 +58,7 @@ class GatedMlp(nn.Module):
 
         @partial(jax.checkpoint, prevent_cse=False)  # the backward pass keeps `gate` and `up`, not what comes of them
         def gate_and_multiply(gate, up, kernel):
-            return product(constrain(ACTIVATIONS[cfg.activation](gate) * up, "batch", None, "hidden"), kernel)
+            return product(constrain(ACTIVATIONS[cfg.activation](gate) * up, "batch", "sequence", "hidden"), kernel)
 
         kernel = own("down", normal(cfg.hidden_dim**-0.5), hidden=cfg.hidden_dim, embed=d)
         out = gate_and_multiply(gate, up, kernel)

@@ -50,7 +50,7 @@ class Mlp(nn.Module):
         hidden = product(x, own("up", normal(d**-0.5), embed=d, hidden=cfg.hidden_dim))
         if cfg.bias:
             hidden += own("up_bias", constant(0.0), hidden=cfg.hidden_dim)
-        hidden = constrain(hidden, "batch", None, "hidden")
+        hidden = constrain(hidden, "batch", "sequence", "hidden")
 
         @partial(jax.checkpoint, prevent_cse=False)  # the backward pass keeps `hidden`, not what comes of it
         def activate_and_multiply(hidden, kernel):

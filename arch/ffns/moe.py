@@ -139,12 +139,14 @@ class Config(SublayerConfig):
         return 3 if self.gated else 2
 
     def lacks(self) -> tuple[str, ...]:
-        """What the router lacks."""
-        return self.router.lacks(self.demand, training=False)
+        """What the router lacks; one that gives tokens to experts wants all tokens of a row in one place."""
+        whole = ("context",) if self.router.by_expert or self.router.mixes else ()
+        return self.router.lacks(self.demand, training=False) + whole
 
     def lacks_in_training(self) -> tuple[str, ...]:
         """What the router lacks there: an assignment of whole rows, or less room."""
-        return self.router.lacks(self.demand, training=True)
+        whole = ("context",) if self.router.by_expert or self.router.mixes else ()
+        return self.router.lacks(self.demand, training=True) + whole
 
     def make(self, name: str | None = None) -> "Moe":
         """The Linen module."""
@@ -207,10 +209,11 @@ class Moe(nn.Module):
         if cfg.expert_dropout and key is not None:
             ones = jnp.ones((*pairs.tokens.shape, cfg.hidden_dim), x.dtype)
             factors = dropout(ones, jax.random.fold_in(key, 3), rate=cfg.expert_dropout)
-        rows, inner, outer = ("batch", None, None), ("experts", None, "hidden"), ("experts", "hidden", None)
+        along = None if soft or cfg.router.by_expert else "sequence"
+        rows, inner, outer = ("batch", along, None), ("experts", None, "hidden"), ("experts", "hidden", None)
         arguments = (x, pairs, into, down, factors)
-        of_pairs = ("batch", None, None, None) if soft else ("batch", None)
-        axes = (rows, of_pairs, inner, outer, ("batch", None, "hidden"))
+        of_pairs = ("batch", None, None, None) if soft else ("batch", along)
+        axes = (rows, of_pairs, inner, outer, ("batch", along, "hidden"))
         out = per_shard(partial(apply_experts, how=how), arguments, axes, rows, reduce="hidden")
         if cfg.shared_dim:
             shared = cfg.shared.make("shared")(x, context).x

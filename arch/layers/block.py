@@ -16,9 +16,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from arch import config
 from arch.layers import norm as norms
-from arch.layers.contract import Aux, Context, Output
+from arch.layers.contract import Aux, Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row
 from arch.ops.dropout import dropout
+from arch.sharding.context import shards
 from arch.typing import Array, Float
 
 LAYER_INPUT = "layer_input"
@@ -104,6 +105,8 @@ class Block(nn.Module):
                 inner = cfg.norm.make(f"{label}_norm")(x)
             else:
                 inner = common if parallel else stream
+            if cache is None:
+                must_split(sublayer, shards(x.shape[1]), deterministic=context.deterministic)
             read = dataclasses.replace(context.fold(i), shared=context.shared | shared)
             out = sublayer.make(label)(inner, read, None if cache is None else cache.get(label))
             result = out.x
@@ -119,3 +122,11 @@ class Block(nn.Module):
             if cache is not None and label in cache:
                 caches[label] = out.cache
         return Output(stream, None if cache is None else caches, aux, shared)
+
+
+def must_split(sublayer: SublayerConfig, parts: int, *, deterministic: bool = False) -> None:
+    """Raises ValueError where a mesh splits the tokens of rows in parts, and this sublayer needs them whole."""
+    lacks = sublayer.lacks() if deterministic else sublayer.lacks_in_training()
+    if parts > 1 and "context" in lacks:
+        name = f"{sublayer.label!r}, which needs all tokens of a row on one device"
+        raise ValueError(f"mesh.context={parts} must be 1 with {name}")

@@ -170,7 +170,11 @@ class SublayerConfig(config.Config):
         return None
 
     def lacks(self) -> tuple[str, ...]:
-        """The traits of the contract that this sublayer honestly lacks: 'causal', 'segments', 'padding', 'cache'."""
+        """The traits of the contract that this sublayer honestly lacks.
+
+        They are 'causal', 'segments', 'padding', 'cache', and 'context': on a mesh that splits the tokens of rows it
+        would need them whole.
+        """
         return ()
 
     def lacks_in_training(self) -> tuple[str, ...]:

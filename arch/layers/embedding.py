@@ -55,7 +55,7 @@ class Unembedding:
         """Logits in float32, from products in x's dtype."""
         logits = jnp.einsum("btd,vd->btv", x, self.table, preferred_element_type=jnp.float32)
         logits = logits if self.bias is None else logits + self.bias
-        return soft_capped(constrain(logits, "batch", None, "vocab"), self.soft_cap)
+        return soft_capped(constrain(logits, "batch", "sequence", "vocab"), self.soft_cap)
 
 
 class Embedding(nn.Module):
@@ -74,7 +74,7 @@ class Embedding(nn.Module):
 
     def encode(self, tokens: Int[Array, "b t"], dtype: Any) -> Float[Array, "b t d"]:
         """The rows of the table, in the dtype in which the model computes."""
-        x = constrain(self.table.astype(dtype)[tokens], "batch", None, None)
+        x = constrain(self.table.astype(dtype)[tokens], "batch", "sequence", None)
         return x * jnp.asarray(self.cfg.scale or self.embed_dim**0.5, dtype)
 
     def unembedding(self, dtype: Any, soft_cap: float = 0.0) -> Unembedding:

@@ -212,7 +212,7 @@ def _block(layer: block.Config, remat: Remat, name: str, groups: Mapping, *, pre
 def _run(make, carry, context: Context, index, cache):
     """One layer: reads what the layers before it shared, with its own key and routes, and shares what it adds."""
     x, shared = carry
-    x = constrain(x, "batch", None, None)
+    x = constrain(x, "batch", "sequence", None)
     routes = context.routes and context.routes.of(index)
     out = make(x, dataclasses.replace(context.fold(index), shared=shared, routes=routes), cache)
     return (out.x, shared | out.shared), out.cache, out.aux

@@ -18,7 +18,7 @@ def to_heads(
     out = linear(x, weight(module, name, normal(d**-0.5), dtype=x.dtype, embed=d, **axes), platform=platform())
     if bias:
         out += weight(module, f"{name}_bias", constant(0.0), dtype=x.dtype, **axes)
-    return constrain(out, "batch", None, "heads", None)
+    return constrain(out, "batch", "sequence", "heads", None)
 
 
 def from_heads(
@@ -26,7 +26,7 @@ def from_heads(
 ) -> Float[Array, "b t d"]:
     """The projection 'out' of a mixer, with a learned shift or not."""
     n, h = x.shape[-2:]
-    x = constrain(x, "batch", None, "heads", None)
+    x = constrain(x, "batch", "sequence", "heads", None)
     kernel = weight(module, "out", normal((n * h) ** -0.5), dtype=x.dtype, heads=n, head_dim=h, embed=embed_dim)
     out = linear(x, kernel, axes=2, platform=platform())
     return out + weight(module, "out_bias", constant(0.0), dtype=x.dtype, embed=embed_dim) if bias else out

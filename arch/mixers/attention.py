@@ -17,6 +17,7 @@ from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.mixers._attend import Block, attend_cache, attend_tokens, map_of
+from arch.mixers._split_attention import Sight, Split, attend_split
 from arch.ops import patterns
 from arch.ops.attention import visible_pairs
 from arch.ops.chunked_attention import CHUNK, visited_pairs
@@ -24,6 +25,7 @@ from arch.ops.linear import linear
 from arch.ops.norm import rms_norm
 from arch.patterns import by_head, full, longformer, strided
 from arch.positions import alibi, none, relative, rope, rope_yarn
+from arch.sharding.context import shards
 from arch.sharding.mesh import constrain, platform
 from arch.typing import Array, Float
 
@@ -49,6 +51,8 @@ class Config(SublayerConfig):
       scale: factor of the logits; 0 for head_dim ** -0.5.
       bias: learned shifts: 'none', of query, key and value ('qkv'), of the result ('out'), or of all four ('all').
       dropout: probability of zeroing an attention weight.
+      split: how tokens on several devices see each other (`mesh.context`): keys and values go round them ('ring'), or
+        each device takes all tokens of some heads ('heads'), as it always does with a pattern.
     """
 
     num_heads: config.PositiveInt
@@ -65,6 +69,7 @@ class Config(SublayerConfig):
     scale: config.NonNegativeFloat = 0.0
     bias: Literal["none", "qkv", "out", "all"] = "none"
     dropout: config.Fraction = 0.0
+    split: Split = "ring"
 
     def check(self):
         if self.num_heads % self.kv_heads:
@@ -86,10 +91,14 @@ class Config(SublayerConfig):
 
     def map(self, length: int) -> patterns.BlockMap:
         """The pattern's blocks in rows of so many tokens. Raises ValueError when there are too many to look at."""
-        seen = self.pattern.make(self.num_heads)
-        seen = seen & patterns.causal if self.causal else seen
-        seen = seen & patterns.window(self.window) if self.window else seen
-        return map_of(seen, length, length, self.block)
+        return map_of(self.sight.whole, length, length, self.block)
+
+    @property
+    def sight(self) -> Sight:
+        """What a query sees, and how."""
+        pattern = self.pattern.make(self.num_heads) if self.sparse else None
+        logits = dict(scale=self.scale or None, soft_cap=self.soft_cap)
+        return Sight(self.causal, self.window, pattern, self.block, **logits)
 
     def make(self, name: str | None = None) -> "Attention":
         """The Linen module."""
@@ -130,8 +139,15 @@ class Config(SublayerConfig):
         """Attention that looks ahead is not causal, and from a cache it sees what came so far, not all.
 
         A pattern counts places in the row: a packed document does not see as it would alone, though never another one.
+        Devices that take a part of the heads each want them all alike.
         """
-        return (() if self.causal else ("causal", "cache")) + (("segments",) if self.sparse else ())
+        lacking = () if self.causal else ("causal", "cache")
+        by_head = ("context",) if self.sparse and self.pattern.make(self.num_heads).heads > 1 else ()
+        return lacking + (("segments",) if self.sparse else ()) + by_head
+
+    def lacks_in_training(self) -> tuple[str, ...]:
+        """Weights that drop out are not those of parts of a row."""
+        return self.lacks() + (("context",) if self.dropout else ())
 
 
 class Attention(nn.Module):
@@ -149,7 +165,7 @@ class Attention(nn.Module):
             out = product(x, kernel)
             if cfg.bias in ("qkv", "all"):
                 out += own(f"{name}_bias", constant(0.0), **{axis: heads}, head_dim=cfg.head_dim)
-            return constrain(out, "batch", None, axis, None)
+            return constrain(out, "batch", "sequence", axis, None)
 
         query = project("query", "heads", cfg.num_heads)
         key = project("key", "kv_heads", cfg.kv_heads)
@@ -159,9 +175,14 @@ class Attention(nn.Module):
         query, key = (cfg.position.rotate(heads, context.positions) for heads in (query, key))
         sinks = own("sinks", constant(0.0), dtype=jnp.float32, heads=cfg.num_heads) if cfg.sinks else None
         bias, shared = cfg.position.bias(own, cfg.num_heads, context.shared)
-        given = (cfg, query, key, value, sinks, bias, context)
-        out, cache = (attend_tokens(*given), None) if cache is None else attend_cache(*given, cache)
-        out = constrain(out, "batch", None, "heads", None)
+        given = (query, key, value, sinks, bias, context)
+        if cache is not None:
+            out, cache = attend_cache(cfg, *given, cache)
+        elif shards(x.shape[1]) > 1:
+            out = attend_split(cfg.sight, "heads" if cfg.sparse else cfg.split, *given)
+        else:
+            out = attend_tokens(cfg, *given)
+        out = constrain(out, "batch", "sequence", "heads", None)
         fan_in = cfg.num_heads * cfg.head_dim
         result = own("out", normal(fan_in**-0.5), heads=cfg.num_heads, head_dim=cfg.head_dim, embed=d)
         out = product(out, result, axes=2)

@@ -87,7 +87,7 @@ class Config(SublayerConfig):
 
     def lacks(self) -> tuple[str, ...]:
         """It looks ahead, and so decodes nothing; blocks are those of the row, whatever is packed or padded in it."""
-        return "causal", "segments", "padding", "cache"
+        return "causal", "segments", "padding", "cache", "context"
 
 
 class BigBirdAttention(nn.Module):

@@ -42,6 +42,10 @@ class Config(SublayerConfig):
     bias: Literal["none", "qkv", "all"] = "none"
     dropout: config.Fraction = 0.0
 
+    def lacks(self) -> tuple[str, ...]:
+        """The memory is on each device as a whole."""
+        return ("context",)
+
     def make(self, name: str | None = None) -> "CrossAttention":
         """The Linen module."""
         return CrossAttention(self, name=name)
@@ -73,7 +77,7 @@ class CrossAttention(nn.Module):
             out = product(source, kernel)
             if cfg.bias != "none":
                 out += own(f"{name}_bias", constant(0.0), heads=cfg.num_heads, head_dim=cfg.head_dim)
-            return constrain(out, "batch", None, "heads", None)
+            return constrain(out, "batch", "sequence", "heads", None)
 
         out = attend(
             project("query", x),

@@ -19,11 +19,11 @@ from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
+from arch.mixers import _recurrence
 from arch.mixers.mamba import step_bias_init
 from arch.mixers.mamba2 import decay_init
-from arch.ops.causal_conv import causal_conv
-from arch.ops.gated_delta import gated_delta
 from arch.ops.norm import rms_norm
+from arch.sharding.context import causal_conv
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -114,19 +114,20 @@ class GatedDeltaNet(nn.Module):
 
         state = None if cache is None else cache["state"]
         places = dict(state=state, reset=context.starts(), chunk=cfg.chunk)
-        y, state = gated_delta(query * cfg.key_dim**-0.5, key, parts["value"], log_decay, beta, **places)
+        y, state = _recurrence.gated_delta(query * cfg.key_dim**-0.5, key, parts["value"], log_decay, beta, **places)
         normed = rms_norm(y, exact("norm", constant(1.0), head_dim=cfg.value_dim), epsilon=cfg.epsilon)
-        gate = constrain(x @ own("gate", normal(d**-0.5), embed=d, hidden=f), "batch", None, "hidden")
+        gate = constrain(x @ own("gate", normal(d**-0.5), embed=d, hidden=f), "batch", "sequence", "hidden")
         out = (normed.reshape(gate.shape) * jax.nn.silu(gate)) @ own("out", normal(f**-0.5), hidden=f, embed=d)
         return Output(out, None if cache is None else tails | {"state": state})
 
     def _convolved(self, name, x, context, tail):
         """[b t n h] a projection of x behind its convolution, and the new tail."""
         (n, h), d, width = self.cfg.parts[name], x.shape[-1], self.cfg.conv_width
-        u = x @ weight(self, name, normal(d**-0.5), dtype=x.dtype, embed=d, hidden=n * h)
+        kernel = weight(self, name, normal(d**-0.5), dtype=x.dtype, embed=d, hidden=n * h)
         taps = weight(self, f"{name}_conv", normal(width**-0.5), conv=width, hidden=n * h)
         segments = dict(segment_ids=context.segment_ids, valid=context.valid)
-        u, tail = causal_conv(constrain(u, "batch", None, "hidden"), taps, jnp.zeros(n * h), tail=tail, **segments)
+        u = constrain(x @ kernel, "batch", "sequence", "hidden")
+        u, tail = causal_conv(u, taps, jnp.zeros(n * h), tail=tail, **segments)
         return jax.nn.silu(u).reshape(*u.shape[:2], n, h), tail
 
 

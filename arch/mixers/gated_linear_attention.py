@@ -17,8 +17,9 @@ from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
+from arch.mixers import _recurrence
 from arch.mixers._heads import borders, from_heads, projections, to_heads
-from arch.ops.linear_attention.recurrence import check_chunk, linear_attention, products
+from arch.ops.linear_attention.recurrence import check_chunk, products
 from arch.ops.norm import rms_norm
 from arch.typing import Array, Float
 
@@ -83,7 +84,7 @@ class GatedLinearAttention(nn.Module):
         gate = to_heads(self, "gate", x, n, cfg.values, bias=True)
         state = None if cache is None else cache["state"]
         query = query * cfg.head_dim**-0.5
-        out, state = linear_attention(
+        out, state = _recurrence.linear_attention(
             query, key, value, self._log_decay(x), state=state, chunk=cfg.chunk, **borders(context)
         )
         scale = weight(self, "norm", constant(1.0), head_dim=cfg.values)

@@ -85,7 +85,7 @@ class Config(SublayerConfig):
 
     def lacks(self) -> tuple[str, ...]:
         """A convolution by transforms goes over all of a row, whatever is packed into it."""
-        return ("segments",)
+        return "segments", "context"
 
 
 class Hyena(nn.Module):
@@ -101,7 +101,7 @@ class Hyena(nn.Module):
         taps = weight(self, "conv", normal(cfg.conv_width**-0.5), conv=cfg.conv_width, hidden=wide)
         bias = weight(self, "conv_bias", constant(0.0), hidden=wide)
         tail = None if cache is None else cache["tail"]
-        u, tail = causal_conv(constrain(u, "batch", None, "hidden"), taps, bias, tail=tail, valid=context.valid)
+        u, tail = causal_conv(constrain(u, "batch", "sequence", "hidden"), taps, bias, tail=tail, valid=context.valid)
         z, *gates = jnp.split(u, cfg.order + 1, axis=-1)
 
         convolved, kept = self._convolutions(t, d, context, cache)

@@ -20,10 +20,12 @@ from arch.layers import norm as norms
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import normal, weight
+from arch.mixers._split_attention import Sight, attend_split
 from arch.ops.attention import attend, attention_mask, visible_pairs
 from arch.ops.cache import slots, write
 from arch.ops.chunked_attention import CHUNK, chunked_attend, visited_pairs
 from arch.positions import rope
+from arch.sharding.context import shards
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -58,6 +60,10 @@ class Config(SublayerConfig):
 
     def check(self):
         self.position.must_act("heads")
+
+    def lacks_in_training(self) -> tuple[str, ...]:
+        """Weights that drop out are not those of parts of a row."""
+        return ("context",) if self.dropout else ()
 
     @property
     def factor(self) -> float:
@@ -111,13 +117,17 @@ class LatentAttention(nn.Module):
             key, value = (jnp.einsum("btr,rnh->btnh", latent, up) for up in (up_key, up_value))
             turning = jnp.broadcast_to(turning, (*turning.shape[:2], n, cfg.rope_dim))
             parts = (query, turned), (key, turning)
-            out = _over_rows(cfg, *(jnp.concatenate(part, axis=-1) for part in parts), value, context)
+            query, key = (jnp.concatenate(part, axis=-1) for part in parts)
+            if shards(x.shape[1]) > 1:
+                out = attend_split(Sight(scale=cfg.factor), "ring", query, key, value, None, None, context)
+            else:
+                out = _over_rows(cfg, query, key, value, context)
         else:
             query = jnp.concatenate([jnp.einsum("btnh,rnh->btnr", query, up_key), turned], axis=-1)
             key = jnp.concatenate([latent[:, :, None], turning], axis=-1)
             out, cache = _over_cache(cfg, query, key, context, cache)
             out = jnp.einsum("btnr,rnh->btnh", out, up_value)
-        out = constrain(out, "batch", None, "heads", None)
+        out = constrain(out, "batch", "sequence", "heads", None)
         result = own("out", normal((n * cfg.value_dim) ** -0.5), heads=n, head_dim=cfg.value_dim, embed=d)
         return Output(jnp.tensordot(out, result, 2), cache)
 
@@ -129,7 +139,7 @@ class LatentAttention(nn.Module):
             x, d, axis = cfg.norm.make("query_norm")(x), cfg.query_latent_dim, "rank"
         shape = {axis: d, "heads": cfg.num_heads, "head_dim": cfg.head_dim + cfg.rope_dim}
         query = jnp.einsum("btd,dnh->btnh", x, own("query", normal(d**-0.5), **shape))
-        return constrain(query, "batch", None, "heads", None)
+        return constrain(query, "batch", "sequence", "heads", None)
 
 
 def _over_rows(cfg: Config, query, key, value, context: Context):

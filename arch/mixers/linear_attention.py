@@ -51,8 +51,8 @@ class Config(SublayerConfig):
         return {"state": jnp.zeros((batch, self.num_heads, self.head_dim, self.head_dim + 1), jnp.float32)}
 
     def lacks(self) -> tuple[str, ...]:
-        """Attention that looks ahead is not causal, and has no state."""
-        return () if self.causal else ("causal", "cache")
+        """Attention that looks ahead is not causal, and has no state, nor one that devices exchange."""
+        return () if self.causal else ("causal", "cache", "context")
 
     def flops(self, row: Row) -> Flops:
         """Four projections, and what is written to the state and read from it; executed: in chunks."""

@@ -86,7 +86,7 @@ class Config(SublayerConfig):
 
     def lacks(self) -> tuple[str, ...]:
         """It looks ahead, and so decodes nothing."""
-        return "causal", "cache"
+        return "causal", "cache", "context"
 
 
 class LongformerAttention(nn.Module):

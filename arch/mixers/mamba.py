@@ -22,8 +22,8 @@ from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.mixers import _recurrence
-from arch.ops.causal_conv import causal_conv
 from arch.ops.norm import rms_norm
+from arch.sharding.context import causal_conv
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -106,8 +106,8 @@ class Mamba(nn.Module):
         own = partial(weight, self, dtype=x.dtype)
         exact = partial(weight, self)  # what shapes the recurrence stays in float32
 
-        u = constrain(x @ own("in", normal(d**-0.5), embed=d, hidden=f), "batch", None, "hidden")
-        z = constrain(x @ own("gate", normal(d**-0.5), embed=d, hidden=f), "batch", None, "hidden")
+        u = constrain(x @ own("in", normal(d**-0.5), embed=d, hidden=f), "batch", "sequence", "hidden")
+        z = constrain(x @ own("gate", normal(d**-0.5), embed=d, hidden=f), "batch", "sequence", "hidden")
         taps = exact("conv", normal(cfg.conv_width**-0.5), conv=cfg.conv_width, hidden=f)
         bias = exact("conv_bias", constant(0.0), hidden=f)
         tail = None if cache is None else cache["tail"]

@@ -21,8 +21,8 @@ from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.mixers import _recurrence
 from arch.mixers.mamba import step_bias_init
-from arch.ops.causal_conv import causal_conv
 from arch.ops.norm import rms_norm
+from arch.sharding.context import causal_conv
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -111,7 +111,7 @@ class Mamba2(nn.Module):
         own = partial(weight, self, dtype=x.dtype)
         exact = partial(weight, self)  # what shapes the recurrence stays in float32
 
-        z = constrain(x @ own("gate", normal(d**-0.5), embed=d, hidden=f), "batch", None, "hidden")
+        z = constrain(x @ own("gate", normal(d**-0.5), embed=d, hidden=f), "batch", "sequence", "hidden")
         parts, tails = {}, {}
         for name, channels in cfg.parts.items():
             tail = None if cache is None else cache[name]
@@ -141,8 +141,9 @@ class Mamba2(nn.Module):
         suffix = "" if name == "in" else f"_{name}"
         taps = weight(self, f"conv{suffix}", normal(width**-0.5), conv=width, **{axis: channels})
         bias = weight(self, f"conv_bias{suffix}", constant(0.0), **{axis: channels})
-        u, tail = causal_conv(u, taps, bias, tail=tail, segment_ids=context.segment_ids, valid=context.valid)
-        return constrain(jax.nn.silu(u), "batch", None, "hidden" if name == "in" else None), tail
+        segments = dict(segment_ids=context.segment_ids, valid=context.valid)
+        u, tail = causal_conv(u, taps, bias, tail=tail, channels=axis, **segments)
+        return constrain(jax.nn.silu(u), "batch", "sequence", "hidden" if name == "in" else None), tail
 
 
 EXAMPLES = (Config(num_heads=4, head_dim=5, state_dim=3, num_groups=2, chunk=8),)

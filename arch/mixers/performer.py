@@ -74,8 +74,8 @@ class Config(SublayerConfig):
         return dict(zip(("state", "scale"), state))
 
     def lacks(self) -> tuple[str, ...]:
-        """Attention that looks ahead is not causal, and has no state."""
-        return () if self.causal else ("causal", "cache")
+        """Attention that looks ahead is not causal, and has no state; exponents are compared with those before them."""
+        return ("context",) if self.causal else ("causal", "cache", "context")
 
     def flops(self, row: Row) -> Flops:
         """Four projections, the features, and what is written to the state and read from it; executed: in chunks."""

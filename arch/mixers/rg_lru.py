@@ -20,8 +20,8 @@ from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
-from arch.ops.causal_conv import causal_conv
-from arch.ops.linear_recurrence import linear_recurrence
+from arch.mixers import _recurrence
+from arch.sharding.context import causal_conv
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -82,7 +82,7 @@ class RgLru(nn.Module):
 
         def projected(name):
             kernel, bias = own(name, normal(d**-0.5), embed=d, hidden=f), own(f"{name}_bias", constant(0.0), hidden=f)
-            return constrain(x @ kernel + bias, "batch", None, "hidden")
+            return constrain(x @ kernel + bias, "batch", "sequence", "hidden")
 
         out_gate = jax.nn.gelu(projected("gate"), approximate=True)
         taps = exact("conv", normal(cfg.conv_width**-0.5), conv=cfg.conv_width, hidden=f)
@@ -93,7 +93,7 @@ class RgLru(nn.Module):
 
         log_decay = -SHARPNESS * self._gate("recurrence", u) * jax.nn.softplus(exact("rate", rate_init, hidden=f))
         decay, scaled = self._discretised(log_decay, self._gate("input", u) * u, context)
-        h, state = linear_recurrence(decay, scaled, state=None if cache is None else cache["state"])
+        h, state = _recurrence.linear_recurrence(decay, scaled, state=None if cache is None else cache["state"])
         out = (h.astype(x.dtype) * out_gate) @ own("out", normal(f**-0.5), hidden=f, embed=d)
         out += own("out_bias", constant(0.0), embed=d)
         return Output(out, None if cache is None else {"tail": tail, "state": state})

@@ -22,7 +22,7 @@ from arch.layers.token_mix import mixed
 from arch.layers.weight import normal, weight
 from arch.mixers import _recurrence
 from arch.ops import wkv
-from arch.ops.token_shift import token_shift
+from arch.sharding.context import token_shift
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -68,7 +68,7 @@ class Rwkv4(nn.Module):
 
         def projected(name, power):
             out = mixed(self, name, x, before, power=power) @ own(name, normal(d**-0.5), embed=d, hidden=d)
-            return constrain(out, "batch", None, "hidden")
+            return constrain(out, "batch", "sequence", "hidden")
 
         receptance, key, value = projected("receptance", 0.25), projected("key", 0.5), projected("value", 0.5)
         decay, bonus = jnp.exp(exact("decay", decay_init, hidden=d)), exact("bonus", bonus_init, hidden=d)

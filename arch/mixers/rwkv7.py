@@ -24,9 +24,9 @@ from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.token_mix import mixed
 from arch.layers.weight import constant, normal, weight
+from arch.mixers import _recurrence
 from arch.ops.norm import layer_norm
-from arch.ops.token_shift import token_shift
-from arch.ops.wkv7 import wkv7
+from arch.sharding.context import token_shift
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -133,7 +133,8 @@ class Rwkv7(nn.Module):
 
         def projected(name, power, stddev):
             u = shifted(name, power)
-            return u, constrain(u @ own(name, normal(stddev * d**-0.5), embed=d, hidden=f), "batch", None, "hidden")
+            out = u @ own(name, normal(stddev * d**-0.5), embed=d, hidden=f)
+            return u, constrain(out, "batch", "sequence", "hidden")
 
         (_, receptance), (_, key) = projected("receptance", 0.1, 1.0), projected("key", 0.35, 0.1)
         mixture, value = projected("value", 0.35, 1.0)
@@ -149,7 +150,7 @@ class Rwkv7(nn.Module):
         state = None if cache is None else cache["state"]
         receptance, key, value = heads(receptance), heads(key), heads(value)
         places = dict(state=state, reset=reset, valid=context.valid, chunk=cfg.chunk)
-        y, state = wkv7(receptance, heads(log_decay), key, value, removal, heads(rate), **places)
+        y, state = _recurrence.wkv7(receptance, heads(log_decay), key, value, removal, heads(rate), **places)
 
         per_head = dict(heads=cfg.num_heads, head_dim=cfg.head_dim)
         y = layer_norm(y, jnp.ones(cfg.head_dim), None, epsilon=cfg.epsilon)
@@ -168,7 +169,7 @@ class Rwkv7(nn.Module):
         low = x @ weight(self, f"{name}_down", constant(0.0), dtype=x.dtype, embed=d, rank=rank)
         low = low if activation is None else activation(low)
         out = low @ weight(self, f"{name}_up", normal(0.1 * f**-0.5), dtype=x.dtype, rank=rank, hidden=f)
-        out = constrain(out, "batch", None, "hidden").astype(jnp.float32)
+        out = constrain(out, "batch", "sequence", "hidden").astype(jnp.float32)
         return out if bias is None else out + weight(self, f"{name}_bias", bias, hidden=f)
 
     def _values(self, value, mixture, context):

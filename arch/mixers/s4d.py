@@ -46,6 +46,10 @@ class Config(SublayerConfig):
         if self.dt_min > self.dt_max:
             raise ValueError(f"dt_min={self.dt_min} must be at most dt_max={self.dt_max}")
 
+    def lacks(self) -> tuple[str, ...]:
+        """A convolution by transforms goes over all of a row."""
+        return ("context",)
+
     def make(self, name: str | None = None) -> "S4D":
         """The Linen module."""
         return S4D(self, name=name)
@@ -86,7 +90,7 @@ class S4D(nn.Module):
         state = None if cache is None else cache["state"]
         places = dict(state=state, reset=context.starts(), valid=context.valid)
         u, state = s4d.s4d(x, delta, A, C, exact("D", normal(1.0), hidden=d), **places)
-        u = constrain(jax.nn.gelu(u, approximate=False), "batch", None, "hidden")
+        u = constrain(jax.nn.gelu(u, approximate=False), "batch", "sequence", "hidden")
         product = lambda name: u @ own(name, normal(d**-0.5), hidden=d, embed=d)
         gate = jax.nn.sigmoid(product("gate") + own("gate_bias", constant(0.0), embed=d))
         out = (product("out") + own("out_bias", constant(0.0), embed=d)) * gate

@@ -1,9 +1,10 @@
-"""Device meshes with the axes (data, fsdp, expert, tensor), and the rules that place logical axes on them.
+"""Device meshes with the axes (data, fsdp, expert, context, tensor), and the rules that place logical axes on them.
 
 `data` replicates weights and splits the batch; `fsdp` splits the batch and every weight (ZeRO-3); `expert` splits the
-experts of a mixture, and is one more `fsdp` to the batch and to all other weights; `tensor` splits heads, hidden
-channels and vocabulary. Weights and activations name logical axes; `RULES` is the only place that maps them to mesh
-axes. All axes are Auto: the compiler propagates, our constraints steer.
+experts of a mixture, and is one more `fsdp` to the batch and to all other weights; `context` splits the tokens of each
+row, in order, and is one more `fsdp` to weights (`arch.sharding.context`); `tensor` splits heads, hidden channels and
+vocabulary. Weights and activations name logical axes; `RULES` is the only place that maps them to mesh axes. All axes
+are Auto: the compiler propagates, our constraints steer.
 """
 
 import math
@@ -16,11 +17,12 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from arch import config
 
-AXES = ("data", "fsdp", "expert", "tensor")
+AXES = ("data", "fsdp", "expert", "context", "tensor")
 
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp", "expert"),
-    "embed": ("fsdp", "expert"),
+    "sequence": ("context",),
+    "embed": ("fsdp", "expert", "context"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "hidden": ("tensor",),
@@ -49,6 +51,7 @@ class Config(config.Config):
     data: int = -1
     fsdp: int = 1
     expert: int = 1
+    context: int = 1
     tensor: int = 1
 
     def check(self):
@@ -143,6 +146,17 @@ def weight_shards(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[name] for name in RULES["embed"])
 
 
+def context_shards(mesh: Mesh | AbstractMesh) -> int:
+    """Into how many parts the tokens of a row are split."""
+    return math.prod(mesh.shape[name] for name in RULES["sequence"])
+
+
+def must_split(seq_len: int, mesh: Mesh | AbstractMesh) -> None:
+    """Raises ValueError unless rows of so many tokens are split evenly."""
+    if seq_len % (parts := context_shards(mesh)):
+        raise ValueError(f"seq_len={seq_len} must be a multiple of mesh.context={parts}")
+
+
 def process_shard(mesh: Mesh, num_rows: int) -> tuple[int, int]:
     """(index, count) of the contiguous rows of the global batch that this process loads.
 
@@ -168,12 +182,12 @@ def process_shard(mesh: Mesh, num_rows: int) -> tuple[int, int]:
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """`x` held to the rules' sharding on the mesh set by `jax.set_mesh`; unchanged when there is none."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not _is_auto(mesh):
+    if mesh.empty or not is_auto(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))
 
 
-def _is_auto(mesh) -> bool:
+def is_auto(mesh) -> bool:
     """Whether the compiler places arrays here; inside `shard_map` the axes are Manual and nothing is left to place."""
     return all(kind == AxisType.Auto for kind in mesh.axis_types)
 
@@ -194,10 +208,15 @@ def platform() -> str:
 
 
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows as arrays over the whole mesh, split along their first axis."""
+    """This process's rows, whole, as arrays over the whole mesh, split along their first axis and their tokens'."""
+    parts = batch_shards(mesh)
+    _, processes = process_shard(mesh, parts)
 
     def place(rows):
-        where = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
-        return jax.make_array_from_process_local_data(where, np.asarray(rows))
+        rows = np.asarray(rows)
+        whole = (len(rows) * processes, *rows.shape[1:])
+        tokens = spec(("sequence",), whole[1:2], mesh) if rows.ndim > 1 else ()
+        where = NamedSharding(mesh, PartitionSpec(RULES["batch"], *(part for part in tokens if part)))
+        return jax.make_array_from_process_local_data(where, rows, whole)
 
     return {name: place(rows) for name, rows in batch.items()}

@@ -42,7 +42,14 @@ def per_shard(function: Callable, arguments: Sequence[Any], axes: Sequence[Axes]
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out_spec, check_vma=False)(*arrays)
 
 
-def each_shard(function: Callable, arguments: Sequence[Any], axes: Sequence[Axes], out_axes: Sequence[Axes]):
+def each_shard(
+    function: Callable,
+    arguments: Sequence[Any],
+    axes: Sequence[Axes],
+    out_axes: Sequence[Axes],
+    *,
+    like: Callable | None = None,
+):
     """`function(*arguments)` on each shard, where each has results of its own.
 
     Args:
@@ -50,12 +57,13 @@ def each_shard(function: Callable, arguments: Sequence[Any], axes: Sequence[Axes
       arguments: global arrays, or trees of them.
       axes: for each argument the logical axes along which its arrays are split; other dimensions are gathered.
       out_axes: the same for each result.
+      like: a function of whole arrays with results of this form, where shards exchange something within `function`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return function(*arguments)
     arrays, structure = jax.tree.flatten(tuple(arguments))
-    results = jax.eval_shape(function, *arguments)
+    results = jax.eval_shape(like or function, *arguments)
     local = lambda *shards: tuple(jax.tree.leaves(function(*structure.unflatten(shards))))
     specs = dict(in_specs=_specs(arguments, axes, mesh), out_specs=_specs(results, out_axes, mesh))
     return jax.tree.unflatten(

@@ -57,6 +57,7 @@ def _mesh(cfg: experiment.Config) -> jax.sharding.AbstractMesh:
     if cfg.batch_size // cfg.micro_batches % meshes.batch_shards(mesh):
         rows = f"batch_size={cfg.batch_size} / micro_batches={cfg.micro_batches}"
         raise ValueError(f"{rows} must be a multiple of {meshes.BATCH_SHARDS} = {meshes.batch_shards(mesh)}")
+    meshes.must_split(cfg.seq_len, mesh)
     return mesh
 
 

@@ -39,12 +39,17 @@ class Place(NamedTuple):
 
 def mixtures(model_cfg: Any) -> Iterator[tuple[Place, moe.Config]]:
     """Each mixture of a model with its place, those that share their parameters too."""
-    for field in dataclasses.fields(model_cfg):
-        layers = getattr(model_cfg, field.name)
-        for i, layer in enumerate(layers.blocks if isinstance(layers, stack.Config) else ()):
+    for field, layers in stacks(model_cfg).items():
+        for i, layer in enumerate(layers.blocks):
             for label, sublayer in zip(layer.labels, layer.sublayers):
                 if isinstance(sublayer, moe.Config):
-                    yield Place(field.name, i, layer.group, label), sublayer
+                    yield Place(field, i, layer.group, label), sublayer
+
+
+def stacks(model_cfg: Any) -> dict[str, stack.Config]:
+    """Those of a model, by field."""
+    fields = {field.name: getattr(model_cfg, field.name) for field in dataclasses.fields(model_cfg)}
+    return {name: value for name, value in fields.items() if isinstance(value, stack.Config)}
 
 
 def matmuls(model_cfg: Any, mesh: Mesh | AbstractMesh, device_kind: str) -> list[str]:

@@ -18,9 +18,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arch import config
 from arch.data import dataset
+from arch.layers import block
 from arch.models import decoder
 from arch.sharding import mesh as meshes
-from arch.train import capacity, experiment, provenance, routes, specialisation
+from arch.train import capacity, experiment, mixtures, provenance, routes, specialisation
 from arch.train import state as states
 from arch.train.objective import summary
 from arch.train.step import eval_step
@@ -218,6 +219,10 @@ def _check_devices(cfg: experiment.Config, mesh: Mesh) -> None:
             f"batch_size={cfg.batch_size} / micro_batches={cfg.micro_batches} = {rows} rows must be a multiple of "
             f"{meshes.BATCH_SHARDS} = {meshes.batch_shards(mesh)}"
         )
+    meshes.must_split(cfg.seq_len, mesh)
+    for layers in mixtures.stacks(cfg.model).values():
+        for sublayer in dict.fromkeys(sublayer for layer in layers.blocks for sublayer in layer.sublayers):
+            block.must_split(sublayer, meshes.context_shards(mesh))
     remat = getattr(getattr(cfg.model, "layers", None), "remat", "none")
     if remat == "offload":
         _check_offload(mesh.devices.flat[0])

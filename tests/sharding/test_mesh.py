@@ -12,16 +12,18 @@ from arch.sharding import mesh as meshes
 
 MESH = meshes.make(meshes.Config(data=2, fsdp=2, tensor=2))
 EXPERTS = meshes.make(meshes.Config(fsdp=2, expert=2, tensor=2))
+CONTEXT = meshes.make(meshes.Config(data=2, context=4))
 
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        (dict(), (8, 1, 1, 1)),
-        (dict(data=2, fsdp=2, tensor=2), (2, 2, 1, 2)),
-        (dict(data=1, fsdp=-1, tensor=2), (1, 4, 1, 2)),
-        (dict(data=1, tensor=-1), (1, 1, 1, 8)),
-        (dict(expert=4), (2, 1, 4, 1)),
+        (dict(), (8, 1, 1, 1, 1)),
+        (dict(data=2, fsdp=2, tensor=2), (2, 2, 1, 1, 2)),
+        (dict(data=1, fsdp=-1, tensor=2), (1, 4, 1, 1, 2)),
+        (dict(data=1, tensor=-1), (1, 1, 1, 1, 8)),
+        (dict(expert=4), (2, 1, 4, 1, 1)),
+        (dict(context=4), (2, 1, 1, 4, 1)),
     ],
 )
 def test_minus_one_takes_the_devices_that_are_left(sizes, expected):
@@ -45,8 +47,8 @@ def test_two_open_axes_are_refused():
         meshes.Config(data=-1, tensor=-1)
 
 
-def test_a_mesh_has_the_four_axes_and_all_devices():
-    assert dict(MESH.shape) == {"data": 2, "fsdp": 2, "expert": 1, "tensor": 2}
+def test_a_mesh_has_the_five_axes_and_all_devices():
+    assert dict(MESH.shape) == {"data": 2, "fsdp": 2, "expert": 1, "context": 1, "tensor": 2}
     assert set(MESH.devices.flat) == set(jax.devices())
 
 
@@ -84,13 +86,31 @@ def test_the_axis_expert_splits_experts_and_the_batch_and_all_weights_without_ex
     assert meshes.spec(axes, dims, EXPERTS) == expected
 
 
+@pytest.mark.parametrize(
+    ("axes", "dims", "expected"),
+    [
+        (("batch", "sequence", "hidden"), (8, 12, 4), P("data", "context", None)),
+        (("batch", "sequence", "hidden"), (8, 11, 4), P("data", None, None)),
+        (("embed", "hidden"), (4, 4), P("context", None)),
+    ],
+)
+def test_the_axis_context_splits_the_tokens_of_rows_and_all_weights(axes, dims, expected):
+    assert meshes.spec(axes, dims, CONTEXT) == expected
+
+
+def test_rows_that_context_does_not_divide_are_refused():
+    meshes.must_split(12, CONTEXT)
+    with pytest.raises(ValueError, match="seq_len=14 must be a multiple of mesh.context=4"):
+        meshes.must_split(14, CONTEXT)
+
+
 def test_a_mesh_axis_of_size_one_places_nothing():
     mesh = meshes.make(meshes.Config(data=8))
     assert meshes.spec(("batch", "embed", "heads"), (8, 8, 8), mesh) == P("data", None, None)
 
 
 def test_an_axis_without_a_rule_is_refused():
-    with pytest.raises(ValueError, match="axis 'head' has no rule; there are batch, embed"):
+    with pytest.raises(ValueError, match="axis 'head' has no rule; there are batch, sequence, embed"):
         meshes.spec(("head",), (4,), MESH)
 
 
@@ -115,6 +135,14 @@ def test_a_global_batch_holds_the_rows_in_order():
     batch = meshes.global_batch({"tokens": rows}, MESH)["tokens"]
     np.testing.assert_array_equal(batch, rows)
     assert batch.sharding.spec == P(("data", "fsdp", "expert"))
+
+
+def test_the_tokens_of_a_global_batch_are_split_where_they_can_be():
+    batch = {"tokens": np.arange(24).reshape(2, 12), "places": np.arange(6).reshape(2, 3), "labels": np.arange(2)}
+    placed = meshes.global_batch(batch, CONTEXT)
+    for name, shard in (("tokens", (1, 3)), ("places", (1, 3)), ("labels", (1,))):
+        np.testing.assert_array_equal(placed[name], batch[name])
+        assert placed[name].sharding.shard_shape(batch[name].shape) == shard
 
 
 def test_constrain_without_a_mesh_returns_its_argument():

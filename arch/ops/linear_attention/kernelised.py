@@ -32,7 +32,7 @@ def causal_kernel_attention(
     valid: Bool[Array, "b t"] | None = None,
     chunk: int = CHUNK,
     recurrence: Callable = linear_attention,
-) -> tuple[Float[Array, "b t n v"], Float[Array, "b n h v+1"]]:
+) -> tuple[Float[Array, "b t n v"], Float[Array, "b n h v+1"] | None]:
     """Each token's mean over itself and what came before, weighted by the kernel.
 
     Args:
@@ -47,7 +47,7 @@ def causal_kernel_attention(
       recurrence: what sums up, `linear_attention` or a kernel that is called like it.
 
     Returns:
-      o in value.dtype, and the state after the last token in float32 or wider.
+      o in value.dtype, and the state after the last token in float32 or wider; None if `recurrence` tells none.
     """
     wide = jnp.promote_types(value.dtype, jnp.float32)
     out, state = recurrence(
