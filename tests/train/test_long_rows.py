@@ -1,4 +1,4 @@
-"""A step of training on rows of 131072 tokens: the whole model with gradient checkpointing, in bounded memory on CPU."""
+"""A step of training on rows of 131072 tokens: a whole model with gradient checkpointing, in bounded memory on CPU."""
 
 import pytest
 
