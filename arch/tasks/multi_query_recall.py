@@ -26,8 +26,7 @@ class Config(_drawn.Task):
       length: symbols of a row.
       pairs: of a key and its value, in a row (p).
       power: of the law of the gaps (a).
-   
-"""
+    """
 
     vocab_size: _drawn.VocabSize = 8192
     length: config.PositiveInt = 64

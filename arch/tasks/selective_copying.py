@@ -25,8 +25,7 @@ class Config(_drawn.Task):
       vocab_size: symbols, two of which are no letters.
       length: symbols before the sign, noise and letters.
       letters_copied: how many of them are letters (m).
-   
-"""
+    """
 
     vocab_size: _drawn.VocabSize = 17
     length: Annotated[int, config.Range(2)] = 4096

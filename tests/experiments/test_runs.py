@@ -14,6 +14,8 @@ from tests.experiments.tiny import TINY
 
 NAMES = report.names()
 SIZES = [(name, size) for name in NAMES for size in report.read(report.HERE / name)[0].sizes]
+MANY = [("multi_query_recall", "paper")]
+"""Sweeps of more than thirty points."""
 TRAINED = [name for name in NAMES if "def measure(" not in (report.HERE / name / "config.py").read_text()]
 
 
@@ -26,7 +28,9 @@ def configs(name, size="small"):
     return sweep.configs(given(name, size), {}, sweep.read(given(name, size)))
 
 
-@pytest.mark.parametrize("name, size", SIZES)
+@pytest.mark.parametrize("name, size", [
+    pytest.param(*each, marks=[pytest.mark.slow] * (each in MANY)) for each in SIZES
+])  # fmt: skip
 def test_every_point_is_a_config_of_its_own(name, size):
     cfgs = configs(name, size)
     assert len(set(cfgs)) == len(cfgs)

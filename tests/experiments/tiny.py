@@ -2,7 +2,7 @@
 
 
 def moe_load_imbalance(cfg):
-    return cfg.replace(total_steps=3, batch_size=2, seq_len=16, eval_batches=1, log_every_steps=1)
+    return cfg.replace(total_steps=3, batch_size=8, seq_len=16, eval_batches=1, log_every_steps=1)
 
 
 def recall_and_induction(cfg):
@@ -34,6 +34,30 @@ def kv_cache(cfg):
 
 def attention_scaling(cfg):
     return cfg
+
+
+
+def length_extrapolation(cfg):
+    return cfg.replace(total_steps=2, batch_size=8, seq_len=8, eval_batches=1)
+
+
+def selective_copying(cfg):
+    task = cfg.task.replace(length=6, letters_copied=2, train_rows=16, valid_rows=8)
+    return cfg.replace(task=task, seq_len=task.seq_len, total_steps=3, batch_size=8)
+
+
+def multi_query_recall(cfg):
+    task = cfg.task.replace(length=12, pairs=2, vocab_size=14, train_rows=16, valid_rows=8)
+    model = cfg.model.replace(position=cfg.model.position.replace(length=task.seq_len))
+    return cfg.replace(task=task, model=model, seq_len=task.seq_len, total_steps=3, batch_size=8)
+
+
+def window_quality(cfg):
+    return cfg.replace(total_steps=2, batch_size=8, seq_len=16, eval_batches=1)
+
+
+def switch_ablation(cfg):
+    return cfg.replace(total_steps=2, batch_size=8, seq_len=16, eval_batches=1)
 
 
 TINY = {name: make for name, make in globals().items() if callable(make)}
