@@ -8,6 +8,9 @@
     --mode=report                 writes the page of a claim (experiments/README.md) from what its sweep left in WORKDIR
                                   or, without --workdir, from the results that are kept beside it
     --mode=describe               prints parameters, tokens, FLOPs, memory and config of a run; needs no --workdir
+    --mode=plan                   what the run needs and takes on --topology=v5p:4x4x4 (two slices: v5e:8x8,slices=2; a
+                                  GPU node, in closed form: h200:8), compiled by libtpu, without a TPU; with
+                                  --plan_search the fastest mesh, batch size and remat that fits
     --mode=export                 writes --export_to=FOLDER for transformers; --verify compares logits with it
 
 JAX's own flags work too (`--jax_debug_nans=True`). Exit status: 0 done or stopped by a signal, 1 failed, 2 bad input.
@@ -15,6 +18,7 @@ JAX's own flags work too (`--jax_debug_nans=True`). Exit status: 0 done or stopp
 
 import logging
 import os
+import pathlib
 import sys
 
 from arch.train import huge_pages
@@ -32,7 +36,7 @@ from arch.train import command_line, experiment
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="file of the config, its argument behind a colon")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
-MODES = ["train", "eval", "generate", "export", "sweep", "report", "describe"]
+MODES = ["train", "eval", "generate", "export", "sweep", "report", "describe", "plan"]
 MODE = flags.DEFINE_enum("mode", "train", MODES, "what to do")
 PROMPT = flags.DEFINE_multi_string("prompt", [""], "text to continue; give it several times for a batch")
 flags.register_validator(PROMPT, command_line.is_utf8, message="must be UTF-8")
@@ -44,6 +48,10 @@ MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 0, "tokens to generate; 
 TEMPERATURE = flags.DEFINE_float("temperature", None, "0: the likeliest; absent: as the config says", lower_bound=0.0)
 PRINT_IDS = flags.DEFINE_boolean("print_ids", False, "print the new tokens' ids instead of text, a line a prompt")
 SWEEP_INDEX = flags.DEFINE_integer("sweep_index", None, "the point of a sweep to run; absent: all", lower_bound=0)
+TOPOLOGY = flags.DEFINE_string("topology", "", "chips to plan for: v5e:8x8, v5p:4x4x4,slices=2, h200:8")
+PRICE = flags.DEFINE_float("price_per_chip_hour", 0.0, "of a plan's chips, in any currency; 0: none", lower_bound=0.0)
+PLAN_SEARCH = flags.DEFINE_boolean("plan_search", False, "plan the fastest mesh, batch size and remat that fits")
+PLAN_COMPILES = flags.DEFINE_integer("plan_compiles", 3, "of a search: how many that fit to compile", lower_bound=1)
 MULTIHOST = flags.DEFINE_boolean("multihost", False, "one of several processes: jax.distributed.initialize() first")
 HELP = flags.DEFINE_boolean("help", False, "print this and stop", short_name="h")
 
@@ -65,6 +73,7 @@ def main(argv):
             raise ValueError(f"argument {rest[1]!r} is no flag")
         train = [WORKDIR, CONFIG]
         needed = {"generate": [WORKDIR], "export": [WORKDIR, EXPORT_TO], "describe": [CONFIG], "report": [CONFIG]}
+        needed["plan"] = [CONFIG, TOPOLOGY, WORKDIR]
         for flag in needed.get(MODE.value, train):
             if not flag.value:
                 raise ValueError(f"--{flag.name} is missing")
@@ -87,6 +96,9 @@ def main(argv):
         return
     if MODE.value == "describe":
         describe(cfg, overrides)
+        return
+    if MODE.value == "plan":
+        plan(cfg)
         return
     from arch.train import modes  # Orbax, Grain and TensorBoard's writer take a second: not for a bad command line
 
@@ -117,6 +129,15 @@ def describe(cfg, overrides):
 
     with command_line.one_line_errors(ValueError):
         print(describe(cfg, overrides))
+
+
+def plan(cfg):
+    """`--mode=plan`: prints what the run would need and take on chips that are not here."""
+    from arch.plan import mode
+
+    with command_line.one_line_errors(ValueError, OSError):
+        how = dict(price=PRICE.value, searches=PLAN_SEARCH.value, compiles=PLAN_COMPILES.value)
+        mode.plan(cfg, pathlib.Path(WORKDIR.value), TOPOLOGY.value, **how)
 
 
 def report(argv, overrides):

@@ -305,6 +305,38 @@ def test_collectives_are_read_from_a_program():
     assert collectives.summary(MESSAGES)["all-gather"] == dict(count=1, mib=0.0, largest=(1, 8, 12))
 
 
+@pytest.mark.parametrize("groups, members", [
+    ("replica_groups=[2,4]<=[8]", (0, 1, 2, 3)),
+    ("replica_groups=[4,2]<=[2,4]T(1,0)", (0, 4)),
+    ("replica_groups={{0,2,4,6},{1,3,5,7}}", (0, 2, 4, 6)),
+    ("replica_groups=mesh['fsdp'=2,'expert'=4] {'fsdp'}", (0, 4)),
+    ("source_target_pairs={{0,1},{1,0}}", (0, 1)),
+])  # fmt: skip
+def test_who_takes_part_is_read_from_each_way_of_writing_it(groups, members):
+    line = f"  %one = f32[8]{{0}} all-gather(%p), {groups}, dimensions={{0}}"
+    (found,) = collectives.found(f"ENTRY %main (p: f32[8]) -> f32[] {{\n  %p = f32[8]{{0}} parameter(0)\n{line}\n}}\n")
+    assert found.members == members
+
+
+BETWEEN = """
+  %token = token[] after-all()
+  ROOT %r = (f32[8,6]{1,0}, u32[]{:S(2)}, token[]) recv(%token), channel_id=2, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1:3}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+"""
+
+
+def test_what_hosts_carry_between_slices_is_a_message():
+    (found,) = collectives.found(f"ENTRY %main (p: f32[8,6]) -> f32[] {{{BETWEEN}}}\n")
+    assert (found.kind, found.slices, found.received) == ("all-reduce", 3, 2 * 4 * 48 * 2 / 3)
+    assert one(BETWEEN)["received_by"] == {"all-reduce": 2 * 4 * 48 * 2 / 3}
+
+
+def test_a_message_crosses_the_axes_along_which_its_members_differ():
+    sizes = dict(data=2, fsdp=2, tensor=2)
+    some = {(0, 1): ("tensor",), (0, 2): ("fsdp",), (0, 1, 2, 3): ("fsdp", "tensor"), (0, 4): ("data",)}
+    assert {members: collectives.axes_of(members, sizes) for members in some} == some
+
+
 def test_a_text_without_an_entry_is_refused():
     with pytest.raises(ValueError, match="begins with ENTRY"):
         hlo.parse("%body (p: f32[]) -> f32[] {\n}\n")

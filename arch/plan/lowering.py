@@ -39,13 +39,14 @@ def prepare(cfg: experiment.Config, mesh: Any) -> Run:
     """Checks and traces a run on a mesh.
 
     Raises:
-      ValueError: the config contradicts itself, or the mesh does not divide the batch.
+      ValueError: the config contradicts itself, or the mesh does not divide the batch, or its rows.
     """
     cfg.task.must_suit(cfg.model, seq_len=cfg.seq_len)
     rows, shards = cfg.batch_size // cfg.micro_batches, meshes.batch_shards(mesh)
     if rows % shards:
         text = f"batch_size={cfg.batch_size} / micro_batches={cfg.micro_batches} = {rows} rows"
         raise ValueError(f"{text} must be a multiple of {meshes.BATCH_SHARDS} = {shards}")
+    meshes.must_split(cfg.seq_len, mesh)
     cfg = cfg.resolve(lambda: cfg.batch_size)  # epochs, if there are some, change no shape
     model = cfg.model.make()
     optimizer = cfg.optimizer.make(cfg.total_steps, lambda: states.axes(model))
@@ -58,7 +59,7 @@ def batch(cfg: experiment.Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]
     out = {}
     for name, (shape, dtype) in cfg.task.fields(cfg.seq_len).items():
         shape = (cfg.batch_size, *shape)
-        where = meshes.sharding(("batch", *[None] * len(shape[1:])), shape, mesh)
+        where = meshes.sharding(("batch", "sequence", None)[: len(shape)], shape, mesh)
         out[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=where)
     return out
 

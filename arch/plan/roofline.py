@@ -9,6 +9,7 @@ run beside the rest, so they are in the later terms alone; arithmetic other than
 chip are taken as busy together, and no message as waiting: it is a bound, not a forecast.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 from arch.plan.program import collectives, count
@@ -72,7 +73,7 @@ def messages(ops: Iterable[count.Op], sizes: Mapping[str, int], slices: int) -> 
     rows: dict[tuple, dict] = {}
     for op in ops:
         if op.kind in collectives.KINDS:
-            axes = collectives.axes_of(op.members, sizes) if op.members else ()
+            axes = tuple(sizes)[:1] if op.slices > 1 else collectives.axes_of(op.members, sizes) if op.members else ()
             link = "between slices" if crosses(op, sizes, slices) else "links"
             row = rows.setdefault((op.kind, axes), dict(kind=op.kind, axes=list(axes), link=link, count=0, received=0))
             row["count"] += op.trips
@@ -81,8 +82,6 @@ def messages(ops: Iterable[count.Op], sizes: Mapping[str, int], slices: int) -> 
 
 
 def crosses(op: count.Op, sizes: Mapping[str, int], slices: int) -> bool:
-    """Whether a message's members are in several slices, each a stretch of the mesh's places."""
-    whole = 1
-    for size in sizes.values():
-        whole *= size
-    return len({member // (whole // slices) for member in op.members}) > 1
+    """Whether a message goes between slices, or its members are in several, each a stretch of the mesh's places."""
+    whole = math.prod(sizes.values())
+    return op.slices > 1 or len({member // (whole // slices) for member in op.members}) > 1

@@ -142,8 +142,16 @@ def devices(topology: Topology) -> Sequence[jax.Device]:
         raise ValueError(f"--topology={topology} must be a slice that libtpu knows: {reason}") from None
 
 
-ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_LOG_DIR": "disabled"}
-"""For libtpu where there is no TPU: it asks no metadata server, stands beside others, writes no logs."""
+ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_LOG_DIR": "disabled",
+}
+"""For libtpu without a TPU: it asks no metadata server what this machine is, stands beside others, and logs nothing.
+The type that it is told is not what it compiles for, which `topology_name` says.
+"""
 
 
 def must_have_libtpu(topology: Topology) -> None:

@@ -74,15 +74,15 @@ def estimate(cfg: experiment.Config, plan: states.Plan, *, batch_shards: int, we
     tokens = min(rows * predicted, cfg.loss.chunk_tokens or math.inf)
     logits = 2 * 4 * tokens * cfg.model.vocab_size if cfg.task.predicts_text else 0
     return Memory(
-        parameters=_bytes(state.params),
-        optimizer=_bytes(state.opt_state),
-        average=_bytes(state.average),
-        gradients=_bytes(trained) * (2 if cfg.micro_batches > 1 else 1),
+        parameters=size(state.params),
+        optimizer=size(state.opt_state),
+        average=size(state.average),
+        gradients=size(trained) * (2 if cfg.micro_batches > 1 else 1),
         activations=all_kept(cfg.model) + max(a_layer, logits),
     )
 
 
-def _bytes(state: Any) -> int:
+def size(state: Any) -> int:
     """Bytes of one device's part of arrays with shardings."""
     leaves = jax.tree.leaves(state)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)

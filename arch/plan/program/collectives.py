@@ -15,6 +15,9 @@ from arch.plan.program import hlo
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "ragged-all-to-all", "all-to-all", "collective-permute")
 
+_TRANSFER = re.compile(r'_xla_megascale_target="\{([\d,:]*)\}.*_xla_megascale_transfer_type="(\w+)"')
+"""Of a message between slices, which XLA hands to the hosts: the slices, and what kind it is."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
@@ -26,6 +29,7 @@ class Collective:
       size: bytes of these.
       members: the devices of the first group that takes part, or the first two that permute, by their places in the
         mesh, counted along its last axis first.
+      slices: how many slices of TPUs take part; 1 where it stays in one.
       path: of the operation in the model.
       chain: what all instructions of it have in common: its name, or the number of its chain.
     """
@@ -36,10 +40,13 @@ class Collective:
     members: tuple[int, ...]
     path: str
     chain: str
+    slices: int = 1
 
     @property
     def group(self) -> int:
-        """Devices that take part."""
+        """Devices, or slices, that take part."""
+        if self.slices > 1:
+            return self.slices
         return 1 if self.kind == "collective-permute" else max(1, len(self.members))
 
     @property
@@ -52,6 +59,10 @@ class Collective:
 
 def of(name: str, computation: hlo.Computation, instruction: hlo.Instruction) -> Collective | None:
     """The collective that an instruction of the computation with this name begins; None if it begins none."""
+    if instruction.opcode == "recv" and (transfer := _TRANSFER.search(instruction.text)):
+        kind, array = transfer[2].lower().replace("_", "-"), instruction.results[0]
+        slices, kind = _count(transfer[1]), kind if kind in KINDS else "collective-permute"
+        return Collective(kind, (array.dims,), array.size, (), instruction.path, instruction.name, slices)
     kind = instruction.opcode.removesuffix("-start")
     if kind not in KINDS:
         return None
@@ -97,6 +108,12 @@ def _members(line: str) -> tuple[int, ...]:
         return tuple(np.arange(np.prod(dims)).reshape(dims).transpose(order).ravel()[: int(grid[1])].tolist())
     first = re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]*)\}", line)
     return tuple(map(int, first[1].split(","))) if first else ()
+
+
+def _count(numbers: str) -> int:
+    """How many numbers `1,2` or `1:4` are."""
+    ends = [[*map(int, part.split(":"))] for part in numbers.split(",")]
+    return sum(end[-1] - end[0] + 1 for end in ends)
 
 
 def summary(text: str) -> dict[str, dict]:

@@ -32,7 +32,7 @@ class Op:
       memory: bytes that it reads and writes.
       near: of these, the bytes in memories close to the processor.
       received: bytes that come from other devices.
-      members: of a message, the devices of its first group (see `collectives.Collective`).
+      members, slices: of a message, the devices of its first group, and slices (see `collectives.Collective`).
       aside: whether it only moves, while others compute.
     """
 
@@ -45,6 +45,7 @@ class Op:
     near: float = 0
     received: float = 0
     members: tuple[int, ...] = ()
+    slices: int = 1
     aside: bool = False
 
 
@@ -109,7 +110,7 @@ def _op(program, name, one, trips, filled, chains) -> Op:
     if kind == "ragged-all-to-all":
         there, back = (arrays[0].entries for arrays in (one.results, computation.read(one)[0]))
         received *= min(1, filled * max(there, back) / there)
-    aside = one.opcode in ("copy-start", "slice-start") or (bool(new) and not products)
+    aside = one.opcode in ("copy-start", "slice-start", "send", "recv") or (bool(new) and not products)
     return Op(
         kind=kind,
         path=one.path,
@@ -120,6 +121,7 @@ def _op(program, name, one, trips, filled, chains) -> Op:
         near=trips * (bytes_in.total() - bytes_in[0]),
         received=trips * received,
         members=new[0].members if new else (),
+        slices=new[0].slices if new else 1,
         aside=aside,
     )
 

@@ -22,7 +22,7 @@ ELEMENTWISE = set(
 UNKNOWN = ("ragged-dot", "scaled-dot", "cholesky", "triangular-solve", "fft")
 HAND_ON = ("AsyncCollectiveStart", "AsyncCollectiveDone", "ConcatBitcast", "AssumeGatherIndicesInBound")
 """Custom calls that only give a buffer another name."""
-FREE_CALLS = (*HAND_ON, "AllocateBuffer", "GatherScatterIndicesBitpacked", "TopK")
+FREE_CALLS = (*HAND_ON, "AllocateBuffer", "GatherScatterIndicesBitpacked", "SliceId", "TopK", "ZeroCrop")
 
 
 def of(program: hlo.Program, computation: hlo.Computation, one: hlo.Instruction) -> tuple[float, float]:

@@ -1,0 +1,50 @@
+"""Plans for TPUs that are not here, compiled by libtpu: a process of its own, which must not look for a TPU."""
+
+import importlib.util
+import json
+
+import pytest
+
+from tests.commands import run_process
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"),
+]
+
+
+def planned(folder, *flags):
+    done = run_process("--config=tests/tiny_config.py:mlp", "--mode=plan", f"--workdir={folder}", *flags)
+    assert done.status == 0, done.error
+    return done.out, json.loads((folder / "plan.json").read_text())
+
+
+def test_a_tiny_model_is_planned_on_four_chips(tmp_path):
+    out, plan = planned(tmp_path, "--topology=v5e:2x2", "--config.mesh.fsdp=2")
+    assert plan["compiled"] and plan["fits"] and plan["device"] == "TPU v5 lite"
+    assert plan["train"]["flops"] > plan["decode"]["flops"] > 0
+    assert {axis for row in plan["train"]["collectives"] for axis in row["axes"]} == {"data", "fsdp"}
+    state = sum(plan["state"].values())
+    assert state <= plan["train"]["memory"]["arguments"] < state + 2**21  # tiles of 8 x 128 around tiny arrays
+    assert "It fits." in out
+
+
+def test_two_slices_are_crossed_by_the_data_axis_alone(tmp_path):
+    _, plan = planned(tmp_path, "--topology=v5e:2x2,slices=2", "--config.mesh.fsdp=4")
+    rows = plan["train"]["collectives"]
+    assert {axis for row in rows if row["link"] == "between slices" for axis in row["axes"]} >= {"data"}
+    assert all("data" not in row["axes"] for row in rows if row["link"] == "links")
+    assert plan["train"]["seconds"]["between_s"] > 0
+
+
+def test_a_slice_that_does_not_exist_is_named(tmp_path):
+    flags = ["--mode=plan", "--topology=v5e:3x3", f"--workdir={tmp_path}"]
+    done = run_process("--config=tests/tiny_config.py", *flags)
+    assert done.status == 2 and done.error.startswith("error: --topology=v5e:3x3 must be a slice that libtpu knows: ")
+    assert done.error.count("\n") == 1
+
+
+def test_the_search_compiles_the_best(tmp_path):
+    _, plan = planned(tmp_path, "--topology=v5e:2x2", "--plan_search", "--plan_compiles=1")
+    (row,) = plan["tried"]
+    assert row["plan"]["fits"] and row["plan"]["compiled"]
