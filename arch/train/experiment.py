@@ -37,6 +37,7 @@ class Config(config.Config):
       eval_batches: batches of an evaluation; 0 for all of the validation split.
       checkpoint_every_...: between checkpoints; one at the end when none is set.
       histogram_every_steps: between histograms of parameters and updates; 0 for none.
+      watch_seconds: without progress after which the log names the process that is stuck, and in what; 0 for never.
       sample_prompt: text that the sample at each evaluation continues; '' for no samples.
       init_from: workdir or checkpoint whose parameters a fresh run starts from.
       upcycle: that is of a dense model, whose ffns become the experts of this one's mixtures; it begins with its loss.
@@ -72,6 +73,7 @@ class Config(config.Config):
     checkpoint_every_epochs: config.NonNegativeFloat = 0.0
     checkpoint_every_percent: config.Percent = 0.0
     histogram_every_steps: config.NonNegativeInt = 0
+    watch_seconds: config.NonNegativeFloat = 600.0
     sample_prompt: str = ""
     init_from: str = ""
     upcycle: bool = False
@@ -132,7 +134,10 @@ FREE = ("dtype", "remat", "dropout")
 """Leaves of the model that may change all the same."""
 
 
-LATER = (*(f"{length}_" for length in ("total", *INTERVALS, "histogram_every")), "mesh.", "checkpoints.", "profile.")
+LATER = (
+    *(f"{length}_" for length in ("total", *INTERVALS, "histogram_every")),
+    *("mesh.", "checkpoints.", "profile.", "watch_seconds"),
+)
 """Beginnings of the leaves that may change behind a run's end: no number that it has written is another for them."""
 
 

@@ -21,6 +21,7 @@ from arch.train.routing_alarm import Alarm
 from arch.train.setup import Setup
 from arch.train.startup import Startup
 from arch.train.utilization import Utilization, utilization
+from arch.train.watch import Watch
 from arch.train.writer import Writer
 
 log = logging.getLogger("arch")
@@ -34,10 +35,11 @@ class Logger:
       step: that it begins or goes on from.
       startup: when the process began.
       hparams: hyperparameters for TensorBoard.
+      watch: what the processes tell of themselves.
     """
 
-    def __init__(self, setup: Setup, step: int, startup: Startup, hparams: Mapping[str, Any]):
-        self._setup, self._cfg, self._startup = setup, setup.cfg, startup
+    def __init__(self, setup: Setup, step: int, startup: Startup, hparams: Mapping[str, Any], watch: Watch):
+        self._setup, self._cfg, self._startup, self._watch = setup, setup.cfg, startup, watch
         self._clock = clock.Clock(startup.began, clock.past(setup.workdir, step))
         self._writer = Writer(setup.workdir, enabled=jax.process_index() == 0, resume_step=step or -1)
         self._loads, self._alarm = LoadHistory(setup.workdir / "metrics.jsonl"), Alarm(self._cfg.model)
@@ -107,6 +109,8 @@ class Logger:
         scalars |= {f"perf/{name}": value for name, value in lap.items()}
         scalars["perf/tokens_per_second"] = self._tokens / lap["seconds_per_step"]
         scalars |= self._utilization.scalars(lap["seconds_per_step"]) | report.memory() | report.layer_scalars(stats)
+        for line in self._watch.lines() if jax.process_index() == 0 else ():
+            scalars |= {f"perf/process_{line.index}/{phase}_seconds": s for phase, s in line.seconds.items()}
         self._writer.write_scalars(step, scalars)
         self._loads.add(scalars)
         if alarms := self._alarm.heed(scalars):

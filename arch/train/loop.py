@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from arch import config, tree
 from arch.data import dataset
+from arch.data.reader import Reader
 from arch.sharding import mesh as meshes
 from arch.train import bad_batch, connection, evaluation, provenance
 from arch.train.checkpoint import Checkpoints
@@ -28,6 +29,7 @@ from arch.train.setup import Setup
 from arch.train.start import start
 from arch.train.startup import Startup
 from arch.train.state import TrainState
+from arch.train.watch import Watch
 
 log = logging.getLogger("arch")
 
@@ -72,14 +74,17 @@ class Run:
         self.setup, self.cfg, self.interrupt, self.startup = setup, setup.cfg, interrupt, startup
         self.main = jax.process_index() == 0
         self.checkpoints = Checkpoints(setup.workdir / "checkpoints", self.cfg.checkpoints)
-        self.state, evaluation = start(setup, self.checkpoints)
+        who = dict(index=jax.process_index(), count=jax.process_count())
+        self.watch = Watch(setup.workdir, **who, patience=self.cfg.watch_seconds)
+        with self.watch.phase("restore"):
+            self.state, evaluation = start(setup, self.checkpoints)
         self.step = int(self.state.step)
         self.evaluated = (self.step if evaluation else -1, evaluation)
         self.guard = self.under_way = None
         if self.main:
             done = self.step >= self.cfg.total_steps
             provenance.write(setup.workdir, config.to_dict(self.cfg), overrides, done=done)
-        self.logger = Logger(setup, self.step, startup, self.hparams)
+        self.logger = Logger(setup, self.step, startup, self.hparams, self.watch)
         self.histograms = Histograms(self.cfg.histogram_every_steps)
         self.tracer = Tracer(self.cfg.profile, setup.workdir, enabled=self.main)
         self.saved = self.step if self.checkpoints.latest_step() == self.step else -1
@@ -92,13 +97,15 @@ class Run:
         if self.step and self._due("eval"):  # a signal may have stopped the run before it did this
             self.evaluate()
         if self.step < cfg.total_steps:
-            with contextlib.closing(self.begin()) as batches:
+            with self.watch.phase("compile"):
+                self.begin()
+            with contextlib.closing(Reader(dataset.batches(self.data, self.step))) as batches:
                 while self.step < cfg.total_steps:
                     self.advance(batches)
         return self.evaluated[1]
 
-    def begin(self) -> Iterator[dict]:
-        """Checks the routers, compiles the step; the batches from the next step on."""
+    def begin(self) -> None:
+        """Checks the routers, compiles the step."""
         self._heed()
         key, rows = jax.random.key(self.cfg.seed), self.data[self.step]
         self.startup.mark("state")
@@ -107,12 +114,11 @@ class Run:
         step = self._compiled(rows, key)
         self.guard = Guard(self.setup, step, key, self.logger, self._newest)
         self.startup.mark("compile")
-        return dataset.batches(self.data, self.step)
 
-    def advance(self, batches: Iterator[dict]) -> None:
+    def advance(self, batches: Reader) -> None:
         """One step, and what is due behind it."""
-        with self.logger.waiting(self.under_way):
-            rows = next(batches)
+        with self.watch.phase("data"), self.logger.waiting(self.under_way):
+            rows = batches.next(give_up=lambda: self.interrupt.requested)
         self._heed()
         metrics = self._take(rows)
         self.under_way = metrics["loss"]
@@ -138,6 +144,7 @@ class Run:
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             self.state, metrics = self.guard.take(self.state, rows, number)
         self.step = number
+        self.watch.step(number)
         if "step" not in self.startup.seconds:
             jax.block_until_ready(metrics)
             self.startup.mark("step")
@@ -175,7 +182,7 @@ class Run:
         """The validation split's loss, and a sample of text; `stats` are the layers' of the step before."""
         if self.evaluated[0] == self.step:
             return self.evaluated[1]
-        with self.logger.evaluating(self.step):
+        with self.watch.phase("eval"), self.logger.evaluating(self.step):
             params = self.state.average if self.cfg.ema.in_use else self.state.params
             tell = functools.partial(self.logger.routing, self.step)
             metrics = evaluation.evaluate(self.setup, params, heed=self._heed, tell=tell)
@@ -203,7 +210,7 @@ class Run:
     def _save(self, *, wait: bool) -> None:
         self.logger.write_held()
         if self.saved != self.step:
-            with self.logger.saving(self.step):
+            with self.watch.phase("checkpoint"), self.logger.saving(self.step):
                 self._write_checkpoint()
                 self.saved = self.step
                 if wait:
@@ -230,12 +237,14 @@ class Run:
         return {}
 
     def close(self) -> None:
+        self.watch.close()
         self.tracer.close()
         self.logger.close()
         self.checkpoints.close()
 
     def _heed(self) -> None:
         """Raises Stopped when a signal came: at once in a single process, by common consent in several."""
+        self.watch.step(self.step)
         requested = self.interrupt.requested
         if jax.process_count() > 1:
             votes = multihost_utils.process_allgather(np.int32(bool(requested)))

@@ -14,6 +14,11 @@ from arch.ops.routing.statistics import DEAD_BELOW
 
 PARTS = {
     "phase": ("imports|setup|state|check|compile|step|total", "of a start; step: the first one; total: all"),
+    "process": (r"\d+", "JAX's number of a process of the run"),
+    "activity": (
+        "restore|compile|data|step|eval|checkpoint",
+        "what a process does (arch/train/watch.py); step: all else",
+    ),
     "split": (r"[^/]+", "'valid' for all of the validation split; of a mixture also what each source's path is called"),
     "term": (r"[a-z]\w*", "a task's second loss, such as BERT's next_sentence"),
     "layer": (
@@ -90,6 +95,7 @@ NAMES = (
     Name("perf/wall_seconds", "s", "log", "lifetimes of the run's processes so far; see arch/train/clock.py"),
     Name("perf/kept_seconds", "s", "log", "time of those steps whose result was kept, without such waits for data"),
     Name("perf/goodput", "", "log", "kept_seconds / wall_seconds"),
+    Name("perf/process_<process>/<activity>_seconds", "s", "log", "of a process's life so far, as it last told"),
     Name("perf/compile_seconds", "s", "start", "tracing and compiling the step, or a look into the cache"),
     Name("perf/startup_<phase>_seconds", "s", "step", "parts of the time to the end of the first step"),
     Name("perf/eval_seconds", "s", "evaluation", "of an evaluation, its sample of text among it"),

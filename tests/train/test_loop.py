@@ -7,7 +7,7 @@ from unittest import mock
 import jax
 import pytest
 
-from arch.train import loop, modes, provenance
+from arch.train import loop, modes, program, provenance
 from arch.train import state as states
 from arch.train.startup import Startup
 from tests.train import tiny
@@ -24,7 +24,7 @@ def seen():
 @pytest.fixture(scope="module")
 def workdir(quick, tmp_path_factory, text, seen):
     """A whole run."""
-    make_step, init = loop.train_step, states.init
+    make_step, init = program.train_step, states.init
 
     def counting(*args, **kwargs):
         step = make_step(*args, **kwargs)
@@ -41,7 +41,7 @@ def workdir(quick, tmp_path_factory, text, seen):
 
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_step", counting)
+        patch.setattr(program, "train_step", counting)
         patch.setattr(states, "init", keeping)
         tiny.train(tiny.config(text), folder)
     return folder

@@ -132,7 +132,8 @@ def test_no_example_of_a_row_matches_two():
     for row in names.NAMES:
         example = row.pattern
         fill = dict(phase="total", split="valid", term="second", layer="layers/3", loss="balance", expert="1",
-                    device="0", path="layers/3/mlp/up", statistic="x", sublayer="layers/3/mlp")  # fmt: skip
+                    device="0", path="layers/3/mlp/up", statistic="x", sublayer="layers/3/mlp",
+                    process="0", activity="data")  # fmt: skip
         for part, value in fill.items():
             example = example.replace(f"<{part}>", value)
         assert names.find(example, row.kind) is row

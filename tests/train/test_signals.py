@@ -3,13 +3,22 @@
 import re
 import signal
 import subprocess
+import threading
 
 import pytest
 
-from arch.train import loop, seal
+from arch.train import loop, program, seal
 from tests.train import tiny
 
 PHASES = ["compile", "training", "evaluation", "saving"]
+
+
+def silent_behind(count, send, batches):
+    """So many of the batches; then the signal, and no more until the test is over."""
+    for _ in range(count):
+        yield next(batches)
+    send()
+    threading.Event().wait()
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +53,13 @@ def train_with_a_signal(number, phase, cfg, workdir, monkeypatch):
     ready = tiny.prepare(cfg, workdir)
     line = "step 3/10" if phase == "training" else "no such line"
     if phase == "compile":
-        make = loop.train_step
-        monkeypatch.setattr(loop, "train_step", lambda *args, **kwargs: first(make(*args, **kwargs), send))
+        make = program.train_step
+        monkeypatch.setattr(program, "train_step", lambda *args, **kwargs: first(make(*args, **kwargs), send))
     if phase == "evaluation":
         vars(ready)["eval_step"] = first(ready.eval_step, send)
+    if phase == "data":
+        read = loop.dataset.batches
+        monkeypatch.setattr(loop.dataset, "batches", lambda *args: silent_behind(3, send, read(*args)))
     if phase == "saving":
         monkeypatch.setattr(seal, "seal", first(seal.seal, send))
     with tiny.at_line(line, send):
@@ -55,7 +67,7 @@ def train_with_a_signal(number, phase, cfg, workdir, monkeypatch):
     monkeypatch.undo()
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", [*PHASES, "data"])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_stops_the_run_and_the_same_run_goes_on(
     name, phase, quick, cfg, whole, tmp_path, monkeypatch, capfd, caplog
@@ -66,7 +78,13 @@ def test_a_signal_stops_the_run_and_the_same_run_goes_on(
     (stopped,) = [line for line in caplog.messages if line.startswith(f"{name}: stopped at step ")]
     step = int(re.search(r"at step (\d+) of 10", stopped)[1])
     # In training the line of step 3 comes while the device is at step 4.
-    assert {"compile": step == 0, "training": step == 4, "evaluation": step == 4, "saving": step >= 4}[phase]
+    assert {
+        "compile": step == 0,
+        "training": step == 4,
+        "evaluation": step == 4,
+        "saving": step >= 4,
+        "data": step in (2, 3),
+    }[phase]
     assert tiny.steps_in(tmp_path)[-1:] == ([step] if step else [])
     assert not list((tmp_path / "checkpoints").glob("*tmp*"))
     tiny.train(cfg, tmp_path)
