@@ -33,7 +33,7 @@ from arch.ops.sparse_attention import sparse_attend
 from arch.patterns import bigbird, longformer
 from arch.train import huge_pages
 from arch.train.verify import peers_python
-from benchmarks import measure
+from benchmarks import attention_figure, measure
 
 NAME, HEAD_DIM, GLOBALS = "attention_scaling", 64, 64
 PATTERNS = {
@@ -196,3 +196,4 @@ if __name__ == "__main__":
     huge_pages.ask()
     about = {"head_dim": HEAD_DIM, "dtype": "float32", "device": measure.device()}
     measure.add(NAME, (sys.argv[1],), about | PARTS[sys.argv[1]](), platform="cpu")
+    attention_figure.main()
