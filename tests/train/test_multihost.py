@@ -1,6 +1,7 @@
-"""Two processes with two devices each train what one process with four devices trains."""
+"""Two processes with two devices each, or four with one, train what one process with four devices trains."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -15,19 +16,19 @@ MESH = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
 SAMPLES = ["--config.sample_prompt=each", "--config.sample.max_new_tokens=3"]
 
 
-def start(text, workdir, cache, *flags):
-    """Both processes of a run; their standard error holds what they say."""
+def start(text, workdir, cache, *flags, count=2):
+    """The processes of a run on four devices; their standard error holds what they say."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     processes = []
-    for index in range(2):
-        where = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
+    for index in range(count):
+        where = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(index)}
         collectives = {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
         processes.append(
             subprocess.Popen(
                 tiny.command(text, workdir, "mlp", "--multihost", *MESH, *SAMPLES, *flags),
-                env=tiny.environment(cache / str(index), 2) | where | collectives,
+                env=tiny.environment(cache / str(index), 4 // count) | where | collectives,
                 stderr=subprocess.PIPE,
                 text=True,
             )
@@ -36,7 +37,7 @@ def start(text, workdir, cache, *flags):
 
 
 def finish(processes):
-    """Waits for both; returns what they said."""
+    """Waits for all; returns what they said."""
     said = []
     try:
         for process in processes:
@@ -44,7 +45,7 @@ def finish(processes):
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
+    assert [process.returncode for process in processes] == [0] * len(processes), said
     return said
 
 
@@ -95,3 +96,50 @@ def test_a_stop_of_one_process_stops_both_and_one_process_goes_on(text, tmp_path
     assert 50 <= stopped < 400
     assert f"resumed step {stopped} " in alone(text, tmp_path, cache_dir, *long)
     assert [step for step, name, _ in tiny.curve(tmp_path) if name == "train/loss"] == list(range(50, 401, 50))
+
+
+def test_what_is_left_of_a_killed_process_s_run_goes_on_with_another_number_of_processes(text, tmp_path, cache_dir):
+    """Process 2 of 4 is killed behind a checkpoint; two processes go on; the curve is that of a run left alone."""
+    every = ["--config.total_steps=90", "--config.log_every_steps=1", "--config.eval_every_steps=0"]
+    every += ["--config.checkpoint_every_steps=20"]
+    alone(text, tmp_path / "whole", cache_dir, *every)
+    run = tmp_path / "run"
+    processes = start(text, run, cache_dir, *every, count=4)
+    try:
+        for line in processes[0].stderr:
+            if "step 50/90" in line:
+                break
+        processes[2].kill()
+        for process in processes:
+            process.communicate(timeout=300)
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode for process in processes)
+    steps = tiny.steps_in(run)
+    assert steps and set(steps) <= {20, 40, 60, 80} and not list((run / "checkpoints").glob("*tmp*"))
+    told = {path.name for path in (run / "processes").glob("*.json")}
+    assert told == {f"{index}.json" for index in range(4)}
+    said = finish(start(text, run, cache_dir, *every))
+    assert f"resumed step {steps[-1]} " in said[0]
+    assert [step for step, name, _ in tiny.curve(run) if name == "train/loss"] == list(range(1, 91))
+    np.testing.assert_allclose(tiny.losses(run), tiny.losses(tmp_path / "whole"), rtol=2e-5)
+
+
+def test_the_log_names_a_process_that_is_stopped(text, tmp_path, cache_dir):
+    long = ["--config.total_steps=200", "--config.log_every_steps=50", "--config.eval_every_steps=0"]
+    processes = start(text, tmp_path, cache_dir, *long, "--config.checkpoint_every_steps=0", "--config.watch_seconds=4")
+    try:
+        named = stopped = False
+        for line in processes[0].stderr:
+            if "step 50/200" in line:
+                processes[1].send_signal(signal.SIGSTOP)
+                stopped = True
+            if stopped and "no progress for" in line:
+                named = re.search(r": process 1 \(\S+, pid (\d+)\) has told nothing for \d+ s, in step at step", line)
+                break
+    finally:
+        processes[1].send_signal(signal.SIGCONT)
+    finish(processes)
+    assert named and int(named[1]) == processes[1].pid
+    assert "in _heed" in (tmp_path / "processes" / "0.stacks.txt").read_text()
