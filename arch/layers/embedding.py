@@ -74,7 +74,8 @@ class Embedding(nn.Module):
 
     def encode(self, tokens: Int[Array, "b t"], dtype: Any) -> Float[Array, "b t d"]:
         """The rows of the table, in the dtype in which the model computes."""
-        x = constrain(self.table.astype(dtype)[tokens], "batch", "sequence", None)
+        x = constrain(self.table.astype(dtype)[tokens], "batch", None, "embed")
+        x = constrain(x, "batch", "sequence", None)  # one axis at a time: XLA knows no way for two at once
         return x * jnp.asarray(self.cfg.scale or self.embed_dim**0.5, dtype)
 
     def unembedding(self, dtype: Any, soft_cap: float = 0.0) -> Unembedding:

@@ -47,7 +47,8 @@ def _beside(array, count, way):
             pairs = [(i, i + way * hop) for i in range(size) if 0 <= i + way * hop < size]
             parts.append(lax.ppermute(sent, AXIS, pairs))
         left -= some
-    parts.append(jnp.zeros((array.shape[0], left, *array.shape[2:]), array.dtype))
+    if left or not parts:  # XLA's CPU code crashes on empty arrays in a loop with exchanges
+        parts.append(jnp.zeros((array.shape[0], left, *array.shape[2:]), array.dtype))
     return jnp.concatenate(parts[::-1] if way > 0 else parts, axis=1)
 
 
