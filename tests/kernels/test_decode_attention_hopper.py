@@ -11,6 +11,7 @@ from arch.kernels.decode_attention.decode import attend
 from arch.kernels.decode_attention.hopper import Launch
 from tests.kernels.block_attention_cases import calls
 from tests.kernels.decode_attention_cases import Case, agree
+from tests.kernels.interpreter import watching
 
 case = functools.partial(Case, dtype="bfloat16", slots=150, channels=64, value_channels=64)
 FAST = [case((150, 0, 70), kv_heads=2, window=100, sinks=True, soft_cap=2.0)]
@@ -27,8 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def interpreted(*args, parts=2, **given):
-    _, plgpu = compat.modules()
-    launch = Launch(slots=2, parts=parts, interpret=plgpu.InterpretGPUParams(detect_races=True))
+    launch = Launch(slots=2, parts=parts, interpret=watching())
     return attend(*args, kernels="hopper", launch=launch, **given)
 
 
