@@ -67,12 +67,13 @@ def batch_must_fit(cfg: experiment.Config, mesh: Mesh) -> None:
     device = mesh.local_devices[0]
     have = device_bytes(device)
     rows = cfg.batch_size // cfg.micro_batches // meshes.batch_shards(mesh)
-    stream = rows * cfg.seq_len * cfg.model.embed_dim * jnp.dtype(cfg.model.dtype).itemsize
+    tokens = cfg.seq_len // meshes.context_shards(mesh)
+    stream = rows * tokens * cfg.model.embed_dim * jnp.dtype(cfg.model.dtype).itemsize
     if stream > have:
         raise ValueError(
             f"batch_size={cfg.batch_size} of seq_len={cfg.seq_len}, model.embed_dim={cfg.model.embed_dim}: one layer's "
             f"output takes {_gib(stream)} of each device, which must be at most the {_gib(have)} that "
-            f"{device.device_kind} has: micro_batches splits it"
+            f"{device.device_kind} has: micro_batches splits it, and mesh.context"
         )
 
 
