@@ -89,6 +89,8 @@ def main(argv):
             return
         points = check_sweep(argv, overrides) if MODE.value == "sweep" else None
         cfg = experiment.from_dict(CONFIG.value) if CONFIG.value and not points else None
+    if WORKDIR.value and not jax.config.jax_compilation_cache_dir:  # a sweep's points share one
+        jax.config.update("jax_compilation_cache_dir", os.path.join(WORKDIR.value, "compilation_cache"))
     if MULTIHOST.value:
         join()
     if points:
