@@ -55,7 +55,8 @@ def _measured(claim: Claim, size: str, record: Mapping[str, Any], paper: Rows) -
 
 def _origin(size: str, record: Mapping[str, Any]) -> str:
     commits = ", ".join(commit[:12] for commit in record["commits"])
-    took = f"{duration(record)} in all for {len(record['seconds'])} points"
+    count = len(record["seconds"])
+    took = f"{duration(record)} in all for {count} point{'s' * (count > 1)}"
     versions = f"JAX {record['versions']['jax']}, Python {record['versions']['python']}"
     return f"Measured {record['date']} on {record['device']}, {versions}, at {commits}: {took} (`results/{size}.json`)."
 

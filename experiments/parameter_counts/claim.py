@@ -73,4 +73,10 @@ million).""",
     caption="Our count against the printed number, a point a model.",
     expect=expect,
     verdict="reproduced",
+    remarks={
+        "small": """Where the table says no: PaLM and LLaMA cut the digits that they leave out instead of rounding. The
+paper of GPT-2 is known to be off; its released weights have our counts. The Transformer's vocabulary is printed as
+"about 37000" and taken for that. Hyena's, XLM-R's and T5's are the names of sizes rather than counts. Why GShard's and
+GLaM's smaller models have more by our count than in print we do not know."""
+    },
 )
