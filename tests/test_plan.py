@@ -1,8 +1,10 @@
-"""What a step of Mixtral 8x7B needs of each chip, as XLA's compiler for TPUs said: it compiles, and tokens travel."""
+"""What steps of published models need of each chip, as XLA's compiler for TPUs said: they compile, and tokens travel."""
 
 import json
 import math
 import pathlib
+
+import pytest
 
 from arch.families import mixtral
 
@@ -16,6 +18,31 @@ HBM_MIB = 15.75 * 1024
 """Of a v5e chip, as XLA's compiler says when it refuses a program."""
 PEER_MIB = 13465
 """Temporaries of a peer's step of the same model on v5p:2x4x4, a row of 4096 tokens a chip, full rematerialisation."""
+PLANS = {command: row for command, row in ROWS.items() if "train" in row}
+
+
+@pytest.mark.parametrize("row", PLANS.values(), ids=PLANS)
+def test_a_plan_fits_its_chips_and_was_compiled_within_ten_minutes(row):
+    assert row["fits"] and row["train"]["memory"]["peak"] <= row["capacity"]
+    assert row["train"]["compile_cpu_s"] < 600
+
+
+@pytest.mark.parametrize("row", PLANS.values(), ids=PLANS)
+def test_the_persistent_bytes_of_the_closed_form_are_those_of_the_compiled_arguments(row):
+    assert sum(row["state"].values()) == pytest.approx(row["train"]["memory"]["arguments"], rel=0.01)
+
+
+@pytest.mark.parametrize("row", PLANS.values(), ids=PLANS)
+def test_the_flops_of_the_closed_form_are_those_of_the_program(row):
+    assert row["closed_form"]["flops"] == pytest.approx(row["train"]["flops"], rel=0.1)
+
+
+@pytest.mark.parametrize("row", PLANS.values(), ids=PLANS)
+def test_a_plan_s_rates_are_those_of_its_slowest_term(row):
+    terms = dict(row["train"]["seconds"])
+    assert terms.pop("step_s") == max(terms.values()) == row["step_seconds"]
+    assert row["tokens_per_second"] == pytest.approx(row["batch_size"] * row["seq_len"] / row["step_seconds"])
+    assert 0 < row["mfu_bound"] <= 1
 
 
 def test_it_fits_the_chip():

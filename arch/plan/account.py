@@ -1,5 +1,6 @@
 """What one compiled program needs of each device, and how long it takes at least: as data."""
 
+import re
 from typing import Any
 
 import jax
@@ -43,6 +44,12 @@ def of(program: jax.stages.Lowered, run: Run, topology: Topology, *, length: int
         return out | counted(compiled.as_text(), run, topology, length=length)
     except ValueError as error:
         return out | dict(uncounted=str(error))
+
+
+def wanted(refused: str) -> float:
+    """The bytes that the compiler says a program needs, where it refuses it: the first size that it names."""
+    found = re.search(r"([\d.]+)([KMGT])\b", refused)
+    return float(found[1]) * 2 ** (10 * (1 + "KMGT".index(found[2]))) if found else 0.0
 
 
 def counted(text: str, run: Run, topology: Topology, *, length: int) -> dict[str, Any]:

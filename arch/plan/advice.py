@@ -38,21 +38,31 @@ def override(path: str, value: Any) -> str:
     return f"--config.{path}={value}"
 
 
-def changes(run: Run, where: Topology) -> list[dict[str, Any]]:
-    """Of the changes that would fit by the closed form, or if none of all, the overrides and the bytes of each."""
+def changes(run: Run, where: Topology, *, scale: float = 1.0) -> list[dict[str, Any]]:
+    """Of the changes that would fit by the closed form, or if none of all, the overrides and the bytes of each.
+
+    Args:
+      run: that does not fit.
+      where: the chips.
+      scale: how many times the memory of the closed form the run was found to need.
+    """
     found = []
-    for given, cfg in candidates(run, where):
-        mesh = meshes.abstract(cfg.mesh, where.size)
-        if cfg.batch_size // cfg.micro_batches % meshes.batch_shards(mesh):
-            continue
-        plan = states.elsewhere(run.plan, mesh)
-        total = closed_form.estimate(dataclasses.replace(run, cfg=cfg, mesh=mesh, plan=plan)).total
-        found.append(dict(overrides=given, total=total, fits=total <= where.chip.capacity))
+    for given, cfg in candidates(run, where, scale):
+        if cfg.batch_size // cfg.micro_batches % meshes.batch_shards(meshes.abstract(cfg.mesh, where.size)) == 0:
+            total = scale * reckoned(run, cfg, where)
+            found.append(dict(overrides=given, total=round(total), fits=total <= where.chip.capacity))
     fitting = [row for row in found if row["fits"]]
-    return sorted(fitting or found, key=lambda row: row["total"])
+    return fitting or sorted(found, key=lambda row: row["total"])
 
 
-def candidates(run: Run, where: Topology) -> Iterator[tuple[list[str], experiment.Config]]:
+def reckoned(run: Run, cfg: experiment.Config, where: Topology) -> int:
+    """Bytes of a device of another config of the run, which may have another mesh."""
+    mesh = meshes.abstract(cfg.mesh, where.size)
+    plan = states.elsewhere(run.plan, mesh)
+    return closed_form.estimate(dataclasses.replace(run, cfg=cfg, mesh=mesh, plan=plan)).total
+
+
+def candidates(run: Run, where: Topology, scale: float) -> Iterator[tuple[list[str], experiment.Config]]:
     """(overrides, config) of each change, and of all together."""
     cfg, sizes = run.cfg, dict(run.mesh.shape)
     steps = []
@@ -67,9 +77,7 @@ def candidates(run: Run, where: Topology) -> Iterator[tuple[list[str], experimen
         tokens = CHUNK * meshes.batch_shards(run.mesh)
         chunked = lambda cfg: cfg.replace(loss=cfg.loss.replace(chunk_tokens=tokens))
         steps.append(([override("loss.chunk_tokens", tokens)], chunked))
-    rows = cfg.batch_size // cfg.micro_batches // meshes.batch_shards(run.mesh)
-    if rows > 1:
-        parts = cfg.micro_batches * rows
+    if parts := _parts(run, where, scale):
         steps.append(([override("micro_batches", parts)], lambda cfg: cfg.replace(micro_batches=parts)))
     for given, change in steps:
         yield given, change(cfg)
@@ -77,3 +85,11 @@ def candidates(run: Run, where: Topology) -> Iterator[tuple[list[str], experimen
         for _, change in steps:
             cfg = change(cfg)
         yield [text for given, _ in steps for text in given], cfg
+
+
+def _parts(run: Run, where: Topology, scale: float) -> int:
+    """The fewest parts of the batch with which the run fits, the most if it fits with none; 0 if there are none."""
+    rows = run.cfg.batch_size // run.cfg.micro_batches // meshes.batch_shards(run.mesh)
+    several = [run.cfg.micro_batches * parts for parts in range(2, rows + 1) if rows % parts == 0]
+    fits = lambda parts: scale * reckoned(run, run.cfg.replace(micro_batches=parts), where) <= where.chip.capacity
+    return next(filter(fits, several), several[-1] if several else 0)

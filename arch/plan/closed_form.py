@@ -14,8 +14,7 @@ state; `benchmarks/results/plan.json` has it beside what libtpu compiled.
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,6 @@ from arch.plan.topology import Topology
 from arch.sharding import mesh as meshes
 from arch.train import memory
 from arch.train.mixtures import mixtures
-from arch.train.state import Plan
 
 UPDATE = 7
 """Float32 arrays as large as the weights that AdamW's step reads and writes: 4 and 3."""
@@ -76,24 +74,22 @@ def estimate(run: Run) -> Estimate:
     Raises:
       UnknownFlops: a part of the model does not say its FLOPs.
     """
-    cfg, mesh = run.cfg, run.mesh
-    sizes, lengths = dict(mesh.shape), cfg.task.lengths(cfg.seq_len)
-    width = jnp.dtype(getattr(cfg.model, "dtype", "float32")).itemsize
+    cfg, mesh, weights = run.cfg, run.mesh, _weights(run)
+    lengths = cfg.task.lengths(cfg.seq_len)
+    flops = cfg.model.flops(**lengths)
+    lengths.pop("predicted", None)
     shards = dict(batch_shards=meshes.batch_shards(mesh), weight_shards=meshes.weight_shards(mesh))
     parts = memory.estimate(cfg, run.plan, **shards)
-    again = passes(cfg.model)
-    rows = cfg.batch_size / meshes.batch_shards(mesh)
-    flops = cfg.model.flops(**lengths)
-    whole = sum(size for _, size in _whole(run.plan, width, sizes))
-    lengths.pop("predicted", None)
-    _, plain = memory.without_remat(cfg.model)
-    touched = rows * memory.kept(plain, **lengths)[0] / sizes["tensor"]
+    rows, again = cfg.batch_size / meshes.batch_shards(mesh), passes(cfg.model)
+    alone = math.prod(mesh.shape[axis] for axis in ("context", "tensor"))
+    touched = rows * memory.kept(memory.without_remat(cfg.model)[1], **lengths)[0] / alone
+    read = cfg.micro_batches * sum(weight.size for weight in weights)
     return Estimate(
         memory=parts,
-        gathered=_gathered(run, width, sizes),
-        flops=again * flops.executed * cfg.batch_size / math.prod(sizes.values()),
-        traffic=again * (whole * cfg.micro_batches + TOUCHED * touched) + UPDATE * parts.parameters,
-        received=_received(run, width, sizes, rows * sum(lengths.values())),
+        gathered=_gathered(weights),
+        flops=again * flops.executed * cfg.batch_size / math.prod(mesh.shape.values()),
+        traffic=again * (read + TOUCHED * touched) + UPDATE * parts.parameters,
+        received=_received(run, weights, rows * sum(lengths.values()) / mesh.shape["context"]),
         required=3 * flops.required * cfg.batch_size,
     )
 
@@ -108,56 +104,58 @@ def _stacks(model_cfg: Any) -> list[stack.Config]:
     return [value for value in values if isinstance(value, stack.Config)]
 
 
-def _split(leaf: Any) -> set[str]:
-    """The mesh axes that split an array."""
-    parts = [part for part in leaf.sharding.spec if part]
-    return {name for part in parts for name in ((part,) if isinstance(part, str) else part)}
+class _Weight(NamedTuple):
+    """A weight as a device computes with it.
+
+    layers: how many layers are stacked in it; 0 outside of scanned stacks.
+    ways: among how many devices it is gathered.
+    size: bytes behind that, in the dtype of the arithmetic.
+    """
+
+    layers: int
+    ways: int
+    size: int
 
 
-def _whole(plan: Plan, width: int, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
-    """(ways in which it is gathered, bytes behind it) of each weight on a device, in the dtype of the arithmetic."""
-    out = []
-    for path, leaf in jax.tree_util.tree_flatten_with_path(plan.abstract.params)[0]:
-        axes = plan.axes[jax.tree_util.keystr(path, simple=True, separator="/")]
-        stays = {"tensor", *(["expert"] if "experts" in axes else [])}
-        split = _split(leaf)
+def _weights(run: Run) -> list[_Weight]:
+    """All weights. Experts stay where they are, and what `tensor` splits is computed with in parts."""
+    sizes, out = run.mesh.shape, []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(run.plan.abstract.params)[0]:
+        axes = run.plan.axes[jax.tree_util.keystr(path, simple=True, separator="/")]
+        split = {name for part in leaf.sharding.spec if part for name in ((part,) if isinstance(part, str) else part)}
+        stays = split & {"tensor", *(["expert"] if "experts" in axes else [])}
+        parts = math.prod(sizes[name] for name in stays)
         ways = math.prod(sizes[name] for name in split - stays)
-        out.append((ways, leaf.size * width // math.prod(sizes[name] for name in split & stays)))
+        layers = leaf.shape[0] if "layers" in axes else 0
+        out.append(_Weight(layers, ways, leaf.size * _width(run) // parts))
     return out
 
 
-def _gathered(run: Run, width: int, sizes: Mapping[str, int]) -> int:
-    """Twice those of the largest layer that are gathered at all; tables stand alone."""
-    layers = sum(len(layers.blocks) for layers in _stacks(run.cfg.model))
-    leaves = jax.tree_util.tree_flatten_with_path(run.plan.abstract.params)[0]
-    inside, tables = 0, [0]
-    for (path, leaf), (ways, size) in zip(leaves, _whole(run.plan, width, sizes), strict=True):
-        if ways > 1 and "layers" in run.plan.axes[jax.tree_util.keystr(path, simple=True, separator="/")]:
-            inside += size // leaf.shape[0]
-        elif ways > 1:
-            tables.append(size)
-    del layers
-    return max(2 * inside, *tables)
+def _width(run: Run) -> int:
+    """Bytes of a number of the arithmetic."""
+    return jnp.dtype(getattr(run.cfg.model, "dtype", "float32")).itemsize
 
 
-def _received(run: Run, width: int, sizes: Mapping[str, int], tokens: float) -> dict[str, float]:
-    """By axis, `fsdp` standing for all that gather weights."""
-    cfg, out = run.cfg, {}
-    gathers = 3 * cfg.micro_batches
-    out["fsdp"] = sum(gathers * size * (ways - 1) / ways for ways, size in _whole(run.plan, width, sizes))
-    stream = tokens * cfg.model.embed_dim * width
+def _gathered(weights: list[_Weight]) -> int:
+    """Of one period of layers twice, or of the largest table once."""
+    some = [weight for weight in weights if weight.ways > 1]
+    period = sum(weight.size // weight.layers for weight in some if weight.layers)
+    return max(2 * period, *(weight.size for weight in some if not weight.layers), 0)
+
+
+def _received(run: Run, weights: list[_Weight], tokens: float) -> dict[str, float]:
+    """By axis, `fsdp` standing for all that gather weights; `tokens` are those of a device."""
+    cfg, sizes, out = run.cfg, run.mesh.shape, {}
+    out["fsdp"] = sum(3 * cfg.micro_batches * each.size * (each.ways - 1) / each.ways for each in weights)
+    stream, again = tokens * cfg.model.embed_dim * _width(run), passes(cfg.model) - 1
     if (n := sizes["data"]) > 1:
-        out["data"] = 2 * run_gradients(run) * (n - 1) / n
+        leaves = jax.tree.leaves(run.plan.abstract.params)
+        own = sum(4 * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+        out["data"] = 2 * own * (n - 1) / n
     if (n := sizes["tensor"]) > 1:
         sublayers = sum(len(layer.sublayers) for layers in _stacks(cfg.model) for layer in layers.blocks)
-        out["tensor"] = 2 * (passes(cfg.model) - 1) * sublayers * stream * (n - 1) / n
+        out["tensor"] = 2 * again * sublayers * stream * (n - 1) / n
     if (n := sizes["expert"]) > 1:
-        pairs = sum(getattr(part, "top_k", 1) for _, part in mixtures(cfg.model))
-        out["expert"] = 2 * (passes(cfg.model) - 1) * pairs * stream * (n - 1) / n
+        pairs = sum(part.top_k for _, part in mixtures(cfg.model))
+        out["expert"] = 2 * again * pairs * stream * (n - 1) / n
     return {axis: size for axis, size in out.items() if size}
-
-
-def run_gradients(run: Run) -> int:
-    """Bytes of a device's gradients, in float32."""
-    leaves = jax.tree.leaves(run.plan.abstract.params)
-    return sum(4 * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)

@@ -50,7 +50,9 @@ def plan(
     if terms:
         out |= rates(run, where, estimate, terms["step_s"], price)
     if not out["fits"]:
-        out["would_fit"] = advice.changes(run, where)
+        wanted = account.wanted(out["train"]["refused"]) if compiles else 0.0
+        scale = max(1.0, max(wanted, where.chip.capacity) / estimate.total) if compiles else 1.0
+        out["would_fit"] = advice.changes(run, where, scale=scale)
     if compiles and decode and lowering.decodes(cfg):
         start = time.process_time()
         out["decode"] = account.of(lowering.decode(run), run, where, length=1)

@@ -55,7 +55,8 @@ def _steps(found) -> Iterator[list[str]]:
         closed = found["closed_form"]
         yield list(_work("Train step, closed form", closed["flops"], closed["bytes"], closed["seconds"]))
     if "decode" in found:
-        yield list(_step("A step of decoding", found["decode"]))
+        title = f"A step of decoding, {found['batch_size']:,} rows behind {found['seq_len']:,} tokens"
+        yield list(_step(title, found["decode"]))
 
 
 def _step(title, train) -> Iterator[str]:
@@ -79,6 +80,8 @@ def _step(title, train) -> Iterator[str]:
         yield f"| {row['kind']} | {axes} | {row['link']} | {row['count']:g} | {row['received'] / GIGA:.3f} |"
     yield ""
     yield f"It waits for {train['bound']}."
+    if "tokens_per_second" in train:
+        yield f"At most {train['tokens_per_second']:,.0f} tokens/s."
 
 
 TERMS = {"work_s": "operations one behind the other", "memory_s": "all memory traffic", "links_s": "links",
@@ -104,7 +107,7 @@ def _end(found) -> Iterator[str]:
         rate = f"At most {found['tokens_per_second']:,.0f} tokens/s, MFU at most {100 * found['mfu_bound']:.1f} %"
         cost = found.get("cost_per_billion_tokens")
         yield rate + (f", at least {cost:,.2f} a billion tokens." if cost else ".")
-    if not found["fits"]:
+    if "would_fit" in found:
         rows = found["would_fit"]
         fits = any(row["fits"] for row in rows)
         yield "By the closed form it would fit with" if fits else "By the closed form no change of these is enough:"

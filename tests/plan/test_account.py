@@ -87,6 +87,15 @@ def test_a_step_waits_for_products_or_memory_whichever_takes_more():
     assert roofline.bound(terms, ops[1:], peak=10.0, memory=2.0) == "memory bandwidth"
 
 
+@pytest.mark.parametrize("text, size", [
+    ("Ran out of memory on HBM, the total memory required for HLO temporaries (42.5G) exceeds", 42.5 * 2**30),
+    ("Ran out of memory in memory space hbm. Used 600.0M of 15.75G hbm.", 600 * 2**20),
+    ("Something else", 0.0),
+])  # fmt: skip
+def test_what_a_refused_program_wanted_is_read(text, size):
+    assert account.wanted(text) == size
+
+
 def test_mixtures_that_differ_are_not_counted():
     cfg = mixtral.compose(**SIZES)
     (layer,) = cfg.layers.pattern

@@ -77,6 +77,15 @@ def test_what_does_not_fit_is_told_what_would_make_it_fit():
     assert "closed form alone" in words
 
 
+def test_the_batch_is_cut_into_no_more_parts_than_it_takes():
+    cfg = run(llama.PRESETS["llama2_7b"], batch_size=64, seq_len=4096, mesh=meshes.Config(data=1, fsdp=8))
+    one = lowering.prepare(cfg, meshes.abstract(cfg.mesh, 8))
+    (row,) = [row for row in advice.changes(one, NODE) if row["overrides"][0].startswith("--config.micro_batches")]
+    parts = int(row["overrides"][0].split("=")[1])
+    fewer = advice.reckoned(one, cfg.replace(micro_batches=parts // 2), NODE)
+    assert row["fits"] and row["total"] <= NODE.chip.capacity < fewer
+
+
 def test_a_gpu_node_must_be_divided_by_its_mesh():
     with pytest.raises(ValueError, match="must multiply to the number of devices, 8"):
         plans.plan(run(llama.compose(**SIZES), mesh=meshes.Config(data=3)), NODE)
