@@ -60,7 +60,7 @@ class Axis:
         """Some round numbers between low and high, both of which count."""
         if self.log:
             return _log_ticks(self.low, self.high)
-        step = _round_step((self.high - self.low) / 4)
+        step = _round_step((self.high - self.low) / 6)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [i * step for i in range(first, last + 1)]
 

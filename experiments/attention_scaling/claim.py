@@ -69,4 +69,8 @@ from 8192 tokens on, where the pattern's own overhead is small."""},
     caption="Time and temporaries against the length, both axes logarithmic.",
     expect=expect,
     verdict="reproduced",
+    remarks={
+        "small": """BigBird's blocks and all pairs have been measured at one length yet: of them nothing is said about
+growth, and the length from which on a pattern is faster is not known."""
+    },
 )

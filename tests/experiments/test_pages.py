@@ -189,7 +189,7 @@ def test_a_chart_puts_numbers_where_its_axes_say():
 
 
 @pytest.mark.parametrize("axis, ticks", [
-    (figure.Axis(0.0, 1.0, False, 0, 1), ["0", "0.5", "1"]),
+    (figure.Axis(0.0, 1.0, False, 0, 1), ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
     (figure.Axis(3.0, 17.0, False, 0, 1), ["5", "10", "15"]),
     (figure.Axis(1024, 131072, True, 0, 1), ["1Ki", "4Ki", "16Ki", "64Ki"]),
     (figure.Axis(1e-3, 2e2, True, 0, 1), ["0.001", "0.01", "0.1", "1", "10", "100"]),
