@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from arch import config
 from arch.layers.embedding import Unembedding
 from arch.ops.chunked_cross_entropy import chunked_cross_entropy, token_loss
+from arch.sharding.context import by_shard
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float, Int
 
@@ -55,6 +56,7 @@ class Config(config.Config):
             return self.classes(unembed(x), targets, weights)
         table = constrain(unembed.table, "vocab", None)  # its rows whole on each shard of the vocabulary
         kind = dict(label_smoothing=self.label_smoothing, z_weight=self.z_weight, soft_cap=unembed.soft_cap)
+        x, targets, weights = map(by_shard, (x, targets, weights))
         return Sums(*chunked_cross_entropy(x, table, targets, weights, unembed.bias, chunk=self.chunk_tokens, **kind))
 
     def classes(self, logits: Float[Array, "*b v"], targets: Int[Array, "*b"], weights: Float[Array, "*b"]) -> Sums:

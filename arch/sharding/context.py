@@ -27,6 +27,12 @@ def shards(length: int) -> int:
     return meshes.context_shards(mesh) if part else 1
 
 
+def by_shard(array: Shaped[Array, "b t ..."]) -> Shaped[Array, "c b _ ..."]:
+    """The parts of rows that the mesh splits, one after the other: on them rows and tokens may become one axis."""
+    rows, length = array.shape[:2]
+    return array.reshape(rows, shards(length), -1, *array.shape[2:]).swapaxes(0, 1)
+
+
 def before(array: Shaped[Array, "b t ..."], count: int) -> Shaped[Array, "b c ..."]:
     """Inside `shard_map`: the last `count` tokens of the shards before this one, zeros before the row's first."""
     return _beside(array, count, 1)

@@ -100,3 +100,19 @@ def test_offloading_needs_pinned_host_memory():
 def test_more_samples_than_ids_count_are_refused(text, tmp_path):
     with pytest.raises(ValueError, match="total_steps=1000000000 times batch_size=8 must be at most 2147483647"):
         setup.prepare(configured(text, total_steps=10**9), tmp_path)
+
+
+HYENA = {"model.layers": dict(pattern=(dict(sublayers=(dict(name="hyena", max_length=32),)),))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seq_len": 31}, "seq_len=31 must be a multiple of mesh.context=4"),
+        ({"seq_len": 32} | HYENA, "mesh.context=4 must be 1 with 'hyena', which needs all tokens of a row"),
+    ],
+    ids=["rows", "mixer"],
+)
+def test_rows_that_cannot_be_split_are_refused(text, tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        setup.prepare(configured(text, **changes, **{"mesh.context": 4}), tmp_path)
