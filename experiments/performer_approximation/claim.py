@@ -40,13 +40,13 @@ def expect(rows, paper):
     found, out = curves(rows), []
     for kernel in dict.fromkeys(kernel for kernel, _ in found):
         ratios = {count: found[kernel, True][count] / error for count, error in found[kernel, False].items()}
-        shown = ", ".join(f"{ratio:.2f} at {count}" for count, ratio in ratios.items())
+        shown = ", ".join(f"{ratio:.2g} at {count}" for count, ratio in ratios.items())
         says = f"the error of {kernel} features is less where they are orthogonal"
         out.append(Expectation(says, all(ratio < 1 for ratio in ratios.values()), f"times {shown}"))
     for orthogonal in (True, False):
         ratios = {count: error / found["trigonometric", orthogonal][count] for count, error in
                   found["positive", orthogonal].items()}  # fmt: skip
-        shown = ", ".join(f"{ratio:.2f} at {count}" for count, ratio in ratios.items())
+        shown = ", ".join(f"{ratio:.2g} at {count}" for count, ratio in ratios.items())
         says = f"of {NAMES[orthogonal]} features the positive ones have less error than the trigonometric"
         out.append(Expectation(says, all(ratio < 1 for ratio in ratios.values()), f"times {shown}"))
     curve = list(found["positive", True].items())
@@ -70,4 +70,12 @@ over the draws.""",
     caption="Mean squared error of the approximated output against the number of random features.",
     expect=expect,
     verdict="ordering reproduced",
+    remarks={
+        "small": """Positive features beat trigonometric ones by orders of magnitude; that orthogonal vectors beat
+independent ones does not show. Our inputs are standard normal, so that exponents of 16 channels spread widely and a few
+pairs decide the error: its standard deviation over the draws is as large as its mean, and so are the differences
+between the columns. The paper does not say how it normalizes; smaller inputs, on which the variance of the vectors
+would tell, have not been run. On its few small vectors `tests/ops/linear_attention/test_favor.py` holds orthogonal
+features to a lesser error."""
+    },
 )
