@@ -29,4 +29,4 @@ def test_the_three_sublayers_that_prove_the_contract_are_among_them():
 
 @pytest.mark.parametrize("cfg", (MIXERS | FFNS).values(), ids=(MIXERS | FFNS).keys())
 def test_only_known_traits_are_lacked(cfg):
-    assert set(cfg.lacks()) <= {"causal", "segments", "padding", "cache"}
+    assert set(cfg.lacks()) <= {"causal", "segments", "padding", "cache", "context"}
