@@ -116,6 +116,7 @@ def head(cfg):
 
 SUBLAYERS = [pytest.param(wide(cfg), ROW, id=name) for name, cfg in MIXERS.items()]
 SUBLAYERS += [pytest.param(wide(cfg), WIDE_ROW, id=name) for name, cfg in FFNS.items()]
+BACKWARD = [pytest.param(*p.values, id=p.id, marks=[pytest.mark.slow] * (not p.id.endswith("_0"))) for p in SUBLAYERS]
 
 
 @pytest.mark.parametrize("cfg, row", SUBLAYERS)
@@ -124,7 +125,7 @@ def test_a_sublayer_executes_the_flops_it_says(cfg, row, unrolled):
     assert xla_flops(function, *arguments) == near(cfg.flops(row), row)
 
 
-@pytest.mark.parametrize("cfg, row", SUBLAYERS)
+@pytest.mark.parametrize("cfg, row", BACKWARD)
 def test_forward_and_backward_are_three_times_the_forward(cfg, row, unrolled):
     function, arguments = sublayer(cfg, row)
     count = xla_flops(backward(function), *arguments)
