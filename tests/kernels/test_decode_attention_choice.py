@@ -1,5 +1,6 @@
 """Attention to a cache is computed by what suits the device and the operands, or by what is named; decoding has it."""
 
+import functools
 import inspect
 
 import jax
@@ -7,11 +8,12 @@ import jax.numpy as jnp
 import pytest
 
 from arch.kernels import compat
+from arch.kernels.decode_attention import decode, tpu
 from arch.kernels.decode_attention.choice import attend, choose
 from arch.mixers import _attend, attention
 from arch.positions import alibi
 from tests.contracts.sublayers import Case as Sublayer
-from tests.contracts.sublayers import context, inputs
+from tests.contracts.sublayers import context, holds, inputs
 from tests.kernels.decode_attention_cases import Case, agree
 
 HOPPER = "hopper" if compat.available() else "xla"
@@ -76,3 +78,13 @@ def test_long_prefill_and_biases_of_the_logits_take_the_dense_reference(tokens, 
     x = inputs(tokens=tokens)
     cache = case.cfg.init_cache(len(x), 90, x.shape[2], jnp.float32)
     assert "decode_attention" not in str(jax.make_jaxpr(lambda x: case.apply(case.params, x, context(x), cache))(x))
+
+
+@pytest.mark.parametrize("window", [pytest.param(0, marks=pytest.mark.slow), 5])
+def test_decoding_by_the_kernel_is_one_pass(window, monkeypatch):
+    """Interpreted as on a TPU: a prompt of 7 tokens, by the kernel too where its cache is whole, and single steps."""
+    monkeypatch.setattr(tpu, "BLOCK", 8)
+    monkeypatch.setattr(_attend, "device_kind", lambda: "TPU v5p")
+    monkeypatch.setattr(decode, "attend", functools.partial(decode.attend, launch=True))
+    case = Sublayer(attention.Config(num_heads=4, num_kv_heads=2, head_dim=4, window=window, soft_cap=3.0, sinks=True))
+    assert holds(case.chunks([7] + [1] * 14)[0], case.full)

@@ -48,6 +48,7 @@ def test_it_is_the_reference_for_rows_with_a_rest_behind_their_blocks():
         assert holds(out[row, :length], reference(params, np.asarray(inputs())[row, :length]))
 
 
+@pytest.mark.slow
 def test_a_row_without_a_whole_block_sees_its_window_alone():
     case = Case(CFG)
     short = inputs()[:, :2]
