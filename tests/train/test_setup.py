@@ -71,6 +71,16 @@ def test_a_run_may_change_what_decides_neither_parameters_nor_data(tmp_path, pat
     setup.check_same(configured(**{path: FREE[path]}), tmp_path)
 
 
+def test_a_run_may_change_how_devices_see_each_others_tokens(tmp_path):
+    def run(**more):
+        attention = dict(name="attention", num_heads=2, head_dim=2, **more)
+        return configured(**{"model.layers": dict(pattern=(dict(sublayers=(attention,)),))})
+
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    provenance.write(tmp_path, config.to_dict(run()), {})
+    setup.check_same(run(split="heads"), tmp_path)
+
+
 def test_a_refused_run_names_each_changed_leaf(tmp_path):
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     provenance.write(tmp_path, config.to_dict(configured()), {})
