@@ -22,7 +22,8 @@ def of(program: jax.stages.Lowered, run: Run, topology: Topology, *, length: int
 
     Returns:
       `memory`, bytes of a device; and, where the compiler found room and the program could be counted, `flops`,
-      `elementwise_flops`, `bytes`, `received` of a device, `collectives`, `seconds`, `bound`. Else `refused`, the
+      `elementwise_flops`, `bytes`, `received` of a device, `collective_buffer`, the bytes of the
+      largest collective's results, `collectives`, `seconds`, `bound`. Else `refused`, the
       compiler's reason; or `uncounted`, why there is no count.
     """
     try:
@@ -63,13 +64,13 @@ def counted(text: str, run: Run, topology: Topology, *, length: int) -> dict[str
         ops, **rates, links=chip.links, between=chip.between if topology.slices > 1 else 0.0, outside=outside
     )
     total = count.total(ops)
-    messages = [op for op in ops if op.received]
+    messages = [op for op in ops if op.received and op.trips]
     return dict(
         flops=total["products"],
         elementwise_flops=total["elementwise"],
         bytes=total["memory"] - total["near"],
         received=total["received"],
-        largest_message=max((op.received / op.trips for op in messages if op.trips), default=0.0),
+        collective_buffer=max(map(roofline.buffer, messages), default=0.0),
         collectives=roofline.messages(ops, sizes, topology.slices),
         seconds=terms,
         bound=roofline.bound(terms, ops, **rates),

@@ -1,15 +1,18 @@
 """What a step takes of each device, reckoned from the config and the mesh alone: nothing is compiled.
 
-    memory     weights, optimizer, average: exact     gradients, activations: `arch.train.memory`
-               gathered: the weights of the largest layer, put together from their shards, twice (the next comes early)
+    memory     weights, optimizer, average: exact; gradients: of each trained weight one float32
+               activations: what the forward pass keeps, and one layer's of what it computes again, or the logits'
+               gathered: the weights of a period of layers, put together from their shards, twice (the next come early),
+               and their gradient; of experts on other devices also the gradient in float32, and 6 hidden layers of rows
     FLOPs      passes * what the model executes forward; 3 passes, 4 where everything is computed again
     traffic    weights once a pass, the optimizer's arrays, and what the layers would keep, 2 times a pass
     messages   by axis: weights gathered for the forward and the backward pass and their gradients scattered, in the
                dtype of the arithmetic; gradients summed over `data` in float32; a sublayer's result and its gradient
                summed over `tensor`; rows to their experts and back
 
-It ranks meshes before some are compiled, and is all that is told of GPUs. Tests hold its persistent bytes to the traced
-state; `benchmarks/results/plan.json` has it beside what libtpu compiled.
+It ranks meshes before some are compiled, and is all that is told of GPUs. Tests hold its persistent bytes to published
+numbers of parameters; `benchmarks/results/plan.json` has it beside what libtpu compiled. Temporaries are an estimate:
+what is in it was chosen on three compiled steps (Mamba-2 2.7B, Mixtral 8x7B twice), and is within 12 % of them.
 """
 
 import dataclasses
@@ -19,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from arch import tree
 from arch.layers import stack
 from arch.plan.lowering import Run
 from arch.plan.topology import Topology
@@ -28,6 +32,8 @@ from arch.train.mixtures import mixtures
 
 UPDATE = 7
 """Float32 arrays as large as the weights that AdamW's step reads and writes: 4 and 3."""
+HIDDEN = 6
+"""Arrays as large as a mixture's hidden layers that a device holds: gate, up, their product, and the gradients."""
 TOUCHED = 2
 """How often a pass reads or writes what the layers would keep."""
 
@@ -79,14 +85,14 @@ def estimate(run: Run) -> Estimate:
     flops = cfg.model.flops(**lengths)
     lengths.pop("predicted", None)
     shards = dict(batch_shards=meshes.batch_shards(mesh), weight_shards=meshes.weight_shards(mesh))
-    parts = memory.estimate(cfg, run.plan, **shards)
+    parts = dataclasses.replace(memory.estimate(cfg, run.plan, **shards), activations=_activations(run))
     rows, again = cfg.batch_size / meshes.batch_shards(mesh), passes(cfg.model)
     alone = math.prod(mesh.shape[axis] for axis in ("context", "tensor"))
     touched = rows * memory.kept(memory.without_remat(cfg.model)[1], **lengths)[0] / alone
     read = cfg.micro_batches * sum(weight.size for weight in weights)
     return Estimate(
         memory=parts,
-        gathered=_gathered(weights),
+        gathered=_gathered(weights) + _exchanged(run, weights),
         flops=again * flops.executed * cfg.batch_size / math.prod(mesh.shape.values()),
         traffic=again * (read + TOUCHED * touched) + UPDATE * parts.parameters,
         received=_received(run, weights, rows * sum(lengths.values()) / mesh.shape["context"]),
@@ -137,10 +143,41 @@ def _width(run: Run) -> int:
 
 
 def _gathered(weights: list[_Weight]) -> int:
-    """Of one period of layers twice, or of the largest table once."""
+    """Of one period of layers twice and its gradient, or of the largest table and its gradient."""
     some = [weight for weight in weights if weight.ways > 1]
     period = sum(weight.size // weight.layers for weight in some if weight.layers)
-    return max(2 * period, *(weight.size for weight in some if not weight.layers), 0)
+    return max(3 * period, *(2 * weight.size for weight in some if not weight.layers), 0)
+
+
+def _exchanged(run: Run, weights: list[_Weight]) -> int:
+    """Of the largest mixture whose rows travel: the float32 gradient of a device's experts, and what rows become."""
+    shards, sizes = run.mesh.shape["expert"], [0]
+    tokens = run.cfg.batch_size // run.cfg.micro_batches // meshes.batch_shards(run.mesh) * run.cfg.seq_len
+    for _, part in mixtures(run.cfg.model) if shards > 1 else ():
+        here = part.num_experts // shards
+        places = min(tokens, part.chunk_tokens or tokens) * shards * min(part.top_k, here)
+        if part.round_factor:
+            places = math.ceil(part.round_factor * tokens * part.top_k)
+        gradient = 4 * part.matrices * here * run.cfg.model.embed_dim * part.hidden_dim
+        sizes.append(gradient + HIDDEN * places * part.hidden_dim * _width(run))
+    return max(sizes)
+
+
+def _activations(run: Run) -> int:
+    """What is kept from the forward pass, and the larger of a layer's that is computed again and the logits'."""
+    cfg, mesh = run.cfg, run.mesh
+    lengths = cfg.task.lengths(cfg.seq_len)
+    predicted = lengths.pop("predicted", lengths["length"])
+    rows = -(-cfg.batch_size // cfg.micro_batches // meshes.batch_shards(mesh))
+    layers, plain = memory.without_remat(cfg.model)
+    per_row, of_weights = memory.kept(cfg.model, **lengths)
+    of_weights = min(of_weights, _width(run) * tree.count(run.plan.abstract.params))  # traced as if on a CPU
+    inner = mesh.shape["context"] * mesh.shape["tensor"]
+    kept = rows * per_row // (inner if plain == cfg.model else mesh.shape["context"])
+    layer = 0 if plain == cfg.model else rows * memory.kept(plain, **lengths)[0] // layers // inner
+    tokens = min(rows * predicted, -(-cfg.loss.chunk_tokens // meshes.batch_shards(mesh)) or math.inf)
+    logits = 2 * 4 * tokens * cfg.model.vocab_size // inner if cfg.task.predicts_text else 0
+    return kept + of_weights // meshes.weight_shards(mesh) + max(layer, logits)
 
 
 def _received(run: Run, weights: list[_Weight], tokens: float) -> dict[str, float]:

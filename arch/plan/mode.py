@@ -2,6 +2,7 @@
 
 import jax
 
+from arch.layers.flops import UnknownFlops
 from arch.plan import plan as plans
 from arch.plan import report, search, topology
 from arch.train import experiment
@@ -26,12 +27,19 @@ def plan(cfg: experiment.Config, workdir, where: str, *, price: float, searches:
     jax.config.update("jax_platforms", "cpu")  # with libtpu here JAX would look for TPUs
     place = topology.parse(where)
     check_writable(workdir)
+    try:
+        found, words = _found(cfg, place, price, searches, compiles)
+    except UnknownFlops as error:
+        raise ValueError(f"--mode=plan needs the FLOPs of all parts of the model: {error}") from None
+    print(words)
+    plans.write(found, words, workdir)
+
+
+def _found(cfg, place, price, searches, compiles) -> tuple[dict, str]:
+    """What was found, as data and as text."""
     if searches:
         found = search.search(cfg, place, price=price, compiles=compiles)
         best = found["tried"][0]["plan"]
-        words = f"{search.text(found)}\n\n{report.text(best)}"
-    else:
-        found = plans.plan(cfg, place, price=price)
-        words = report.text(found)
-    print(words)
-    plans.write(found, words, workdir)
+        return found, f"{search.text(found)}\n\n{report.text(best)}"
+    found = plans.plan(cfg, place, price=price)
+    return found, report.text(found)

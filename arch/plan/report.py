@@ -37,8 +37,8 @@ def _memory(found) -> Iterator[str]:
         yield f"| temporaries at the peak | {_gib(sizes['peak'] - sizes['arguments'])} | {_gib(_temporary(closed))} |"
     for name in ("gradients", "activations", "gathered"):
         yield f"| of them {name} | | {_gib(closed[name])} |"
-    if "largest_message" in train:
-        yield f"| of them the largest collective | {_gib(train['largest_message'])} | |"
+    if "collective_buffer" in train:
+        yield f"| of them the largest collective's | {_gib(train['collective_buffer'])} | |"
     peak = _gib(train["memory"]["peak"]) if "memory" in train else ""
     yield f"| all, at the peak | {peak} | {_gib(closed['total'])} |"
     yield f"| what the device has | {_gib(found['capacity'])} | {_gib(found['capacity'])} |"

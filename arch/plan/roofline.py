@@ -81,6 +81,14 @@ def messages(ops: Iterable[count.Op], sizes: Mapping[str, int], slices: int) -> 
     return sorted(rows.values(), key=lambda row: -row["received"])
 
 
+def buffer(op: count.Op) -> float:
+    """Bytes of the results of a message, of which a device receives all but its own part; of an all-reduce twice."""
+    members = op.slices if op.slices > 1 else len(op.members)
+    if op.kind == "collective-permute" or members < 2:
+        return op.received / op.trips
+    return op.received / op.trips * members / (members - 1) / (2 if op.kind == "all-reduce" else 1)
+
+
 def crosses(op: count.Op, sizes: Mapping[str, int], slices: int) -> bool:
     """Whether a message goes between slices, or its members are in several, each a stretch of the mesh's places."""
     whole = math.prod(sizes.values())

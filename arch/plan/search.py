@@ -80,7 +80,7 @@ def search(cfg: experiment.Config, where: Topology, *, price: float = 0.0, compi
     every = list(candidates(cfg, where))
     slack = SLACK if where.chip.is_tpu else 1.0
     within = [each for each in every if each.estimate.total <= slack * where.chip.capacity]
-    within.sort(key=lambda each: (each.seconds, each.cfg.batch_size))
+    within.sort(key=lambda each: (_about(each.seconds), each.cfg.batch_size))
     log.info("%d of %d candidates may fit", len(within), len(every))
     tried, fitting = [], 0
     for each in within[: 3 * compiles]:
@@ -93,10 +93,11 @@ def search(cfg: experiment.Config, where: Topology, *, price: float = 0.0, compi
             break
     if not fitting:
         least = min(every, key=lambda each: each.estimate.total)
-        size = least.estimate.total / 2**30
+        size = f"{least.estimate.total / 2**30:.1f} GiB a device, with {' '.join(least.overrides(cfg))}"
+        compiled = f"of {len(within)} that might fit the first {len(tried)} were tried; " if tried else ""
         raise ValueError(
-            f"--topology={where} has no mesh, batch and remat with which the run fits: the least by the closed form is "
-            f"{size:.1f} GiB a device, with {' '.join(least.overrides(cfg))}"
+            f"--topology={where} has no mesh, batch and remat with which the run fits: {compiled}the least by the "
+            f"closed form is {size}"
         )
     return dict(considered=len(every), within=len(within), tried=sorted(tried, key=_rank))
 
@@ -111,13 +112,19 @@ def _rank(row) -> tuple:
     """What fits first, by rates of tokens in steps of NEAR, then by batch."""
     found = row["plan"]
     rate = found.get("tokens_per_second", 0.0) if found["fits"] else 0.0
-    return -math.floor(math.log(rate) / math.log(NEAR)) if rate else math.inf, found["batch_size"]
+    return _about(1 / rate) if rate else math.inf, found["batch_size"]
+
+
+def _about(seconds: float) -> int:
+    """The same number for times within NEAR of each other."""
+    return math.floor(math.log(seconds) / math.log(NEAR))
 
 
 def candidates(cfg: experiment.Config, where: Topology) -> Iterator[Candidate]:
     """All that divide the devices, the experts and, where they are split, the heads."""
-    first = lowering.prepare(_on(cfg, where, dict(zip(meshes.AXES, _sizes_of_data(where))), 1, advice.remat(cfg)),
-                             meshes.abstract(meshes.Config(data=where.size), where.size))  # fmt: skip
+    whole = dict.fromkeys(meshes.AXES, 1) | dict(data=where.size)
+    mesh = meshes.abstract(meshes.Config(**whole), where.size)
+    first = lowering.prepare(_on(cfg, where, whole, 1, REMATS[0]), mesh)
     for sizes in meshes_of(cfg, where):
         mesh = meshes.abstract(meshes.Config(**sizes), where.size)
         plan = states.elsewhere(first.plan, mesh)
@@ -128,10 +135,6 @@ def candidates(cfg: experiment.Config, where: Topology) -> Iterator[Candidate]:
                 estimate = closed_form.estimate(run)
                 tokens = each.batch_size * each.seq_len
                 yield Candidate(each, estimate, estimate.seconds(where)["step_s"] / tokens)
-
-
-def _sizes_of_data(where: Topology) -> tuple[int, ...]:
-    return (where.size, *[1] * (len(meshes.AXES) - 1))
 
 
 def meshes_of(cfg: experiment.Config, where: Topology) -> Iterator[dict[str, int]]:

@@ -73,6 +73,12 @@ def test_messages_are_summed_by_kind_and_axes():
     ]
 
 
+@pytest.mark.parametrize("kind, size", [("all-reduce", 6.0), ("all-gather", 12.0), ("collective-permute", 8.0)])
+def test_the_buffer_of_a_message_is_told_from_what_is_received(kind, size):
+    some = Op(kind=kind, path="", trips=2, received=16.0, members=(0, 1, 2))
+    assert roofline.buffer(some) == pytest.approx(size)
+
+
 def test_what_comes_from_other_slices_takes_the_slower_way():
     ops = [op(0, 1, 2), op(0, 3, received=20.0)]
     outside = lambda each: roofline.crosses(each, dict(data=2, fsdp=3), 2)

@@ -47,7 +47,7 @@ def test_weights_and_moments_are_those_of_the_published_parameters(family, name)
 
 
 @pytest.mark.parametrize("family, name, sizes", [
-    ("gpt", "gpt3_175b", dict(fsdp=512)),
+    ("gpt", "gpt3_175b", dict(fsdp=64)),
     ("llama", "llama2_7b", dict(fsdp=64)),
     ("mixtral", "mixtral_8x7b", dict(data=2, fsdp=4, expert=8)),
 ])  # fmt: skip
