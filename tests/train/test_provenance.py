@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 
 import jax
@@ -31,7 +32,8 @@ def test_versions_say_what_ran_where_and_on_what(tmp_path, monkeypatch):
     assert entry["command"] == ["run.py", "--config=configs/demo.py"]
     assert entry["packages"]["jax"] == jax.__version__
     assert set(entry["packages"]) >= {"arch-jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"}
-    assert entry["device"] == {"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "processes": 1}
+    devices = {"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "processes": 1}
+    assert entry["device"] == devices | {"cpus": os.cpu_count()}
     assert entry["date"].endswith("+00:00")
 
 
