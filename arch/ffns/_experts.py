@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from arch.kernels import implementations
 from arch.kernels.grouped_matmul.choice import Implementation, grouped_matmul
 from arch.ops import dispatch
 from arch.ops.activation import ACTIVATIONS
@@ -47,11 +48,6 @@ class How:
     matmul: Matmul
     chunk: int = 0
     round_factor: float = 0.0
-
-
-def takes_perceptron(device_kind: str, matmul: Matmul) -> bool:
-    """Whether all products of an expert's block of rows are computed at once, where nothing stands between them."""
-    return device_kind == "cpu" and not matmul
 
 
 def apply_experts(
@@ -150,7 +146,8 @@ def _weighed(arrays, weights, sizes, *, how):
 def _of_sorted(rows_and_factors, weights, sizes, *, how):
     """Rows sorted by expert through their experts; the factors are None or as the rows are."""
     (rows, factors), (inner, down) = rows_and_factors, weights
-    if takes_perceptron(how.device_kind, how.matmul) and factors is None and not isinstance(down, Int8):
+    if how.device_kind == "cpu" and not how.matmul and factors is None and not isinstance(down, Int8):
+        implementations.tell("grouped perceptron", "blocks")
         return grouped_perceptron(rows, inner, down, sizes, activation=how.activation)
     by_device = dict(device_kind=how.device_kind, implementation=how.matmul)
     product = partial(grouped_matmul, group_sizes=sizes, **by_device)

@@ -1,6 +1,11 @@
-"""Which of an operation's implementations suits a device: a kernel where it runs and takes the operands, else 'xla'."""
+"""Which of an operation's implementations suits a device: a kernel where it runs and takes the operands, else 'xla'.
 
-from collections.abc import Callable, Sequence
+Each operation that has several tells which one it takes (`tell`), as it is traced; `told` collects what is told.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 
 from arch.kernels import compat
 from arch.kernels.devices import is_hopper, is_tpu
@@ -27,3 +32,37 @@ def must_run(implementation: str, options: Sequence[str], device_kind: str) -> N
         raise ValueError(f"implementation={implementation!r} must be '' or one of {', '.join(options)}")
     if implementation in KERNELS and not KERNELS[implementation](device_kind):
         raise ValueError(f"implementation={implementation!r} is not for device_kind={device_kind!r}")
+
+
+Told = dict[tuple[str, str, str], None]
+"""(sublayer, operation, implementation), each once, in order."""
+_TOLD: contextvars.ContextVar[Told | None] = contextvars.ContextVar("told", default=None)
+_SUBLAYER: contextvars.ContextVar[str] = contextvars.ContextVar("sublayer", default="")
+
+
+@contextlib.contextmanager
+def told() -> Iterator[Told]:
+    """Within this, `tell` fills what it gives."""
+    found: Told = {}
+    before = _TOLD.set(found)
+    try:
+        yield found
+    finally:
+        _TOLD.reset(before)
+
+
+@contextlib.contextmanager
+def within(sublayer: str) -> Iterator[None]:
+    """Within this, what is told is of this sublayer."""
+    before = _SUBLAYER.set(sublayer)
+    try:
+        yield
+    finally:
+        _SUBLAYER.reset(before)
+
+
+def tell(operation: str, implementation: str) -> None:
+    """Says which implementation an operation takes, to `told` if somebody collects."""
+    found = _TOLD.get()
+    if found is not None:
+        found[_SUBLAYER.get(), operation, implementation] = None

@@ -15,6 +15,7 @@ import flax.linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from arch import config
+from arch.kernels import implementations
 from arch.layers import norm as norms
 from arch.layers.contract import Aux, Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row
@@ -108,7 +109,8 @@ class Block(nn.Module):
             if cache is None:
                 must_split(sublayer, shards(x.shape[1]), deterministic=context.deterministic)
             read = dataclasses.replace(context.fold(i), shared=context.shared | shared)
-            out = sublayer.make(label)(inner, read, None if cache is None else cache.get(label))
+            with implementations.within(label):
+                out = sublayer.make(label)(inner, read, None if cache is None else cache.get(label))
             result = out.x
             if cfg.placement == "sandwich":
                 result = cfg.norm.make(f"{label}_post_norm")(result)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 
 from arch import config
+from arch.kernels import implementations
 from arch.kernels.block_attention import choice
 from arch.kernels.decode_attention import choice as of_cache
 from arch.kernels.devices import is_tpu
@@ -52,6 +53,7 @@ def attend_tokens(cfg: Any, query, key, value, sinks, bias: LogitBias | None, co
     if cfg.sparse:
         return _by_blocks(cfg, query, key, value, sinks, bias, context)
     if cfg.chunked(length, dropout):
+        implementations.tell("attention", "chunks")
         sight = dict(causal=cfg.causal, window=cfg.window, segments=segments, valid=valid)
         return chunked_attend(query, key, value, **sight, scale=cfg.scale or None)
     places = jnp.arange(length)[None]
@@ -133,6 +135,7 @@ def _by_cache(cfg, query, key, value, sinks, place, *, window):
 
 
 def _dense(cfg, query, key, value, sinks, bias, places, keys, mask, context):
+    implementations.tell("attention", "dense")
     return attend(
         query,
         key,
@@ -169,6 +172,7 @@ def attend_blocks(
     given |= dict(sinks=sinks, scale=scale, soft_cap=soft_cap)
     if bias is not None and (places is not None or not bias.linear):
         given |= dict(bias=bias.function, bias_operands=bias.operands, places=places)
+        implementations.tell("attention over blocks", "xla")
         return sparse_attend(query, key, value, block_map, **given)
     slopes = None if bias is None else bias.operands
     return choice.attend(query, key, value, block_map, device_kind=device_kind(), slopes=slopes, **given)

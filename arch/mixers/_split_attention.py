@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from arch.kernels import implementations
 from arch.layers.contract import Context, LogitBias
 from arch.mixers._attend import attend_blocks, map_of
 from arch.ops import patterns
@@ -69,6 +70,7 @@ def attend_split(
     by_group = lambda array: None if array is None else array.reshape(k, n // k)
     flat = lambda array: None if array is None else array.reshape(-1)
     attend = {"ring": _by_ring, "heads": _by_heads}[split]
+    implementations.tell("attention along a split row", split)
 
     def on_shard(query, key, value, sinks, operands, segments, valid):
         part = partial(_part, sight, bias and (bias.function, bias.linear))

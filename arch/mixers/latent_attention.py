@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from arch import config
+from arch.kernels import implementations
 from arch.layers import norm as norms
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
@@ -146,7 +147,9 @@ def _over_rows(cfg: Config, query, key, value, context: Context):
     """[b t n v] attention among the tokens of the call."""
     dropout = 0.0 if context.deterministic else cfg.dropout
     segments, valid = context.segment_ids, context.valid
-    if cfg.chunked(query.shape[1], dropout):
+    chunked = cfg.chunked(query.shape[1], dropout)
+    implementations.tell("attention", "chunks" if chunked else "dense")
+    if chunked:
         return chunked_attend(query, key, value, causal=True, segments=segments, valid=valid, scale=cfg.factor)
     places = jnp.arange(query.shape[1])[None]
     given = dict(query_segments=segments, key_segments=segments, key_valid=valid)

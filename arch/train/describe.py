@@ -12,9 +12,8 @@ import jax
 
 from arch import config, tree
 from arch.sharding import mesh as meshes
-from arch.train import duration, experiment, memory, report
+from arch.train import duration, experiment, implementations, memory, remembered, report
 from arch.train import state as states
-from arch.train.mixtures import matmuls
 from arch.train.utilization import utilization
 
 GIB = 2**30
@@ -37,11 +36,12 @@ def describe(cfg: experiment.Config, overrides: Mapping[str, Any]) -> str:
     optimizer = resolved.optimizer.make(resolved.total_steps, lambda: states.axes(model))
     plan = states.plan(model, optimizer, mesh, states.Beside(bool(cfg.ema.decay), cfg.first_loss_scale))
     steps = 0 if duration.unit(cfg, "total") == "epochs" else resolved.total_steps
-    products = matmuls(cfg.model, mesh, jax.devices()[0].device_kind)
     parts = {
         "Parameters": f"{report.parameter_table(plan)}\n\n{_counts(cfg, plan)}",
         "Tokens": _tokens(cfg, steps),
-        "FLOPs": "\n".join([_flops(cfg, steps, mesh.size), *products]),
+        "FLOPs": _flops(cfg, steps, mesh.size),
+        f"Implementations on {jax.devices()[0].device_kind}": _implementations(cfg, mesh),
+        "Remembered of a row, in decoding": remembered.table(cfg.model, cfg.seq_len),
         "Memory of a device, estimated": _memory(cfg, plan, mesh),
         "Config, * from the command line": "\n".join(_lines(config.to_dict(cfg), overrides)),
     }
@@ -85,6 +85,13 @@ def _flops(cfg: experiment.Config, steps: int, num_devices: int) -> str:
     if steps:
         lines.append(f"{of.step_flops * steps:.4g} the run")
     return "\n".join([*lines, of.formula])
+
+
+def _implementations(cfg: experiment.Config, mesh) -> str:
+    """What each sublayer takes for what it computes."""
+    rows = implementations.table(cfg.model, implementations.traced(cfg.model, cfg.task.lengths(cfg.seq_len), mesh))
+    lines = [f"| {label} | {operation or 'all'} | {by} |" for label, operation, by in rows]
+    return "\n".join(["| sublayer | operation | by |", "|---|---|---|", *lines])
 
 
 def _memory(cfg: experiment.Config, plan: states.Plan, mesh) -> str:

@@ -15,14 +15,14 @@ from jax.experimental import multihost_utils
 from arch import config, tree
 from arch.data import dataset
 from arch.data.reader import Reader
+from arch.kernels.implementations import told
 from arch.sharding import mesh as meshes
-from arch.train import bad_batch, connection, evaluation, provenance
+from arch.train import bad_batch, connection, evaluation, implementations, provenance
 from arch.train.checkpoint import Checkpoints
 from arch.train.guard import Guard
 from arch.train.histograms import Histograms
 from arch.train.interrupt import Interrupt
 from arch.train.logger import Logger
-from arch.train.mixtures import matmuls
 from arch.train.profiling import Tracer
 from arch.train.program import jitted
 from arch.train.setup import Setup
@@ -168,11 +168,14 @@ class Run:
         setup = self.setup
         batch = meshes.global_batch(dataset.without_ids(rows), setup.mesh)
         step = jitted(self.cfg, setup.model, setup.optimizer, setup.plan, setup.mesh, setup.token_bytes)
-        for line in matmuls(self.cfg.model, setup.mesh, setup.mesh.devices.flat[0].device_kind):
-            log.info(line)
         log.info("compiling the step")
         start = time.perf_counter()
-        compiled = step.lower(self.state, batch, key, bad_batch.order(self.step, bad_batch.JUDGE)).compile()
+        with told() as found:
+            lowered = step.lower(self.state, batch, key, bad_batch.order(self.step, bad_batch.JUDGE))
+        rows = implementations.table(self.cfg.model, found)
+        for line in implementations.lines(rows, setup.mesh.devices.flat[0].device_kind):
+            log.info(line)
+        compiled = lowered.compile()
         seconds = time.perf_counter() - start
         log.info("compiled the step in %.1f s; %d parameters", seconds, tree.count(setup.plan.abstract.params))
         self.logger.compiled(self.step, seconds, compiled)

@@ -4,13 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jax.sharding import AbstractMesh, Mesh
-
 from arch.ffns import moe
-from arch.ffns._experts import takes_perceptron
-from arch.kernels.grouped_matmul.choice import choose
 from arch.layers import stack
-from arch.sharding import mesh as meshes
 
 
 class Place(NamedTuple):
@@ -50,23 +45,3 @@ def stacks(model_cfg: Any) -> dict[str, stack.Config]:
     """Those of a model, by field."""
     fields = {field.name: getattr(model_cfg, field.name) for field in dataclasses.fields(model_cfg)}
     return {name: value for name, value in fields.items() if isinstance(value, stack.Config)}
-
-
-def matmuls(model_cfg: Any, mesh: Mesh | AbstractMesh, device_kind: str) -> list[str]:
-    """What multiplies the experts' rows, a line for each way: "moe: grouped matmul by 'mosaic' on NVIDIA H200".
-
-    Args:
-      model_cfg: of the model.
-      mesh: on which it runs.
-      device_kind: of its devices, as in `device.device_kind`.
-    """
-    lines = []
-    for place, layer in mixtures(model_cfg):
-        if layer.dispatch == "grouped":
-            (split,) = meshes.spec(("hidden",), (layer.hidden_dim,), mesh)
-            hidden = layer.hidden_dim // (mesh.shape[split] if split else 1)
-            chosen = layer.matmul or choose(device_kind, model_cfg.dtype, model_cfg.embed_dim, hidden)
-            whole = takes_perceptron(device_kind, layer.matmul) and not layer.expert_dropout
-            what = "grouped perceptron" if whole else "grouped matmul"
-            lines.append(f"{place.label}: {what} by {chosen!r} on {device_kind}")
-    return list(dict.fromkeys(lines))

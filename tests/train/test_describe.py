@@ -47,8 +47,15 @@ def test_parameters_are_listed_and_summed(large):
     assert "405,853,388,800 trained, 0 not trained; a token meets 405,853,388,800 of 405,853,388,800" in text
 
 
-def test_what_multiplies_the_experts_rows_is_said(hybrid):
-    assert "\nmoe: grouped perceptron by 'blocks' on cpu\n" in hybrid
+def test_what_each_sublayer_takes_on_this_device_is_a_table(hybrid):
+    assert "## Implementations on cpu\n\n| sublayer | operation | by |" in hybrid
+    assert "\n| mamba | selective scan | xla |\n" in hybrid and "\n| moe | grouped perceptron | blocks |" in hybrid
+
+
+def test_what_decoding_remembers_is_a_table(hybrid):
+    (short, long) = re.findall(r"\| mamba \| ([\d,]+) \| ([\d,]+) \|", hybrid)[0]
+    assert short == long
+
 
 
 def test_weights_lie_as_the_mesh_splits_them(large):

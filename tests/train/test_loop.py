@@ -17,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 @pytest.fixture(scope="module")
 def seen():
-    """How often the step was traced, and the state that the run began with."""
-    return {"traces": 0, "first": None}
+    """How often the step was traced, the state that the run began with, and its log."""
+    return {"traces": 0, "first": None, "log": []}
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,19 @@ def workdir(quick, tmp_path_factory, text, seen):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "train_step", counting)
         patch.setattr(states, "init", keeping)
+        patch.setattr(loop.log, "info", lambda text, *values: seen["log"].append(text % values))
         tiny.train(tiny.config(text), folder)
     return folder
 
 
 def test_the_step_is_traced_once(workdir, seen):
     assert seen["traces"] == 1
+
+
+def test_the_log_says_what_each_sublayer_takes_before_the_step_is_compiled(workdir, seen):
+    [said] = [i for i, line in enumerate(seen["log"]) if line == "mlp: all by 'xla' on cpu"]
+    [compiled] = [i for i, line in enumerate(seen["log"]) if line.startswith("compiled the step")]
+    assert said < compiled
 
 
 def test_the_state_is_donated(workdir, seen):

@@ -2,15 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from arch import config, tree
-from arch.kernels import compat
 from arch.layers.contract import Context, positions_of
 from arch.layers.weight import unbox
 from arch.models import decoder, encoder_decoder
-from arch.sharding import mesh as meshes
-from arch.train.mixtures import matmuls, mixtures
+from arch.train.mixtures import mixtures
 
 MOE = dict(name="moe", num_experts=5, top_k=2, hidden_dim=3)
 SIZES = dict(vocab_size=13, embed_dim=8)
@@ -33,28 +30,3 @@ def test_their_paths_are_those_of_their_parameters_shared_ones_too():
     routers = {path.removesuffix("/router") for path in params if path.endswith("/router")}
     found = {place.params for place, _ in mixtures(cfg)}
     assert found == routers == {"layers/0/moe", "layers/2/moe", "layers/same/moe"}
-
-
-HOPPER = "mosaic" if compat.available() else "blocks"
-
-
-@pytest.mark.parametrize(
-    ("device_kind", "dtype", "tensor", "expected"),
-    [
-        ("cpu", "bfloat16", 1, "blocks"),
-        ("NVIDIA H200", "bfloat16", 1, HOPPER),
-        ("NVIDIA H200", "float32", 1, "blocks"),
-        ("NVIDIA H200", "bfloat16", 2, "blocks"),  # which leaves a device 32 hidden channels
-    ],
-)
-def test_the_grouped_product_of_each_is_said_once(device_kind, dtype, tensor, expected):
-    wide = MOE | dict(hidden_dim=64)
-    dense = wide | dict(dispatch="dense")
-    layers = dict(pattern=(dict(sublayers=(wide, wide | dict(matmul="ragged_dot"), dense)),), repeats=2)
-    cfg = config.from_dict(decoder.Config, SIZES | dict(embed_dim=128, dtype=dtype, layers=layers))
-    lines = matmuls(cfg, meshes.abstract(meshes.Config(tensor=tensor), tensor), device_kind)
-    what = "grouped perceptron" if device_kind == "cpu" else "grouped matmul"
-    assert lines == [
-        f"moe: {what} by '{expected}' on {device_kind}",
-        f"moe_1: grouped matmul by 'ragged_dot' on {device_kind}",
-    ]

@@ -61,6 +61,7 @@ def attend(
     channels = query.shape[-1], value.shape[-1]
     chosen = implementation or choose(device_kind, query.dtype, channels, block_map.block)
     implementations.must_run(chosen, get_args(Implementation), device_kind)
+    implementations.tell("attention over blocks", chosen)
     given = dict(query_segments=query_segments, key_segments=key_segments, valid=valid)
     given |= dict(sinks=sinks, scale=scale, soft_cap=soft_cap)
     if chosen != "xla":

@@ -58,6 +58,7 @@ def attend(
     fitting = choose(device_kind, query.dtype, (h, v), rows=t * n // k, slots=s) if one_type else "xla"
     chosen = implementation or fitting
     implementations.must_run(chosen, get_args(Implementation), device_kind)
+    implementations.tell("attention to a cache", chosen)
     given = dict(window=window, sinks=sinks, scale=scale, soft_cap=soft_cap)
     if chosen == "xla":
         return cache_attend(query, key, value, place, **given)

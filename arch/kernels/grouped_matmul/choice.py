@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from arch.kernels import compat
+from arch.kernels import compat, implementations
 from arch.kernels.devices import is_hopper, is_tpu
 from arch.kernels.grouped_matmul import hopper, peers
 from arch.ops import grouped_matmul as reference
@@ -73,6 +73,7 @@ def grouped_matmul(
         raise ValueError(f"implementation={chosen!r} must be '' or one of {', '.join(get_args(Implementation))}")
     if chosen in ("mosaic", "jax_linear_attention") and not is_hopper(device_kind):
         raise ValueError(f"implementation={chosen!r} needs a Hopper GPU (H100, H200 ...); device_kind={device_kind!r}")
+    implementations.tell("grouped matmul", chosen)
     functions = {
         "mosaic": hopper.grouped_matmul,
         "tokamax": functools.partial(peers.tokamax, device_kind=device_kind),

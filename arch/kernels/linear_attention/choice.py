@@ -128,6 +128,7 @@ def _resolve(implementation, device_kind, dtype, *, channels, length, decays=1) 
     wrong = chosen != "xla" and _misfit(chosen, dtype, channels, decays)
     if wrong:
         raise ValueError(f"{wrong} for implementation={chosen!r}")
+    implementations.tell("linear attention", chosen)
     return chosen
 
 

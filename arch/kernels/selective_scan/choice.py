@@ -62,6 +62,7 @@ def selective_scan(
     """
     chosen = implementation or choose(device_kind, x.dtype, A.shape[1], length=x.shape[1])
     implementations.must_run(chosen, get_args(Implementation), device_kind)
+    implementations.tell("selective scan", chosen)
     if chosen == "xla":
         return reference.selective_scan(x, delta, A, B, C, D, state=state, reset=reset)
     return scan.selective_scan(x, delta, A, B, C, D, kernels=chosen, state=state, reset=reset)

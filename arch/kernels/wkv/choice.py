@@ -63,6 +63,7 @@ def wkv(
     dtype = jnp.result_type(key, value)
     chosen = implementation or choose(device_kind, dtype, length=key.shape[1])
     implementations.must_run(chosen, get_args(Implementation), device_kind)
+    implementations.tell("WKV", chosen)
     if chosen == "xla":
         return reference.wkv(key, value, decay, bonus, state=state, reset=reset, valid=valid, chunk=chunk)
     arrays = key.astype(dtype), value.astype(dtype), decay, bonus
