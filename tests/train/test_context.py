@@ -95,8 +95,8 @@ def assert_as_alone(family, sizes, **how):
     expected, expected_log = alone(family)
     np.testing.assert_allclose(log["loss"], expected_log["loss"], rtol=1e-5)
     for path, value in tree.paths(expected).items():
-        scale = np.max(np.abs(value))
-        np.testing.assert_allclose(tree.paths(gradients)[path], value, atol=3e-5 * scale, err_msg=path)
+        rounding = 1e-4 * np.max(np.abs(value))  # sums in another order, through up to six layers
+        np.testing.assert_allclose(tree.paths(gradients)[path], value, atol=rounding, err_msg=path)
     compared = ROWS, TOKENS, MOE["num_experts"]  # by routers: XLA's CPU code takes the greatest of whole arrays only
     found = re.findall(r"= \(?\w+\[([\d,]+)\]\S* all-gather(?:-start)?\(", program.as_text())
     shapes = {tuple(map(int, shape.split(","))) for shape in found} - set(itertools.permutations(compared))
