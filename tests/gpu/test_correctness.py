@@ -1,5 +1,6 @@
 """The comparison of kernels with references: which kernels, what counts as right, run on CPU in the interpreter."""
 
+import dataclasses
 import importlib
 
 import jax
@@ -24,6 +25,7 @@ def test_each_has_cases_in_all_dtypes_that_its_kernels_take(operation):
     cases = correctness.taken(operation)
     assert {jnp.dtype(case.dtype) for case in cases} == set(kernels.DTYPES)
     assert len({str(case) for case in cases}) == len(cases)
+    assert all(dataclasses.replace(case, seed=-1) != case for case in cases)  # drawn anew for each seed
 
 
 def test_every_case_is_a_piece():

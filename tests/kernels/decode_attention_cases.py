@@ -28,6 +28,7 @@ class Case:
       sinks: whether there are.
       soft_cap: 0 for none.
       gain: of the queries; more than some gives extreme logits.
+      seed: of the arrays.
     """
 
     lengths: tuple[int, ...]
@@ -41,6 +42,7 @@ class Case:
     sinks: bool = False
     soft_cap: float = 0.0
     gain: float = 1.0
+    seed: int = 5
 
     def __str__(self):
         different = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -48,7 +50,7 @@ class Case:
 
     def arrays(self) -> tuple:
         """query, key, value, place. Slots behind a row's last token hold 1e4, which must not be seen."""
-        draw, b = np.random.default_rng(5).normal, len(self.lengths)
+        draw, b = np.random.default_rng(self.seed).normal, len(self.lengths)
         shapes = [(b, self.tokens, HEADS, self.channels)]
         shapes += [(b, self.kv_heads, self.slots, size) for size in (self.channels, self.value_channels)]
         query, key, value = (draw(size=shape) for shape in shapes)
