@@ -254,6 +254,7 @@ def test_a_tokenizer_sees_no_more_text_than_its_budget(tmp_path, budget, share):
     assert np.ptp([int(text) for text in taken if len(text) == 10]) > 900  # from all over the corpus
 
 
+@pytest.mark.slow
 def test_a_corpus_is_tokenised_without_being_held_in_memory(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", (f"text {i} " * 100 for i in range(16_000)))
     size = path.stat().st_size

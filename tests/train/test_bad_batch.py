@@ -199,4 +199,4 @@ def test_without_an_order_the_step_judges_any_batch(world):
     given, _ = step(state, batch, jax.random.key(0), bad_batch.order(2, JUDGE))
     free, _ = step(state, batch, jax.random.key(0))
     for path, leaf in tree.paths(given.params).items():
-        np.testing.assert_array_equal(tree.paths(free.params)[path], leaf, err_msg=path)
+        np.testing.assert_allclose(tree.paths(free.params)[path], leaf, rtol=1e-6, err_msg=path)  # another program

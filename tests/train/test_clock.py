@@ -1,5 +1,6 @@
 """Goodput is the time of kept steps by the lifetimes of all processes; resumes, skips and waits cost it."""
 
+import contextlib
 import json
 import signal
 import threading
@@ -8,6 +9,7 @@ from unittest import mock
 
 import pytest
 
+from arch.data.reader import Reader
 from arch.train import clock, loop
 from tests.train import tiny
 
@@ -112,9 +114,9 @@ def test_the_loop_waits_for_a_batch_beside_the_step_before():
     run = mock.MagicMock(under_way=None)
     run._due.return_value = False
     run._take.side_effect = lambda rows: {"loss": f"loss of {rows}"}
-    batches = iter(["one", "two"])
-    for _ in range(2):
-        loop.Run.advance(run, batches)
+    with contextlib.closing(Reader(batch for batch in ["one", "two"])) as batches:
+        for _ in range(2):
+            loop.Run.advance(run, batches)
     assert [call.args for call in run.logger.waiting.call_args_list] == [(None,), ("loss of one",)]
 
 

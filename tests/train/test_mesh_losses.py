@@ -7,8 +7,8 @@ import pytest
 from arch.train import evaluation
 from tests.train import tiny
 
-pytestmark = pytest.mark.usefixtures("quick")
-MESHES = [(2, 2, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in [(8, 1, 1), (1, 8, 1), (1, 1, 8)])]
+pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.slow]
+MESHES = [(2, 2, 2), (8, 1, 1), (1, 8, 1), (1, 1, 8)]
 """The first splits over all axes; one axis alone tells where an error is."""
 
 
@@ -37,12 +37,10 @@ def test_ten_losses_on_a_mesh_are_those_of_one_device(shape, text, tmp_path, alo
     np.testing.assert_allclose(losses(text, tmp_path, *shape), alone, rtol=2e-5)
 
 
-@pytest.mark.slow
 def test_ten_losses_in_chunks_of_tokens_with_a_split_vocabulary_are_those_of_one_device(text, tmp_path, alone):
     np.testing.assert_allclose(losses(text, tmp_path, 2, 2, 2, **{"loss.chunk_tokens": 64}), alone, rtol=2e-5)
 
 
-@pytest.mark.slow
 def test_ten_losses_with_experts_on_several_devices_are_those_of_one_device(text, tmp_path):
     """Of four experts, which two devices share; rows go to them and back in each layer."""
     mixture = tiny.MOE | {"num_experts": 4}

@@ -56,6 +56,7 @@ def nats(setup, params) -> float:
     return float(terms["tokens"].nats)
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_the_dense_model_s_on_every_mesh(text, tmp_path, dense):
     expected = nats(*dense[1:])
     for name, shape, count in (("one", {}, 1), ("eight", {"mesh.data": 4, "mesh.tensor": 2}, 8)):

@@ -92,8 +92,8 @@ def test_each_process_tells_of_its_phases(tmp_path):
 def test_an_old_line_has_its_age(tmp_path):
     watches = [Watch(tmp_path, index=index, count=2, patience=30.0) for index in range(2)]
     for found in watches:
-        found._write()
         found.close()
+        found._write()
     path = tmp_path / "processes" / "1.json"
     written = path.stat().st_mtime
     os.utime(path, (written - 500, written - 500))
@@ -102,12 +102,12 @@ def test_an_old_line_has_its_age(tmp_path):
 
 def test_a_file_cut_short_is_one_that_is_not_there(tmp_path):
     found = Watch(tmp_path, index=0, count=2, patience=30.0)
+    found.close()
     found._write()
     text = (tmp_path / "processes" / "0.json").read_text()
     (tmp_path / "processes" / "1.json").write_text(text[:20])
     assert [line.index for line in found.lines()] == [0]
     assert json.loads(text)["phase"] == "step"
-    found.close()
 
 
 def test_without_patience_nothing_is_written(tmp_path):
