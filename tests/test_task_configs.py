@@ -7,6 +7,7 @@ import pytest
 from tests.commands import Server
 from tests.train import tiny
 
+pytestmark = pytest.mark.slow
 SMALL = [
     "--config.total_steps=4", "--config.batch_size=8", "--config.seq_len=24", "--config.log_every_steps=2",
     "--config.model.vocab_size=300", "--config.data.tokenizer.vocab_size=300", "--config.data.piece_chars=97",
@@ -24,9 +25,7 @@ def command():
         yield server
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name != "t5")) for name in RUNS]
-)
+@pytest.fixture(scope="module", params=RUNS)
 def run(request, command, tmp_path_factory):
     """The command line of a trained run, its kind, and how it ended."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -17,7 +17,10 @@ def server():
         yield run
 
 
-@pytest.fixture(scope="module", params=["classification", pytest.param("tagging", marks=pytest.mark.slow), "chat"])
+SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("tagging", "chat")]
+
+
+@pytest.fixture(scope="module", params=["classification", *SLOW])
 def run(request, server, tmp_path_factory):
     """A finished run: what it was asked with, its task, its folder."""
     folder = tmp_path_factory.mktemp(request.param)
