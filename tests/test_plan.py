@@ -3,10 +3,12 @@
 import json
 import math
 import pathlib
+import re
 
 import pytest
 
 from arch.families import mixtral
+from arch.plan import report
 
 RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results" / "plan.json"
 ROWS = json.loads(RESULTS.read_text())
@@ -43,6 +45,13 @@ def test_a_plan_s_rates_are_those_of_its_slowest_term(row):
     assert terms.pop("step_s") == max(terms.values()) == row["step_seconds"]
     assert row["tokens_per_second"] == pytest.approx(row["batch_size"] * row["seq_len"] / row["step_seconds"])
     assert 0 < row["mfu_bound"] <= 1
+
+
+def test_the_readme_shows_a_kept_plan():
+    readme = (RESULTS.parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Planning")[2]
+    command = re.search(r"`(python -m benchmarks\.plan [^`]*)`", section)[1]
+    assert f"````\n{report.text(ROWS[command])}\n````" in section
 
 
 def test_it_fits_the_chip():
