@@ -28,7 +28,8 @@ HOPPER = "hopper" if compat.available() else "xla"
         ("TPU v6 lite", "bfloat16", (128, 128), 257, 4096, "xla"),
         ("TPU v6 lite", "float16", (128, 128), 4, 4096, "xla"),
         ("NVIDIA H200", "bfloat16", (64, 128), 64, 64, HOPPER),
-        ("NVIDIA H100 80GB HBM3", "float16", (128, 128), 1, 4097, HOPPER),
+        ("NVIDIA H100 80GB HBM3", "float16", (128, 128), 1, 4104, HOPPER),
+        ("NVIDIA H200", "bfloat16", (128, 128), 1, 4097, "xla"),
         ("NVIDIA H200", "bfloat16", (128, 128), 65, 4096, "xla"),
         ("NVIDIA H200", "bfloat16", (128, 128), 4, 63, "xla"),
         ("NVIDIA H200", "float32", (128, 128), 4, 4096, "xla"),
@@ -60,14 +61,14 @@ SIZES = dict(num_heads=4, num_kv_heads=2, head_dim=64)
 
 
 @pytest.mark.parametrize("device_kind", ["cpu", "TPU v5p", "NVIDIA H200"])
-@pytest.mark.parametrize("window", [0, 70])
+@pytest.mark.parametrize("window", [0, 72])
 def test_a_step_of_decoding_takes_what_the_device_has(device_kind, window, monkeypatch):
     monkeypatch.setattr(_attend, "device_kind", lambda: device_kind)
     case = Sublayer(attention.Config(**SIZES, window=window, soft_cap=3.0, sinks=True))
     x = inputs(tokens=1).astype(jnp.bfloat16)
-    cache = case.cfg.init_cache(len(x), 90, x.shape[2], jnp.bfloat16)
+    cache = case.cfg.init_cache(len(x), 96, x.shape[2], jnp.bfloat16)
     traced = str(jax.make_jaxpr(lambda x, cache: case.apply(case.params, x, context(x), cache))(x, cache))
-    chosen = choose(device_kind, "bfloat16", (64, 64), rows=2, slots=window or 90)
+    chosen = choose(device_kind, "bfloat16", (64, 64), rows=2, slots=window or 96)
     assert ("name=decode_attention" in traced) == (chosen != "xla")
 
 

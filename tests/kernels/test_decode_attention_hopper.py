@@ -13,12 +13,12 @@ from tests.kernels.block_attention_cases import calls
 from tests.kernels.decode_attention_cases import Case, agree
 from tests.kernels.interpreter import watching
 
-case = functools.partial(Case, dtype="bfloat16", slots=150, channels=64, value_channels=64)
+case = functools.partial(Case, dtype="bfloat16", slots=152, channels=64, value_channels=64)
 FAST = [case((150, 0, 70), kv_heads=2, window=100, sinks=True, soft_cap=2.0)]
 SLOW = [
     case((64, 63), kv_heads=1, slots=64, tokens=3),
     case((150,), kv_heads=4, dtype="float16", value_channels=128),
-    case((300, 129), kv_heads=2, slots=300, channels=128, tokens=5, window=7),
+    case((300, 129), kv_heads=2, slots=304, channels=128, tokens=5, window=7),
     case((140, 2), kv_heads=1, gain=1e3, tokens=4),
 ]
 
@@ -58,7 +58,8 @@ def test_parts_keep_an_h200_busy_and_are_no_more_than_blocks():
         (dict(dtype="float32"), "query.dtype=float32 must be one of bfloat16, float16: wgmma has no float32"),
         (dict(channels=80), r"channels=\(80, 64\) must be 64 or 128 each for the kernels of kernels='hopper'"),
         (dict(tokens=33), "66 queries of a key-value head must be at most 64"),
-        (dict(slots=63), "a cache of 63 slots must have at least 64"),
+        (dict(slots=63), "a cache of 63 slots must have at least 64, and a multiple of 8"),
+        (dict(slots=156), "a cache of 156 slots must have at least 64, and a multiple of 8"),
     ],
 )
 def test_what_the_kernel_does_not_take_is_named(changes, message):

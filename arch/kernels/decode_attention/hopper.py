@@ -24,6 +24,7 @@ __all__ = ["ROWS", "block", "forward", "misfit"]
 DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 CHANNELS = (64, 128)
 BLOCK = 64
+TILE = 8  # rows of a tile of shared memory: Mosaic copies only from multiples of it
 MULTIPROCESSORS = 132
 
 
@@ -50,8 +51,8 @@ def misfit(dtype, channels: tuple[int, int], rows: int, slots: int) -> str:
         return f"{channels=} must be 64 or 128 each"
     if rows > ROWS:
         return f"{rows} queries of a key-value head must be at most {ROWS}"
-    if slots < BLOCK:
-        return f"a cache of {slots} slots must have at least {BLOCK}"
+    if slots < BLOCK or slots % TILE:
+        return f"a cache of {slots} slots must have at least {BLOCK}, and a multiple of {TILE}"
     return ""
 
 

@@ -12,8 +12,8 @@ case = functools.partial(Case, dtype="bfloat16", channels=128, value_channels=12
 CASES = [
     case((1000, 1, 517, 0), slots=1000),
     case((8192, 5000), slots=8192, kv_heads=1, tokens=4, sinks=True, soft_cap=5.0),
-    case((3001, 70), slots=3001, window=300, dtype="float16", channels=64),
-    case((129, 128), slots=130, kv_heads=4, gain=1e3, value_channels=64),
+    case((3001, 70), slots=3008, window=300, dtype="float16", channels=64),
+    case((129, 128), slots=136, kv_heads=4, gain=1e3, value_channels=64),
 ]
 
 
