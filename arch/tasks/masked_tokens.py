@@ -52,11 +52,10 @@ class Config(task.Task):
         task.must_look(model_cfg.layers, ahead=True, field="model.layers", task="masked_tokens")
         task.must_reach(model_cfg, seq_len)
         head = type(model_cfg.head).__module__.rsplit(".", 1)[-1]
-        wanted = "pretraining" if self.next_sentence else "masked_lm"
-        if head != wanted:
-            raise ValueError(
-                f"model.head.name={head!r} must be {wanted!r} with task.next_sentence={self.next_sentence}"
-            )
+        wanted = ("pretraining",) if self.next_sentence else ("masked_lm", "unembedding")
+        if head not in wanted:
+            names = " or ".join(map(repr, wanted))
+            raise ValueError(f"model.head.name={head!r} must be {names} with task.next_sentence={self.next_sentence}")
         if self.next_sentence and model_cfg.token_types != 2:
             raise ValueError(f"model.token_types={model_cfg.token_types} must be 2 with task.next_sentence=True")
 

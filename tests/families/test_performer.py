@@ -14,6 +14,7 @@ from arch.mixers import attention
 from arch.ops.linear_attention import favor
 from arch.positions import rope
 from arch.published import Attributes
+from arch.tasks import masked_tokens, next_token
 from arch.weights import pretrained
 from arch.weights.export import export
 from tests.families import fit, performer_peer
@@ -133,6 +134,11 @@ def test_what_the_package_cannot_say_is_refused():
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_preset_has_the_weights_of_the_paper_s_size(name):
     assert sum(leaf.size for leaf in fit.shapes(performer.PRESETS[name]).values()) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name, task", [("performer_trembl", masked_tokens), ("performer_trembl_causal", next_token)])
+def test_a_preset_can_be_trained_on_its_task(name, task):
+    task.Config().must_suit(performer.PRESETS[name], seq_len=1024)
 
 
 def test_every_preset_is_held_here():
