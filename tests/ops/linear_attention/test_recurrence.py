@@ -54,6 +54,7 @@ def loop(arrays, reset, valid):
     query, key, value, log_decay, state = (
         arrays[n] if arrays[n] is None else np.asarray(arrays[n], np.float64) for n in NAMES
     )
+    reset, valid = np.asarray(reset), np.asarray(valid)  # of JAX, each element would be a program that runs
     state, out = state.copy(), np.zeros(value.shape)
     decay = np.ones(query.shape) if log_decay is None else np.broadcast_to(np.exp(log_decay), query.shape)
     for b, t, n in np.ndindex(query.shape[:3]):
@@ -188,6 +189,7 @@ def test_no_state_a_token_is_kept(decay):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("decay", DECAYS)
 def test_a_row_of_8192_tokens_is_the_recurrence(decay):
     length = 8192
