@@ -32,7 +32,10 @@ def test_a_page_of_other_results_is_told_apart(name, size):
     def other(value):
         if isinstance(value, dict):
             return {key: other(each) for key, each in value.items()}
-        return list(map(other, value)) if isinstance(value, list) else value / 2 if isinstance(value, float) else value
+        if isinstance(value, list):
+            return list(map(other, value))
+        measured = isinstance(value, float) or isinstance(value, int) and value > 10_000  # lesser ones are settings
+        return type(value)(value / 2) if measured else value
 
     claim, found, paper = READ[name]
     changed = found | {size: found[size] | {"rows": other(found[size]["rows"])}}
