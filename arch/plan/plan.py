@@ -9,9 +9,6 @@ import pathlib
 import time
 from typing import Any
 
-import jax
-import jaxlib
-
 from arch import tree
 from arch.plan import account, advice, closed_form, lowering, topology
 from arch.sharding import mesh as meshes
@@ -104,7 +101,7 @@ def head(run: lowering.Run, where: topology.Topology, estimate: closed_form.Esti
             received=estimate.received,
             seconds=estimate.seconds(where),
         ),
-        versions=dict(jax=jax.__version__, jaxlib=jaxlib.__version__) | topology.versions(where),
+        versions=topology.versions(where),
     )
 
 

@@ -167,5 +167,6 @@ def must_have_libtpu(topology: Topology) -> None:
 
 
 def versions(topology: Topology) -> dict[str, str]:
-    """Of libtpu, where it compiles for the topology."""
-    return dict(libtpu=importlib.metadata.version("libtpu")) if topology.chip.is_tpu else {}
+    """Of JAX, jaxlib and, where it compiles for the topology, libtpu."""
+    names = ("jax", "jaxlib", *(["libtpu"] if topology.chip.is_tpu else []))
+    return {name: importlib.metadata.version(name) for name in names}
