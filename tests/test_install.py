@@ -119,7 +119,7 @@ def test_every_import_is_declared():
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 imported.add(node.module.split(".")[0])
-    imported -= {"arch", "configs", *sys.stdlib_module_names}
+    imported -= {"arch", "configs", "experiments", *sys.stdlib_module_names}
     assert {canonicalize_name(distributions.get(name, name)) for name in imported} <= declared
 
 
