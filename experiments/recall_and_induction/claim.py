@@ -94,6 +94,6 @@ steps. Linear attention and Performer have positions, and more features than the
 we expect is that elu + 1 is too flat to read one key of four, and that Performer's features approach attention's
 weights only roughly where these are sharp; this was not examined. It is one seed of a tiny model in a short run: what
 is not learned here may be learned in a longer one. The points of recall were run on a machine so busy that times say
-nothing."""
+nothing. The expectations were written down after the run, as the page got its form."""
     },
 )
