@@ -43,6 +43,7 @@ def test_a_preset_s_rows_are_of_12288_tokens_of_which_a_token_sees_few(name):
     assert blocks.visible_pairs < 16 * 111 * length
 
 
+@pytest.mark.slow
 def test_decoding_with_a_cache_continues_as_whole_rows_do():
     model = TINY["fixed"].make()
     params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]

@@ -33,7 +33,10 @@ def dense(case, params, x):
     return case.apply(params, x, context(x), case.cfg.init_cache(ROWS, TOKENS, EMBED, jnp.float32)).x
 
 
-@pytest.mark.parametrize("name", CASES)
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name != next(iter(CASES)))) for name in CASES]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_blocks_and_gradients_are_those_of_the_dense_mask(name):
     case = case_of(name)
 

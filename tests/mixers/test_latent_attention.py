@@ -31,6 +31,7 @@ def test_a_scheme_that_acts_on_logits_is_refused():
         CFG.replace(position=alibi.Config())
 
 
+@pytest.mark.slow
 def test_values_of_another_width_go_by_chunks_as_at_once():
     wide, narrow = jax.ShapeDtypeStruct((2, 11, 3, 6), jnp.float32), jax.ShapeDtypeStruct((2, 11, 3, 5), jnp.float32)
     arrays = [random_like(shape, seed) for seed, shape in enumerate((wide, wide, narrow))]

@@ -69,6 +69,7 @@ def test_padding_is_never_global():
     np.testing.assert_array_equal(out, none)
 
 
+@pytest.mark.slow
 def test_memory_and_flops_grow_with_the_row_and_not_with_its_square():
     cfg = longformer_attention.Config(num_heads=2, head_dim=4, window=64, max_globals=8, block=64)
     params = unbox(jax.eval_shape(cfg.make().init, jax.random.key(0), inputs(), context(inputs()))["params"])

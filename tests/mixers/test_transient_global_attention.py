@@ -71,6 +71,7 @@ def test_later_layers_read_the_tables_of_the_first():
     assert holds(out, first.full)
 
 
+@pytest.mark.slow
 def test_memory_and_flops_grow_with_the_window_and_the_summaries_and_not_with_all_pairs():
     cfg = CFG.replace(radius=63, summary=16, block=64)
     params = unbox(jax.eval_shape(cfg.make().init, jax.random.key(0), inputs(), context(inputs()))["params"])

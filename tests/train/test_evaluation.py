@@ -129,7 +129,8 @@ def test_samples_of_text_are_refused_where_there_is_no_next_token(text, tmp_path
         tiny.prepare(cfg, tmp_path)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("pairs", marks=pytest.mark.slow), "spans"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pairs", "spans"])
 def test_the_loss_of_a_trained_task_falls(kind, quick, text, tmp_path):
     metrics = tiny.train(tiny_tasks.config(text, kind, total_steps=30), tmp_path)
     losses = tiny.losses(tmp_path)

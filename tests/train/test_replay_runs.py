@@ -41,6 +41,7 @@ def first_loss(cfg, workdir) -> float:
     return tiny.losses(workdir)[0]
 
 
+@pytest.mark.slow
 def test_its_own_routes_change_nothing_and_another_sample_s_do(text, tmp_path, recorded):
     file, found, ids = recorded
     plain = first_loss(config(text, tiny.MOE), tmp_path / "plain")

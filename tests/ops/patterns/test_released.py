@@ -12,7 +12,7 @@ def table(*, tokens, **draw):
     return released_blocks(**draw).at(tokens, tokens).table
 
 
-@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "shortest")) for n in DRAWS])
 def test_the_blocks_are_those_that_transformers_draws(name):
     with np.load(GOLDEN) as file:
         expected = np.sort(file[name], axis=-1)
