@@ -32,6 +32,7 @@ def test_losses_are_float32_scalars(case):
     assert all((loss.shape, loss.dtype) == ((), jnp.float32) for loss in aux.losses.values())
 
 
+@pytest.mark.slow
 @mostly_slow
 def test_compiled_equals_eager(case):
     x = inputs()

@@ -100,6 +100,7 @@ def test_padding_beyond_the_known_positions_harms_no_token():
     assert decoding.generate(model, params, [prompt], how, key=jax.random.key(0)) == [[int(jnp.argmax(logits))]]
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_chunk_and_the_caches_and_not_with_all_pairs():
     model, params = model_of(CACHES["full"], CACHES["full"])  # of the last layer, prefill needs no attention
 

@@ -19,7 +19,8 @@ def train(text, workdir, environment, *flags):
 
 
 def test_a_resume_takes_the_step_from_the_workdir(text, tmp_path, cache_dir):
-    environment = {name: value for name, value in tiny.environment(cache_dir).items() if "COMPILATION_CACHE" not in name}
+    environment = tiny.environment(cache_dir)
+    environment = {name: value for name, value in environment.items() if "COMPILATION_CACHE" not in name}
     kept = train(text, tmp_path / "run", environment | ALL)
     assert kept.count("jit_step") == 1
     assert train(text, tmp_path / "run", environment | ALL, "--config.total_steps=12").count("jit_step") == 1

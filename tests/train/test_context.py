@@ -107,15 +107,16 @@ def assert_as_alone(family, sizes, **how):
     return program.as_text()
 
 
-SLOW = [
-    pytest.param(family, name, marks=[pytest.mark.slow] * ((family, name) != ("dense", "tensor")))
+EACH = [
+    pytest.param(family, name)
     for family in FAMILIES
     for name in MESHES
     if family in ("mixture", "hybrid") or "expert" not in name
 ]
 
 
-@pytest.mark.parametrize(("family", "name"), SLOW)
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "name"), EACH)
 def test_loss_and_gradients_are_those_of_one_device(family, name):
     if family == "sparse" and math.prod(MESHES[name].get(axis, 1) for axis in ("context", "tensor")) > 4:
         pytest.skip("a pattern's heads are fewer than the devices")

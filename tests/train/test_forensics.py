@@ -142,6 +142,7 @@ def test_skipped_steps_are_counted_and_said(skipped):
     assert said.keys() == {FIRST, SECOND} and all("loss is nan" in text and "skipped" in text for text in said.values())
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_behind_a_skipped_batch_is_the_whole_one(skipped, skip, tmp_path):
     with bad({FIRST, SECOND}):
         with tiny.at_line(f"at step {FIRST}", lambda: signal.raise_signal(signal.SIGTERM)):
@@ -254,6 +255,7 @@ def test_the_norms_are_those_of_the_batch_at_the_state_before_it(spike, text):
     assert content["first_nonfinite"] == ""
 
 
+@pytest.mark.slow
 def test_a_spike_that_is_saved_is_taken_as_any_other_batch(text, tmp_path):
     cfg = tiny.config(text, **BASE | SPIKES)
     with bad({9}, of_other_bytes):

@@ -67,6 +67,7 @@ def test_the_rate_that_is_logged_is_that_of_the_last_step_which_was_not_skipped(
     assert rates[-1] != pytest.approx(float(schedule(cfg.total_steps - 1)))
 
 
+@pytest.mark.slow
 def test_the_resumed_run_is_the_whole_one_bit_for_bit_scale_and_average_included(workdir, cfg, tmp_path):
     with tiny.at_line("step 6/10", lambda: signal.raise_signal(signal.SIGTERM)):
         tiny.train(cfg, tmp_path)

@@ -68,7 +68,7 @@ def train_with_a_signal(number, phase, cfg, workdir, monkeypatch):
 
 
 @pytest.mark.parametrize("phase", [*PHASES, "data"])
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
 def test_a_signal_stops_the_run_and_the_same_run_goes_on(
     name, phase, quick, cfg, whole, tmp_path, monkeypatch, capfd, caplog
 ):
