@@ -139,14 +139,17 @@ class Config(SublayerConfig):
         return 3 if self.gated else 2
 
     def lacks(self) -> tuple[str, ...]:
-        """What the router lacks; one that gives tokens to experts wants all tokens of a row in one place."""
-        whole = ("context",) if self.router.by_expert or self.router.mixes else ()
-        return self.router.lacks(self.demand, training=False) + whole
+        """What the router lacks."""
+        return self._lacks(training=False)
 
     def lacks_in_training(self) -> tuple[str, ...]:
         """What the router lacks there: an assignment of whole rows, or less room."""
+        return self._lacks(training=True)
+
+    def _lacks(self, *, training: bool) -> tuple[str, ...]:
+        """A router that gives tokens to experts, or mixes them, wants all tokens of a row in one place."""
         whole = ("context",) if self.router.by_expert or self.router.mixes else ()
-        return self.router.lacks(self.demand, training=True) + whole
+        return self.router.lacks(self.demand, training=training) + whole
 
     def make(self, name: str | None = None) -> "Moe":
         """The Linen module."""

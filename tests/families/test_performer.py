@@ -2,22 +2,18 @@
 
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from arch.families import performer
-from arch.layers.contract import Context
 from arch.mixers import attention
 from arch.ops.linear_attention import favor
 from arch.positions import rope
 from arch.published import Attributes
 from arch.tasks import masked_tokens, next_token
 from arch.weights import pretrained
-from arch.weights.export import export
-from tests.families import fit, performer_peer
+from tests.families import fit, peers, performer_peer
 from tests.families.performer_peer import MODELS
 
 LAYER = 4 * 512**2 + 4 * 512 + 256 * 64
@@ -44,14 +40,6 @@ def publish(name, folder, **changes):
     return folder
 
 
-def context():
-    """Both rows, packed."""
-    lengths = performer_peer.LENGTHS
-    positions = np.concatenate([np.arange(length) for length in lengths])[None]
-    segments = np.repeat(np.arange(len(lengths)) + 1, lengths)[None]
-    return Context(positions=jnp.asarray(positions), segment_ids=jnp.asarray(segments))
-
-
 @pytest.fixture(scope="module", params=MODELS)
 def loaded(request, tmp_path_factory):
     """(name, config, parameters) of a checkpoint."""
@@ -62,21 +50,12 @@ def loaded(request, tmp_path_factory):
 def test_logits_of_packed_rows_are_those_of_the_package_but_for_what_is_added_to_positive_features(loaded, monkeypatch):
     monkeypatch.setitem(favor.FLOORS, "positive", 0.0)
     name, config, params = loaded
-    tokens = jnp.asarray(np.concatenate(performer_peer.rows()))[None]
-    run = jax.jit(lambda params, context: config.make().apply({"params": params}, tokens, context).x[0])
-    expected = np.load(performer_peer.GOLDEN)[name]
-    np.testing.assert_allclose(run(params, context()), expected, rtol=0, atol=3e-5 * np.abs(expected).max())
+    peers.assert_logits(config, params, performer_peer.rows(), np.load(performer_peer.GOLDEN)[name])
 
 
 def test_export_writes_the_tensors_and_the_arguments_that_were_read(loaded, tmp_path):
     name, config, params = loaded
-    export(config, params, tmp_path / "model")
-    written, expected = load_file(tmp_path / "model/model.safetensors"), performer_peer.tensors(name)
-    assert written.keys() == expected.keys()
-    assert all(np.array_equal(written[tensor], value) for tensor, value in expected.items())
-    again, twice = pretrained.load(tmp_path / "model")
-    assert again == config
-    assert jax.tree.all(jax.tree.map(np.array_equal, params, twice))
+    peers.assert_given_back(config, params, performer_peer.tensors(name), tmp_path / "model")
 
 
 def test_the_random_vectors_are_those_of_the_file(loaded):

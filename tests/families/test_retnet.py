@@ -2,18 +2,14 @@
 
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from arch.families import retnet
-from arch.layers.contract import Context
 from arch.published import Attributes
 from arch.weights import pretrained
-from arch.weights.export import export
-from tests.families import fit, retnet_peer
+from tests.families import fit, peers, retnet_peer
 from tests.families.retnet_peer import MODELS
 
 COUNTS = {  # table 2 prints 1.3B, 2.7B and 6.7B
@@ -21,15 +17,6 @@ COUNTS = {  # table 2 prints 1.3B, 2.7B and 6.7B
     "retnet_2_7b": 32 * (12 * 2560**2 + 4 * 2560) + 50257 * 2560 + 2 * 2560,
     "retnet_6_7b": 32 * (12 * 4096**2 + 4 * 4096) + 50257 * 4096 + 2 * 4096,
 }
-
-
-def packed():
-    """Both rows in one."""
-    lengths = retnet_peer.LENGTHS
-    positions = np.concatenate([np.arange(length) for length in lengths])[None]
-    segments = np.repeat(np.arange(len(lengths)) + 1, lengths)[None]
-    context = Context(positions=jnp.asarray(positions), segment_ids=jnp.asarray(segments))
-    return jnp.asarray(np.concatenate(retnet_peer.rows()))[None], context
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -45,20 +32,12 @@ def loaded(request, tmp_path_factory):
 
 def test_logits_of_packed_rows_are_those_of_torchscale(loaded):
     name, config, params = loaded
-    run = jax.jit(lambda params, tokens, context: config.make().apply({"params": params}, tokens, context).x[0])
-    expected = np.load(retnet_peer.GOLDEN)[name]
-    np.testing.assert_allclose(run(params, *packed()), expected, rtol=0, atol=3e-5 * np.abs(expected).max())
+    peers.assert_logits(config, params, retnet_peer.rows(), np.load(retnet_peer.GOLDEN)[name])
 
 
 def test_export_writes_the_tensors_and_the_arguments_that_were_read(loaded, tmp_path):
     name, config, params = loaded
-    export(config, params, tmp_path / "model")
-    written, expected = load_file(tmp_path / "model/model.safetensors"), retnet_peer.tensors(name)
-    assert written.keys() == expected.keys()
-    assert all(np.array_equal(written[tensor], value) for tensor, value in expected.items())
-    again, twice = pretrained.load(tmp_path / "model")
-    assert again == config
-    assert jax.tree.all(jax.tree.map(np.array_equal, params, twice))
+    peers.assert_given_back(config, params, retnet_peer.tensors(name), tmp_path / "model")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,12 @@
 """RWKV-7 is what the package of its authors computes, and its presets have the published number of parameters."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from arch import tree
 from arch.families import rwkv7_lm
-from arch.layers.contract import Context
-from tests.families import fit, rwkv7_peer
+from tests.families import fit, peers, rwkv7_peer
 
 COUNTS = {
     "rwkv7_0_1b": 191_034_624,
@@ -55,16 +53,8 @@ def test_logits_of_packed_rows_are_those_of_the_authors_package():
     config = rwkv7_lm.compose(**rwkv7_peer.SIZES)
     params = parameters(rwkv7_peer.tensors())
     assert {path: value.shape for path, value in params.items()} == {k: v.shape for k, v in fit.shapes(config).items()}
-    lengths = rwkv7_peer.LENGTHS
-    context = Context(
-        positions=jnp.asarray(np.concatenate([np.arange(length) for length in lengths]))[None],
-        segment_ids=jnp.asarray(np.repeat(np.arange(len(lengths)) + 1, lengths))[None],
-    )
-    tokens = jnp.asarray(np.concatenate(rwkv7_peer.rows()))[None]
-    run = jax.jit(lambda params: config.make().apply({"params": params}, tokens, context).x[0])
-    actual = run(tree.from_paths({path: jnp.asarray(value, jnp.float32) for path, value in params.items()}))
-    expected = np.load(rwkv7_peer.GOLDEN)["logits"]
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
+    params = tree.from_paths({path: jnp.asarray(value, jnp.float32) for path, value in params.items()})
+    peers.assert_logits(config, params, rwkv7_peer.rows(), np.load(rwkv7_peer.GOLDEN)["logits"])
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "rwkv7_0_1b")) for n in COUNTS])

@@ -42,7 +42,8 @@ TOLERANCE = 3e-5
 to float32's 1.2e-7 of the partial sum on both sides: 2 * sqrt(20 * 100) * 1.2e-7 if rounding errors were independent
 and nothing amplified them; norms and softmax amplify by less than 3."""
 GRADIENT_TOLERANCE = 2 * TOLERANCE
-"""A gradient passes each product twice. Processors round differently: T5's, of unscaled logits, are 3.4e-5 on some."""
+"""A gradient comes from some 60 sums, those of the output and two for each of them on the way back: by the same rule
+2 * sqrt(60 * 100) * 1.2e-7 times 3. Processors round differently: T5's, of unscaled logits, are 3.4e-5 on some."""
 
 
 def but_slow(names, slow) -> list:
