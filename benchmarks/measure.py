@@ -91,8 +91,18 @@ def add(name: str, arguments: tuple[str, ...], row: dict, *, platform: str = "")
     print(json.dumps(row, indent=2))
     path = RESULTS / f"{name}{platform and f'-{platform}'}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    known[" ".join([f"python -m benchmarks.{name}", *arguments])] = row
+    known[_command(name, arguments)] = row
     path.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def kept(name: str, arguments: tuple[str, ...]) -> dict:
+    """What `add` kept of a command that ran nowhere; {} for nothing."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()).get(_command(name, arguments), {}) if path.exists() else {}
+
+
+def _command(name: str, arguments: tuple[str, ...]) -> str:
+    return " ".join([f"python -m benchmarks.{name}", *arguments])
 
 
 def compilers() -> dict[str, str]:

@@ -44,7 +44,8 @@ def preset(name: str, a_round: float = ROUND, remat: str = "full"):
         return layer.replace(sublayers=tuple(sublayers))
 
     def little(layers):
-        return layers.replace(remat=remat, pattern=tuple(map(in_rounds, layers.pattern)))
+        parts = {part: tuple(map(in_rounds, getattr(layers, part))) for part in ("prefix", "pattern", "suffix")}
+        return layers.replace(remat=remat, **parts)
 
     fields = ("encoder", "decoder") if isinstance(cfg, encoder_decoder.Config) else ("layers",)
     return cfg.replace(dtype="bfloat16", **{field: little(getattr(cfg, field)) for field in fields})

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from arch.plan import advice, closed_form, lowering
@@ -78,20 +78,20 @@ def search(cfg: experiment.Config, where: Topology, *, price: float = 0.0, compi
       ValueError: nothing fits, or as `plan` does.
     """
     every = list(candidates(cfg, where))
-    slack = SLACK if where.chip.is_tpu else 1.0
-    within = [each for each in every if each.estimate.total <= slack * where.chip.capacity]
-    within.sort(key=lambda each: (_about(each.seconds), each.cfg.batch_size))
+    within = ranked(every, where)
     log.info("%d of %d candidates may fit", len(within), len(every))
-    tried, fitting = [], 0
-    for each in within[: 3 * compiles]:
+
+    def told(each: Candidate) -> dict[str, Any]:
         log.info("%s", " ".join(each.overrides(cfg)))
         found = plans.plan(each.cfg, where, price=price, decode=False)
-        fitting += found["fits"]
-        tried.append(dict(overrides=each.overrides(cfg), closed_form_seconds_per_token=each.seconds, plan=found))
         log.info("%s", _told(found))
-        if fitting == compiles:
-            break
-    if not fitting:
+        return found
+
+    tried = [
+        dict(overrides=each.overrides(cfg), closed_form_seconds_per_token=each.seconds, plan=found)
+        for each, found in first(within, compiles, told)
+    ]
+    if not any(row["plan"]["fits"] for row in tried):
         least = min(every, key=lambda each: each.estimate.total)
         size = f"{least.estimate.total / 2**30:.1f} GiB a device, with {' '.join(least.overrides(cfg))}"
         compiled = f"of {len(within)} that might fit the first {len(tried)} were tried; " if tried else ""
@@ -99,7 +99,25 @@ def search(cfg: experiment.Config, where: Topology, *, price: float = 0.0, compi
             f"--topology={where} has no mesh, batch and remat with which the run fits: {compiled}the least by the "
             f"closed form is {size}"
         )
-    return dict(considered=len(every), within=len(within), tried=sorted(tried, key=_rank))
+    return dict(considered=len(every), within=len(within), tried=sorted(tried, key=lambda row: rank(row["plan"])))
+
+
+def ranked(every: Iterable[Candidate], where: Topology) -> list[Candidate]:
+    """Those that may fit, in the order in which they are tried."""
+    slack = SLACK if where.chip.is_tpu else 1.0
+    within = [each for each in every if each.estimate.total <= slack * where.chip.capacity]
+    return sorted(within, key=lambda each: (_about(each.seconds), each.cfg.batch_size))
+
+
+def first(within: Iterable[Candidate], compiles: int, told: Callable) -> list[tuple[Candidate, dict[str, Any]]]:
+    """(candidate, its plan by `told`) of the first ones, until so many fit or three times as many were tried."""
+    tried, fitting = [], 0
+    for each in itertools.islice(within, 3 * compiles):
+        tried.append((each, told(each)))
+        fitting += tried[-1][1]["fits"]
+        if fitting == compiles:
+            break
+    return tried
 
 
 def _told(found) -> str:
@@ -108,9 +126,8 @@ def _told(found) -> str:
     return f"fits; at most {found['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in found else "fits"
 
 
-def _rank(row) -> tuple:
-    """What fits first, by rates of tokens in steps of NEAR, then by batch."""
-    found = row["plan"]
+def rank(found: dict[str, Any]) -> tuple:
+    """Of a plan, to sort by: what fits first, by rates of tokens in steps of NEAR, then by batch."""
     rate = found.get("tokens_per_second", 0.0) if found["fits"] else 0.0
     return _about(1 / rate) if rate else math.inf, found["batch_size"]
 
@@ -120,16 +137,25 @@ def _about(seconds: float) -> int:
     return math.floor(math.log(seconds) / math.log(NEAR))
 
 
-def candidates(cfg: experiment.Config, where: Topology) -> Iterator[Candidate]:
-    """All that divide the devices, the experts and, where they are split, the heads."""
+def candidates(
+    cfg: experiment.Config, where: Topology, *, rows: Iterable[int] = (), remats: Iterable[str] = ()
+) -> Iterator[Candidate]:
+    """All that divide the devices, the experts and, where they are split, the heads.
+
+    Args:
+      cfg: of the run.
+      where: the chips.
+      rows: of a device; ROWS if there are none.
+      remats: policies; REMATS if there are none.
+    """
     whole = dict.fromkeys(meshes.AXES, 1) | dict(data=where.size)
     mesh = meshes.abstract(meshes.Config(**whole), where.size)
     first = lowering.prepare(_on(cfg, where, whole, 1, REMATS[0]), mesh)
     for sizes in meshes_of(cfg, where):
         mesh = meshes.abstract(meshes.Config(**sizes), where.size)
         plan = states.elsewhere(first.plan, mesh)
-        for rows, policy in itertools.product(ROWS, REMATS):
-            each = _on(cfg, where, sizes, rows, policy)
+        for count, policy in itertools.product(rows or ROWS, remats or REMATS):
+            each = _on(cfg, where, sizes, count, policy)
             if each.batch_size // each.micro_batches % meshes.batch_shards(mesh) == 0:
                 run = dataclasses.replace(first, cfg=each, mesh=mesh, plan=plan)
                 estimate = closed_form.estimate(run)
