@@ -67,7 +67,7 @@ def shape(cfg: Config, num_devices: int) -> tuple[int, ...]:
     """The sizes of AXES on so many devices.
 
     Raises:
-      ValueError: the axes' product is not the number of devices.
+      ValueError: the axes' product is not the number of devices; the message says which overrides would mend it.
     """
     sizes = [getattr(cfg, axis) for axis in AXES]
     known = math.prod(size for size in sizes if size != -1)
@@ -75,8 +75,20 @@ def shape(cfg: Config, num_devices: int) -> tuple[int, ...]:
         sizes[sizes.index(-1)] = num_devices // known
     if math.prod(sizes) != num_devices:
         text = ", ".join(f"mesh.{axis}={getattr(cfg, axis)}" for axis in AXES)
-        raise ValueError(f"{text} must multiply to the number of devices, {num_devices}")
+        changes = " ".join(f"--config.mesh.{axis}={size}" for axis, size in _fitting(cfg, num_devices).items())
+        raise ValueError(f"{text} must multiply to the number of devices, {num_devices}: {changes} would")
     return tuple(sizes)
+
+
+def _fitting(cfg: Config, num_devices: int) -> dict[str, int]:
+    """The axes to change for so many devices: the last are kept as far as they divide them, `data` takes the rest."""
+    sizes, left = {}, num_devices
+    for axis in reversed(AXES):
+        sizes[axis] = math.gcd(max(getattr(cfg, axis), 1), left)
+        left //= sizes[axis]
+    open_axis = next((axis for axis in AXES if getattr(cfg, axis) == -1), None)
+    sizes[open_axis or "data"] *= left
+    return {axis: sizes[axis] for axis in AXES if axis != open_axis and sizes[axis] != getattr(cfg, axis)}
 
 
 def make(cfg: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:

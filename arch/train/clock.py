@@ -1,24 +1,39 @@
-"""Where the time of a run goes.
+"""Where the time of a process goes: at each moment into a step, or lost to one cause.
 
-    goodput = time of the steps whose result was kept / lifetimes of all of the run's processes, so far
+    goodput = time of the steps whose result was kept / (that + the time lost to each cause)
 
 A step's time is what the loop took for it, without waits for data: what of the wait for a batch lies behind the end of
-the device's work, for a wait while it is busy costs nothing. What is lost: starts and compilation, waits for data,
-evaluations, checkpoints, traces and histograms, steps that were skipped, steps that a killed process made behind the
-checkpoint that the next one went on from, and the last moments of that process, of which nothing was written. Not
-counted at all: the time between two processes.
-
-The run's folder remembers: lines of metrics.jsonl that a resume keeps tell of kept steps; all of its lines, those that
-it drops among them, tell how long the earlier processes lived.
+the device's work, for a wait while it is busy costs nothing. The sums go on from what earlier processes of the run left
+(`arch.train.ledger`), so that they are of the run, from its first process's start on.
 """
 
 import concurrent.futures
 import contextlib
-import dataclasses
-import json
-import pathlib
+import math
+import threading
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
+
+from arch.train.progress import hours
+
+STEP = "step"
+
+CAUSES = {
+    "startup": "from the start of a process to its first step, but for restore, compile and eval",
+    "restore": "until the state to begin with is there: a checkpoint's, or a fresh one",
+    "compile": "the check of the routers, and the compilation of the step",
+    "data": "waits for a batch while the device had nothing to do",
+    "eval": "evaluations and their samples of text",
+    "checkpoint": "for which the loop was held up by checkpoints",
+    "other": "traces, histograms, records of bad batches",
+    "stall": "single steps, or waits for a batch, that took `watch_seconds` or more",
+    "skipped": "steps that changed no parameter",
+    "redone": "steps behind the checkpoint from which the next process went on",
+    "down": "from the last sign of life of a process to the next one's start, while the run was not at its end",
+}
+"""What time is lost to, and words."""
 
 
 @runtime_checkable
@@ -32,52 +47,53 @@ class Work(Protocol):
         """Returns when it is."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Past:
-    """What earlier processes of a run did.
-
-    Attributes:
-      wall_seconds: how long they lived, up to their last line of metrics.
-      kept_seconds: of the steps up to the one that the run goes on from.
-      skipped_steps: among these.
-    """
-
-    wall_seconds: float = 0.0
-    kept_seconds: float = 0.0
-    skipped_steps: int = 0
-
-
-def past(workdir, step: int) -> Past:
-    """What metrics.jsonl tells of a run that goes on from `step`, before the writer drops what is later."""
-    file, found = pathlib.Path(workdir) / "metrics.jsonl", {}
-    for line in file.read_bytes().splitlines() if file.exists() else ():
-        with contextlib.suppress(ValueError):  # a line cut short
-            values = json.loads(line)
-            found["wall_seconds"] = values.get("perf/wall_seconds", found.get("wall_seconds", 0.0))
-            if values["step"] <= step:
-                found["kept_seconds"] = values.get("perf/kept_seconds", found.get("kept_seconds", 0.0))
-                found["skipped_steps"] = int(values.get("train/skipped_steps", found.get("skipped_steps", 0)))
-    return Past(**found)
-
-
 class Clock:
-    """Adds up the seconds of one process.
+    """Adds up the seconds of a run.
 
     Args:
       began: `time.perf_counter()` when the process began.
-      before: what earlier processes did.
+      before: seconds by cause, and of kept steps, that earlier processes left.
+      patience: seconds from which on a step or a wait for a batch is a stall; 0 for none.
     """
 
-    def __init__(self, began: float, before: Past = Past()):
-        self._began, self._before = began, before
-        self._kept, self._skipped = before.kept_seconds, before.skipped_steps
+    def __init__(self, began: float, before: Mapping[str, float] = MappingProxyType({}), *, patience: float = 0.0):
+        self._seconds = dict.fromkeys((STEP, *CAUSES), 0.0) | dict(before)
+        self._cause, self._since, self._patience = "startup", began, patience or math.inf
+        self._skipped, self._lock = 0, threading.Lock()
         self._watcher = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-        self.start(0)
+        self._begin_lap(0)
+
+    def goes_on(self, kept_seconds: float, skipped_steps: int) -> None:
+        """The run goes on from a step. What earlier processes did behind it has to be done again.
+
+        Args:
+          kept_seconds: of the steps up to that one.
+          skipped_steps: among these.
+        """
+        with self._lock:
+            redone = max(self._seconds[STEP] - kept_seconds, 0.0)
+            self._seconds[STEP] -= redone
+            self._seconds["redone"] += redone
+            self._skipped = skipped_steps
 
     def start(self, step: int) -> None:
-        """Begins a lap at this step."""
-        self._step, self._start = step, time.perf_counter()
-        self._apart = {"data": 0.0, "other": 0.0}
+        """The time of steps begins, and a lap at this step."""
+        self._switch(STEP)
+        self._begin_lap(step)
+
+    def step(self) -> None:
+        """A step has been given to the device, and the one before is done."""
+        self._switch(STEP)
+
+    @contextlib.contextmanager
+    def lost(self, cause: str):
+        """What happens inside belongs to no step."""
+        before = self._cause
+        self._switch(cause)
+        try:
+            yield
+        finally:
+            self._switch(before)
 
     @contextlib.contextmanager
     def waiting(self, work: Work | None = None):
@@ -86,24 +102,15 @@ class Clock:
         Args:
           work: what the device makes last; None if it has nothing to do. A thread looks at when it is done.
         """
-        begin = time.perf_counter()
         done = None if work is None or work.is_ready() else self._watcher.submit(_when_done, work)
+        if not done:
+            self._switch("data")
         try:
             yield
         finally:
-            idle, end = begin, time.perf_counter()
-            if done:
-                idle = done.result() if work.is_ready() else end
-            self._apart["data"] += max(end - idle, 0.0)
-
-    @contextlib.contextmanager
-    def paused(self):
-        """What happens inside belongs to no step."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._apart["other"] += time.perf_counter() - begin
+            if done and work.is_ready():
+                self._switch("data", at=done.result())
+            self._switch(STEP)
 
     def lap(self, step: int, skipped_steps: int) -> dict[str, float]:
         """Ends a lap at this step and begins the next one.
@@ -115,27 +122,55 @@ class Clock:
         Returns:
           `seconds_per_step` and `data_wait_share` of the lap, and `so_far`.
         """
-        steps = max(step - self._step, 1)
-        seconds = self._lap_seconds()
-        share = min(self._apart["data"] / seconds, 1.0) if seconds else 0.0
-        skipped = min(max(skipped_steps - self._skipped, 0), steps)
-        self._kept += seconds * (1 - share) * (1 - skipped / steps)
+        self._switch(self._cause)
+        first, then = self._lap
+        steps = max(step - first, 1)
+        working, waiting = (self._seconds[cause] - then[cause] for cause in (STEP, "data"))
+        seconds = working + waiting
+        skipped = working * min(max(skipped_steps - self._skipped, 0), steps) / steps
+        self._seconds[STEP] -= skipped
+        self._seconds["skipped"] += skipped
         self._skipped = skipped_steps
-        self.start(step)
+        self._begin_lap(step)
+        share = waiting / seconds if seconds else 0.0
         return {"seconds_per_step": seconds / steps, "data_wait_share": share, **self.so_far()}
 
     def close(self) -> None:
         """Ends the thread, once the device is done."""
         self._watcher.shutdown()
 
-    def so_far(self) -> dict[str, float]:
-        """`wall_seconds`, `kept_seconds`, `goodput` of the run; the steps of an unfinished lap are among the kept."""
-        kept = self._kept + self._lap_seconds() - self._apart["data"]
-        wall = self._before.wall_seconds + time.perf_counter() - self._began
-        return {"wall_seconds": wall, "kept_seconds": kept, "goodput": kept / wall}
+    def seconds(self) -> dict[str, float]:
+        """Of kept steps and of each cause, so far; the steps of an unfinished lap are among the kept."""
+        with self._lock:
+            open_seconds = time.perf_counter() - self._since
+            return self._seconds | {self._cause: self._seconds[self._cause] + open_seconds}
 
-    def _lap_seconds(self) -> float:
-        return time.perf_counter() - self._start - self._apart["other"]
+    def so_far(self) -> dict[str, float]:
+        """`wall_seconds`, `kept_seconds`, `goodput` of the run, and `lost_<cause>_seconds` where some were lost."""
+        seconds = self.seconds()
+        kept, wall = seconds[STEP], sum(seconds.values())
+        lost = {f"lost_{cause}_seconds": seconds[cause] for cause in CAUSES if seconds[cause]}
+        return {"wall_seconds": wall, "kept_seconds": kept, "goodput": kept / wall, **lost}
+
+    def line(self) -> str:
+        """`goodput 83.1 % of 0:04:51; lost: compile 31.0 s, ...`, the largest first."""
+        seconds = self.seconds()
+        kept, wall = seconds.pop(STEP), sum(seconds.values())
+        largest = sorted(((value, cause) for cause, value in seconds.items() if value >= 0.05), reverse=True)
+        lost = ", ".join(f"{cause} {value:.1f} s" for value, cause in largest)
+        return f"goodput {kept / (kept + wall):.1%} of {hours(kept + wall)}; lost: {lost or 'nothing'}"
+
+    def _begin_lap(self, step: int) -> None:
+        self._lap = step, dict(self._seconds)
+
+    def _switch(self, cause: str, at: float | None = None) -> None:
+        """Ends the present cause, and begins another."""
+        with self._lock:
+            now = time.perf_counter() if at is None else at
+            spent = now - self._since
+            stalls = self._cause in (STEP, "data") and spent >= self._patience
+            self._seconds["stall" if stalls else self._cause] += spent
+            self._cause, self._since = cause, now
 
 
 def _when_done(work: Work) -> float:

@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 
-from arch.train import clock, report, specialisation
+from arch.train import report, specialisation
+from arch.train.clock import Clock, Work
 from arch.train.histograms import Histogram
 from arch.train.load_history import LoadHistory
 from arch.train.progress import Progress
@@ -34,13 +35,15 @@ class Logger:
       setup: the run.
       step: that it begins or goes on from.
       startup: when the process began.
+      clock: of the run.
       hparams: hyperparameters for TensorBoard.
       watch: what the processes tell of themselves.
     """
 
-    def __init__(self, setup: Setup, step: int, startup: Startup, hparams: Mapping[str, Any], watch: Watch):
-        self._setup, self._cfg, self._startup, self._watch = setup, setup.cfg, startup, watch
-        self._clock = clock.Clock(startup.began, clock.past(setup.workdir, step))
+    def __init__(
+        self, setup: Setup, step: int, startup: Startup, clock: Clock, hparams: Mapping[str, Any], watch: Watch
+    ):
+        self._setup, self._cfg, self._startup, self._clock, self._watch = setup, setup.cfg, startup, clock, watch
         self._writer = Writer(setup.workdir, enabled=jax.process_index() == 0, resume_step=step or -1)
         self._loads, self._alarm = LoadHistory(setup.workdir / "metrics.jsonl"), Alarm(self._cfg.model)
         self._writer.write_hparams(hparams)
@@ -52,7 +55,7 @@ class Logger:
         self._utilization: Utilization | None = None
 
     def compiled(self, step: int, seconds: float, compiled: jax.stages.Compiled) -> None:
-        """The train step is compiled, and the first lap begins."""
+        """The train step is compiled."""
         scalars = {"perf/compile_seconds": seconds}
         sizes = compiled.memory_analysis()
         if sizes is not None:
@@ -68,7 +71,6 @@ class Logger:
             num_devices=mesh.size,
         )
         log.info("%s", self._utilization.formula)
-        self._clock.start(step)
 
     def first_step(self, step: int) -> None:
         """The first step of this process is done."""
@@ -76,14 +78,14 @@ class Logger:
         phases = self._startup.seconds | {"total": self._startup.total}
         self._writer.write_scalars(step, {f"perf/startup_{phase}_seconds": s for phase, s in phases.items()})
 
-    def waiting(self, work: clock.Work | None):
+    def waiting(self, work: Work | None):
         """Context of the wait for a batch, while the device may still be busy with `work`."""
         return self._clock.waiting(work)
 
     @contextlib.contextmanager
-    def paused(self):
-        """Context of what is no time of a step."""
-        with self._clock.paused(), self._progress.paused():
+    def paused(self, cause: str = "other"):
+        """Context of what is no time of a step, by its cause."""
+        with self._clock.lost(cause), self._progress.paused():
             yield
 
     def step(self, step: int, metrics: Mapping[str, Any], *, due: bool) -> None:
@@ -91,6 +93,7 @@ class Logger:
 
         The metrics are those at that time: of a bad batch they change once more (see `arch.train.guard`).
         """
+        self._clock.step()
         self.write_held()
         if due:
             self._held = (step, metrics)
@@ -183,7 +186,7 @@ class Logger:
     @contextlib.contextmanager
     def _timed(self, step: int, what: str):
         begin = time.perf_counter()
-        with self.paused():
+        with self.paused(what):
             yield
         self._writer.write_scalars(step, {f"perf/{what}_seconds": time.perf_counter() - begin})
 

@@ -17,8 +17,9 @@ from arch.data import dataset
 from arch.data.reader import Reader
 from arch.kernels.implementations import told
 from arch.sharding import mesh as meshes
-from arch.train import bad_batch, connection, evaluation, implementations, provenance
+from arch.train import bad_batch, connection, evaluation, implementations, ledger, provenance
 from arch.train.checkpoint import Checkpoints
+from arch.train.clock import Clock
 from arch.train.guard import Guard
 from arch.train.histograms import Histograms
 from arch.train.interrupt import Interrupt
@@ -75,16 +76,20 @@ class Run:
         self.main = jax.process_index() == 0
         self.checkpoints = Checkpoints(setup.workdir / "checkpoints", self.cfg.checkpoints)
         who = dict(index=jax.process_index(), count=jax.process_count())
-        self.watch = Watch(setup.workdir, **who, patience=self.cfg.watch_seconds)
-        with self.watch.phase("restore"):
+        before = ledger.before(setup.workdir, startup.began)
+        self.clock = Clock(startup.began, before, patience=self.cfg.watch_seconds)
+        self.ledger = ledger.Ledger(setup.workdir, self.clock, enabled=self.main)
+        self.watch = Watch(setup.workdir, **who, patience=self.cfg.watch_seconds, beat=self.ledger.write)
+        with self.watch.phase("restore"), self.clock.lost("restore"):
             self.state, evaluation = start(setup, self.checkpoints)
         self.step = int(self.state.step)
+        self.clock.goes_on(*ledger.kept(setup.workdir, self.step))
         self.evaluated = (self.step if evaluation else -1, evaluation)
         self.guard = self.under_way = None
         if self.main:
             done = self.step >= self.cfg.total_steps
             provenance.write(setup.workdir, config.to_dict(self.cfg), overrides, done=done)
-        self.logger = Logger(setup, self.step, startup, self.hparams, self.watch)
+        self.logger = Logger(setup, self.step, startup, self.clock, self.hparams, self.watch)
         self.histograms = Histograms(self.cfg.histogram_every_steps)
         self.tracer = Tracer(self.cfg.profile, setup.workdir, enabled=self.main)
         self.saved = self.step if self.checkpoints.latest_step() == self.step else -1
@@ -97,8 +102,9 @@ class Run:
         if self.step and self._due("eval"):  # a signal may have stopped the run before it did this
             self.evaluate()
         if self.step < cfg.total_steps:
-            with self.watch.phase("compile"):
+            with self.watch.phase("compile"), self.clock.lost("compile"):
                 self.begin()
+            self.clock.start(self.step)
             with contextlib.closing(Reader(dataset.batches(self.data, self.step))) as batches:
                 while self.step < cfg.total_steps:
                     self.advance(batches)
@@ -214,12 +220,14 @@ class Run:
         self.logger.write_held()
         if self.saved != self.step:
             with self.watch.phase("checkpoint"), self.logger.saving(self.step):
+                self.ledger.write()  # behind the line of metrics that tells what was kept
                 self._write_checkpoint()
                 self.saved = self.step
                 if wait:
                     self.checkpoints.wait()
         elif wait:
-            self.checkpoints.wait()
+            with self.clock.lost("checkpoint"):
+                self.checkpoints.wait()
 
     def _write_checkpoint(self) -> None:
         metrics = self.evaluated[1] if self.evaluated[0] == self.step else {}
@@ -241,6 +249,9 @@ class Run:
 
     def close(self) -> None:
         self.watch.close()
+        if self.main:
+            log.info("%s", self.clock.line())
+            self.ledger.write(done=self.step >= self.cfg.total_steps)
         self.tracer.close()
         self.logger.close()
         self.checkpoints.close()

@@ -11,6 +11,7 @@ import re
 from typing import Literal
 
 from arch.ops.routing.statistics import DEAD_BELOW
+from arch.train.clock import CAUSES
 
 PARTS = {
     "phase": ("imports|setup|state|check|compile|step|total", "of a start; step: the first one; total: all"),
@@ -19,6 +20,7 @@ PARTS = {
         "restore|compile|data|step|eval|checkpoint",
         "what a process does (arch/train/watch.py); step: all else",
     ),
+    "cause": ("|".join(CAUSES), "; ".join(f"{cause}: {words}" for cause, words in CAUSES.items())),
     "split": (r"[^/]+", "'valid' for all of the validation split; of a mixture also what each source's path is called"),
     "term": (r"[a-z]\w*", "a task's second loss, such as BERT's next_sentence"),
     "layer": (
@@ -87,13 +89,14 @@ NAMES = (
     Name("eval/<split>/accuracy", "", "evaluation", "of the main term"),
     Name("eval/<split>/<term>_loss", "nats", "evaluation", "of another term"),
     Name("eval/<split>/<term>_accuracy", "", "evaluation", "of another term"),
-    Name("perf/seconds_per_step", "s", "log", "since the last line, less evaluations, checkpoints, traces, histograms"),
+    Name("perf/seconds_per_step", "s", "log", "since the last line, without what <cause> names but data"),
     Name("perf/tokens_per_second", "1/s", "log", "tokens of a batch, padding among them, by that time"),
     Name("perf/data_wait_share", "", "log", "part of that time in which the device was idle, for want of a batch"),
     Name("perf/tflops_per_second", "1e12/s", "log", "model FLOPs by that time, a device (arch/train/utilization.py)"),
     Name("perf/mfu", "", "log", "that by the device's peak in bfloat16; absent where the peak is not known"),
-    Name("perf/wall_seconds", "s", "log", "lifetimes of the run's processes so far; see arch/train/clock.py"),
+    Name("perf/wall_seconds", "s", "log", "the run's, from its first process's start on: kept_seconds and all lost ones"),
     Name("perf/kept_seconds", "s", "log", "time of those steps whose result was kept, without such waits for data"),
+    Name("perf/lost_<cause>_seconds", "s", "log", "lost so far, over all processes; see arch/train/clock.py"),
     Name("perf/goodput", "", "log", "kept_seconds / wall_seconds"),
     Name("perf/process_<process>/<activity>_seconds", "s", "log", "of a process's life so far, as it last told"),
     Name("perf/compile_seconds", "s", "start", "tracing and compiling the step, or a look into the cache"),

@@ -64,7 +64,7 @@ class Progress:
         parts = [self._label, f"{self._step / max(self._total, 1):6.1%}", f"{self._step}/{self._total}", self._loss]
         if self._seconds_per_step:
             left = (self._total - self._step) * self._seconds_per_step
-            parts += [f"{_short(self._tokens / self._seconds_per_step)} tokens/s", f"{_clock(left)} left"]
+            parts += [f"{_short(self._tokens / self._seconds_per_step)} tokens/s", f"{hours(left)} left"]
         return "  ".join(part for part in parts if part)
 
     def clear(self) -> None:
@@ -115,6 +115,7 @@ def _short(number: float) -> str:
     return f"{number:.4g}G"
 
 
-def _clock(seconds: float) -> str:
+def hours(seconds: float) -> str:
+    """`1:04:51`, to the second."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}"

@@ -20,7 +20,7 @@ import pathlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 log = logging.getLogger("arch")
 FOLDER = "processes"
@@ -59,9 +59,20 @@ class Watch:
       index, count: which process this is, and of how many.
       patience: seconds without progress after which it speaks; 0 to watch nothing.
       interval: seconds between two lines about itself.
+      beat: called with each of these lines, in the watch's thread.
     """
 
-    def __init__(self, workdir, *, index: int, count: int, patience: float, interval: float = 10.0):
+    def __init__(
+        self,
+        workdir,
+        *,
+        index: int,
+        count: int,
+        patience: float,
+        interval: float = 10.0,
+        beat: Callable[[], None] = lambda: None,
+    ):
+        self._beat = beat
         self._folder, self._index, self._count = pathlib.Path(workdir) / FOLDER, index, count
         self._patience, self._interval = patience, min(interval, patience / 4)
         self._lock, self._seconds = threading.Lock(), {}
@@ -108,6 +119,7 @@ class Watch:
         while True:
             with contextlib.suppress(OSError):  # a full disk is not for this thread to tell of
                 self._write()
+                self._beat()
             if self._end.wait(self._interval):
                 return
             stuck = time.monotonic() - self._progress

@@ -1,5 +1,6 @@
 """The rules place logical axes on a mesh of 8 devices; what does not fit is said before anything is compiled."""
 
+import math
 import re
 
 import jax
@@ -34,6 +35,25 @@ def test_minus_one_takes_the_devices_that_are_left(sizes, expected):
 def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes):
     with pytest.raises(ValueError, match=r"mesh\.data=.*must multiply to the number of devices, 8"):
         meshes.shape(meshes.Config(**sizes), 8)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_devices", "changes"),
+    [
+        (dict(fsdp=8), 4, "mesh.fsdp=4"),
+        (dict(data=2, fsdp=4), 4, "mesh.data=1"),
+        (dict(data=2, fsdp=4), 12, "mesh.data=3"),
+        (dict(data=2, fsdp=2, tensor=4), 6, "mesh.data=3 mesh.fsdp=1 mesh.tensor=2"),
+        (dict(data=1, fsdp=-1, tensor=8), 2, "mesh.tensor=2"),
+    ],
+)
+def test_the_overrides_that_it_names_fit(sizes, num_devices, changes):
+    with pytest.raises(ValueError, match="must multiply to the number of devices") as error:
+        meshes.shape(meshes.Config(**sizes), num_devices)
+    found = dict(re.findall(r"--config\.mesh\.(\w+)=(\d+)", str(error.value)))
+    assert " ".join(f"mesh.{axis}={size}" for axis, size in found.items()) == changes
+    fixed = meshes.shape(meshes.Config(**sizes | {axis: int(size) for axis, size in found.items()}), num_devices)
+    assert math.prod(fixed) == num_devices
 
 
 @pytest.mark.parametrize("size", [0, -2])

@@ -133,7 +133,7 @@ def test_no_example_of_a_row_matches_two():
         example = row.pattern
         fill = dict(phase="total", split="valid", term="second", layer="layers/3", loss="balance", expert="1",
                     device="0", path="layers/3/mlp/up", statistic="x", sublayer="layers/3/mlp",
-                    process="0", activity="data")  # fmt: skip
+                    process="0", activity="data", cause="data")  # fmt: skip
         for part, value in fill.items():
             example = example.replace(f"<{part}>", value)
         assert names.find(example, row.kind) is row

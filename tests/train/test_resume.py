@@ -78,6 +78,21 @@ def test_on_another_mesh_the_resumed_losses_agree(quick, copy, cfg, whole):
 
 
 @pytest.mark.slow
+def test_on_fewer_devices_the_error_names_the_override_and_with_it_the_losses_agree(quick, text, tmp_path):
+    """From 8 devices to 4, which mesh.data=-1 takes as they are, and to 2, on which an axis of 4 is refused."""
+    cfg = tiny.config(text, **{"mesh.fsdp": 4, "batch_size": 8})
+    with tiny.at_line("step 5/10", lambda: signal.raise_signal(signal.SIGTERM)):
+        tiny.train(cfg, tmp_path / "fewer", jax.devices())
+    with pytest.raises(ValueError, match="to the number of devices, 2: --config.mesh.fsdp=2 would"):
+        tiny.train(cfg, tmp_path / "fewer", jax.devices()[:2])
+    with tiny.at_line("step 7/10", lambda: signal.raise_signal(signal.SIGTERM)):
+        tiny.train(cfg, tmp_path / "fewer", jax.devices()[:4])
+    tiny.train(cfg.replace(mesh=cfg.mesh.replace(fsdp=2)), tmp_path / "fewer", jax.devices()[:2])
+    tiny.train(cfg, tmp_path / "all", jax.devices())
+    np.testing.assert_allclose(tiny.losses(tmp_path / "fewer"), tiny.losses(tmp_path / "all"), rtol=2e-5)
+
+
+@pytest.mark.slow
 def test_an_evaluation_that_a_signal_cut_short_is_made_at_the_resume(quick, cfg, whole, tmp_path):
     train_until("step 8/10", cfg, tmp_path)
     seen = {point[:2] for point in tiny.curve(tmp_path)}
