@@ -4,7 +4,7 @@
     q = x W_Q / sqrt(h),   k = x W_K,   v = x W_V,     alpha = sigmoid(x W_1 W_2 + b)^(1/16)
 
 Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023, arXiv 2312.06635, sec. 4.4. The
-norm is RMSNorm, as in the released code, where the paper has LayerNorm.
+norm is RMSNorm, as in the released code, where the paper has LayerNorm. The released code has no b_R.
 """
 
 from typing import Any
@@ -34,6 +34,7 @@ class Config(SublayerConfig):
       value_dim: channels of a head's value; 0 for twice head_dim, as in the paper.
       gate_rank: of the projection to the decays.
       temperature: root that is taken of the decays, so that they start near 1.
+      gate_bias: whether there is b_R.
       epsilon: of the norm.
       chunk: tokens that are multiplied at a time, a power of two.
     """
@@ -43,6 +44,7 @@ class Config(SublayerConfig):
     value_dim: config.SizeOrZero = 0
     gate_rank: config.PositiveInt = 16
     temperature: config.PositiveFloat = 16.0
+    gate_bias: bool = True
     epsilon: config.PositiveFloat = 1e-5
     chunk: config.PositiveInt = 64
 
@@ -81,7 +83,7 @@ class GatedLinearAttention(nn.Module):
         cfg, n = self.cfg, self.cfg.num_heads
         query, key = (to_heads(self, name, x, n, cfg.head_dim) for name in ("query", "key"))
         value = to_heads(self, "value", x, n, cfg.values)
-        gate = to_heads(self, "gate", x, n, cfg.values, bias=True)
+        gate = to_heads(self, "gate", x, n, cfg.values, bias=cfg.gate_bias)
         state = None if cache is None else cache["state"]
         query = query * cfg.head_dim**-0.5
         out, state = _recurrence.linear_attention(

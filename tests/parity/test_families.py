@@ -34,7 +34,7 @@ VARIANTS = (
 )
 """Second forms of a family whose first one is compared: slow altogether."""
 
-OF_OTHER_PEERS = {"performer_pytorch", "torchscale_retnet"}
+OF_OTHER_PEERS = {"gla", "performer_pytorch", "torchscale_retnet"}
 """They have goldens of their own in tests/families."""
 
 TOLERANCE = 3e-5
