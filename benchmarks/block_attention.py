@@ -4,7 +4,8 @@
     python -m benchmarks.block_attention v5e     or v5p or v6e: needs libtpu
 
 Nothing runs, so there is no time here: temporaries, code, and on a GPU registers and spills. Memory must grow with the
-length and with the blocks that are not empty, and code with neither, nor with how many different masks there are.
+length and with the blocks that are not empty, and code with neither, nor with how many different masks there are (a
+program holds them beside its code, on a TPU a bit a pair).
 """
 
 import sys

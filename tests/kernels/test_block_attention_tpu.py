@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import numpy as np
 import pytest
 
 from arch.kernels import compat
@@ -37,11 +38,21 @@ interpreted = functools.partial(attend, kernels="tpu", launch=True)
 def small_blocks(monkeypatch):
     """The interpreter takes blocks of any size."""
     monkeypatch.setattr(tpu, "LANES", 8)
+    monkeypatch.setattr(tpu, "BITS", 8)
 
 
 @pytest.mark.parametrize("case", [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)], ids=str)
 def test_values_and_gradients_are_those_of_dense_attention(case):
     agree(case, functools.partial(interpreted, block_map=case.map))
+
+
+def test_a_mask_is_stored_a_bit_a_pair(monkeypatch):
+    monkeypatch.undo()
+    masks = np.random.default_rng(0).random((3, 128, 256)) < 0.5
+    words = tpu.stored(masks)
+    assert words.nbytes == masks.size // 8
+    for mask, its_words in zip(masks, words):
+        np.testing.assert_array_equal(tpu._seen(its_words), mask)
 
 
 @pytest.mark.parametrize(

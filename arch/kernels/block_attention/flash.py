@@ -82,8 +82,7 @@ def attend(
         None if sinks is None else sinks.astype(jnp.float32),
     )
     forth, back = _visits(block_map, n // k)
-    lists = (Lists(*(jnp.asarray(getattr(found, name)) for name in Lists._fields)) for found in (forth, back))
-    tables = Tables(*lists, jnp.asarray(masks, jnp.int8))
+    tables = Tables(_lists(forth, module.stored(masks)), _lists(back, module.stored(masks.swapaxes(1, 2))))
     shared = block_map.heads == 1
     count = forth.count * (n if shared else 1)
     rule = Rule(bq, bk, h**-0.5 if scale is None else scale, soft_cap, shared, count, launch)
@@ -113,6 +112,12 @@ def _to_whole(array, block):
     """[b blocks * block ...] with zeros behind."""
     more = -array.shape[1] % block
     return jnp.pad(array, ((0, 0), (0, more), *[(0, 0)] * (array.ndim - 2))) if more else array
+
+
+def _lists(found, masks):
+    """Arrays of visits, and the masks they name."""
+    arrays = (getattr(found, name) for name in Lists._fields if name != "masks")
+    return Lists(*map(jnp.asarray, (*arrays, masks)))
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ of the map says. All arrays here are [b length heads channels], whole blocks lon
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from arch.kernels import compat
@@ -30,7 +31,7 @@ from arch.kernels.block_attention.rule import LEAST, LOG2E, Extras, Rule, Tables
 from arch.kernels.ring import Ring
 from arch.kernels.warpgroups import tile
 
-__all__ = ["HEADS_FIRST", "backward", "forward", "misfit"]
+__all__ = ["HEADS_FIRST", "backward", "forward", "misfit", "stored"]
 
 DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 HEADS_FIRST = False
@@ -51,6 +52,11 @@ def misfit(dtype, channels: tuple[int, int], block: tuple[int, int]) -> str:
         if any(size not in SIZES for size in sizes):
             return f"{name}={sizes} must be {' or '.join(map(str, SIZES))} each"
     return ""
+
+
+def stored(masks: np.ndarray) -> np.ndarray:
+    """int8 of bool [u rows columns]."""
+    return masks.astype(np.int8)
 
 
 def forward(rule: Rule, query, key, value, extras: Extras, tables: Tables):
@@ -126,7 +132,7 @@ def forward(rule: Rule, query, key, value, extras: Extras, tables: Tables):
             "out": jax.ShapeDtypeStruct((b, t, n, v), query.dtype),
             "logsumexp": jax.ShapeDtypeStruct((b, n, t), jnp.float32),
         },
-        dict(query=query, key=key, value=value, masks=tables.masks, **lists._asdict(), **extras._asdict()),
+        dict(query=query, key=key, value=value, **lists._asdict(), **extras._asdict()),
         {
             "query_tile": tile(readers, ROWS, h, dtype=query.dtype),
             **({"out_tile": tile(readers, ROWS, v, dtype=query.dtype)} if v != h else {}),

@@ -34,9 +34,8 @@ def backward(rule: Rule, query, key, value, extras: Extras, tables: Tables, d_ou
     """(dQ, dK, dV) of d_out [b t n v]; logsumexp in base 2, UNSEEN where a row sees nothing, and D, both [b n t]."""
     arrays = dict(query=query, key=key, value=value, d_out=d_out, logsumexp=logsumexp, delta=delta)
     arrays |= extras._replace(sinks=None)._asdict()
-    d_query = _by_rows(rule, arrays | tables.by_rows._asdict() | {"masks": tables.masks})
-    by_keys = arrays | tables.by_keys._asdict() | {"masks": tables.masks.swapaxes(1, 2)}
-    return d_query, *_by_keys(rule, by_keys)
+    d_query = _by_rows(rule, arrays | tables.by_rows._asdict())
+    return d_query, *_by_keys(rule, arrays | tables.by_keys._asdict())
 
 
 def _by_rows(rule, arrays):

@@ -75,22 +75,21 @@ class Tables(NamedTuple):
     Attributes:
       by_rows: the forward pass's visits.
       by_keys: those of the backward pass by keys.
-      masks: int8 [u bq bk] 1 for a visible pair.
     """
 
     by_rows: "Lists"
     by_keys: "Lists"
-    masks: Array
 
 
 class Lists(NamedTuple):
-    """The arrays of `visits.Visits`."""
+    """The arrays of `visits.Visits`, and the masks [u bq bk], or by keys [u bk bq], as the kernels store them."""
 
     place: Array
     flags: Array
     begin: Array
     partial: Array
     order: Array
+    masks: Array
 
 
 def row_of(place):

@@ -12,6 +12,7 @@ here are [b heads length channels], whole blocks long.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from arch.kernels.block_attention.rule import LEAST, LOG2E, MASKED, Extras, Rule, Tables
@@ -20,7 +21,7 @@ from arch.kernels.block_attention.visits import FIRST, LAST
 
 DTYPES = (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16))
 HEADS_FIRST = True
-LANES = 128
+LANES, BITS = 128, 32
 NT, NN = (((1,), (1,)), ((), ())), (((1,), (0,)), ((), ()))
 
 
@@ -33,12 +34,27 @@ def misfit(dtype, channels: tuple[int, int], block: tuple[int, int]) -> str:
     return ""
 
 
+def stored(masks: np.ndarray) -> np.ndarray:
+    """int32 [u rows/32 columns] of bool [u rows columns]: row 32 i + j is bit j of word i."""
+    u, rows, columns = masks.shape
+    bits = masks.reshape(u, rows // BITS, BITS, columns) << np.arange(BITS, dtype=np.uint32)[:, None]
+    return np.bitwise_or.reduce(bits, axis=2).view(np.int32)
+
+
+def _seen(words):
+    """The mask [rows columns] of its words."""
+    count, columns = words.shape
+    shape = count * BITS, columns
+    spread = jnp.broadcast_to(words[:, None], (count, BITS, columns)).reshape(shape)
+    return lax.shift_right_logical(spread, lax.broadcasted_iota(jnp.int32, shape, 0) & (BITS - 1)) & 1 != 0
+
+
 def forward(rule: Rule, query, key, value, extras: Extras, tables: Tables):
     """(out [b n t v], logsumexp [b n t] in base e) of query [b n t h], key [b k s h], value [b k s v]."""
     b, n, t, _ = query.shape
     v, bq = value.shape[-1], rule.queries
     grid = Grid(rule, query, key, tables.by_rows)
-    operands = grid.operands(query, key, value, extras, tables.masks)
+    operands = grid.operands(query, key, value, extras)
     if extras.sinks is not None:
         operands["sinks"] = extras.sinks, grid.scalars()
     results = {
@@ -83,8 +99,8 @@ def backward(rule: Rule, query, key, value, extras: Extras, tables: Tables, d_ou
     by_rows = Grid(rule, query, key, tables.by_rows)
     by_keys = Grid(rule, query, key, tables.by_keys, by_keys=True)
     found = []
-    for grid, masks in ((by_rows, tables.masks), (by_keys, tables.masks.swapaxes(1, 2))):
-        operands = grid.operands(query, key, value, extras, masks)
+    for grid in (by_rows, by_keys):
+        operands = grid.operands(query, key, value, extras)
         operands["d_out"] = d_out, grid.queries(d_out.shape[-1])
         operands |= {name: (array, grid.query_row()) for name, array in zip(("logsumexp", "delta"), rows)}
         like = lambda array, spec: (jax.ShapeDtypeStruct(array.shape, array.dtype), spec(array.shape[-1]))
@@ -168,5 +184,5 @@ def _logits(step, rule, refs, masked):
             of_queries = of_queries.reshape(rule.queries, 1)
         logits = jnp.where(of_queries == of_keys, logits, MASKED)
     if masked:
-        logits = jnp.where(refs["masks"][0].astype(jnp.int32) != 0, logits, MASKED)
+        logits = jnp.where(_seen(refs["masks"][0]), logits, MASKED)
     return logits, slope

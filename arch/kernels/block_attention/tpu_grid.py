@@ -51,15 +51,15 @@ class Grid:
 
     def __init__(self, rule: Rule, query: Array, key: Array, lists: Lists, by_keys: bool = False):
         """Of query [b n t h], key [b k s h] and a list of visits [1 or heads, s] in the order of queries or keys."""
-        self.rule, self.place, self.flags, self.by_keys = rule, lists.place, lists.flags, by_keys
+        self.rule, self.lists, self.by_keys = rule, lists, by_keys
         b, n, self.group = query.shape[0], query.shape[1], query.shape[1] // key.shape[1]
         self.together = self.group if by_keys and rule.shared else 1  # heads that share the list
-        self.shape = (b, n // self.group if by_keys else n, self.place.shape[1], self.together)
+        self.shape = (b, n // self.group if by_keys else n, lists.place.shape[1], self.together)
         self.flops = 2 * b * rule.visits * rule.queries * rule.keys * query.shape[-1]
 
     def _index(self, head, visit, member, place, flags):
         """(query head, key-value head, block of queries, block of keys, mask) of a grid step."""
-        lane = head if len(self.place) > 1 else 0
+        lane = head if len(self.lists.place) > 1 else 0
         place, flags = place[lane, visit], flags[lane, visit]
         row, column = row_of(place), column_of(place)
         if self.by_keys:
@@ -88,8 +88,9 @@ class Grid:
         pl, pltpu = compat.tpu()
         return pl.BlockSpec(memory_space=pltpu.SMEM)
 
-    def operands(self, query, key, value, extras: Extras, masks) -> dict:
+    def operands(self, query, key, value, extras: Extras) -> dict:
         """Array and part of what all kernels read, by name."""
+        masks = self.lists.masks
         found = {
             "query": (query, self.queries(query.shape[-1])),
             "key": (key, self.keys(key.shape[-1])),
@@ -121,7 +122,7 @@ class Grid:
         def body(place, flags, *refs):
             at = [pl.program_id(axis) for axis in range(4)]
             head, _, query_block, key_block, _ = self._index(*at[1:], place, flags)
-            here = flags[at[1] if len(self.place) > 1 else 0, at[2]]
+            here = flags[at[1] if len(self.lists.place) > 1 else 0, at[2]]
             if self.together > 1:  # a row's sums begin with the first of the heads and end with the last
                 here &= jnp.where(at[3] == 0, -1, ~FIRST) & jnp.where(at[3] == self.together - 1, -1, ~LAST)
             step = Step(self.by_keys, head, query_block, key_block, here)
@@ -147,4 +148,4 @@ class Grid:
             ),
             cost_estimate=pl.CostEstimate(flops=products * self.flops, transcendentals=elements, bytes_accessed=nbytes),
             interpret=self.rule.launch or False,
-        )(self.place, self.flags, *arrays)
+        )(self.lists.place, self.lists.flags, *arrays)
