@@ -10,6 +10,7 @@ import pytest
 from arch.ops import alibi, block_loops, relative
 from arch.ops.attention import attend
 from arch.ops.patterns import block_list, block_map, causal, full, global_tokens, random_blocks, window
+from arch.ops.patterns.schedule import schedule
 from arch.ops.sparse_attention import dense_attend, merge, sparse_attend
 
 B, T, H, V = 2, 23, 3, 5
@@ -71,6 +72,15 @@ def _pairs():
 def test_values_and_gradients_are_those_of_the_reference(pattern, n, k, rest, step, monkeypatch):
     monkeypatch.setattr(block_loops, "STEP", step)
     holds(pattern, arrays(n, k), **rest)
+
+
+def test_a_row_that_fills_a_step_up_counts_once(monkeypatch):
+    monkeypatch.setattr(block_loops, "STEP", 1300)
+    pattern, given = window(5), arrays(3, 1)
+    lists = block_map(pattern, T, T, block=(4, 5)).transposed().lists
+    loops = schedule(lists, blocks=1300 // (B * 3 * 4 * 5))
+    assert any(len(np.unique(loop.rows)) < loop.rows.size for loop in loops)
+    holds(pattern, given, **TABLE | {"bias_operands": normal(6, 3)})
 
 
 def test_segments_and_padding_hide_pairs():

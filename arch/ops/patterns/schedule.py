@@ -20,7 +20,7 @@ class Loop:
     """Steps of one shape.
 
     Attributes:
-      rows: int32 [steps g] rows of the lists; the last one is repeated to fill the last step up.
+      rows: int32 [steps g] rows of the lists; the last one is repeated to fill the last step up, and then meets nothing.
       blocks: int32 [parts g w] which blocks each row meets; 0 where filled up.
       kind: int32 [parts g w] see `BlockMap`; -1 where filled up.
       begin: int32 [steps + 1] step x has the parts begin[x] ... begin[x + 1] - 1.
@@ -81,10 +81,15 @@ def _filled(lists: Lists, rows: np.ndarray, places: np.ndarray) -> tuple[np.ndar
 
 
 def _short(lists: Lists, rows: np.ndarray, width: int, together: int) -> Loop:
-    """Rows a few together, each with all its blocks."""
-    together = min(together, len(rows))
-    rows = np.pad(rows, (0, -len(rows) % together), mode="edge").reshape(-1, together).astype(np.int32)
-    return Loop(rows, *_filled(lists, rows, np.arange(width)), np.arange(len(rows) + 1, dtype=np.int32))
+    """Rows a few together, each with all its blocks; in as many steps as so many together need, about equally many."""
+    steps = -(-len(rows) // together)
+    together = -(-len(rows) // steps)
+    more = steps * together - len(rows)
+    rows = np.pad(rows, (0, more), mode="edge").reshape(steps, together).astype(np.int32)
+    blocks, kind = _filled(lists, rows, np.arange(width))
+    if more:
+        kind[-1, -more:] = -1  # else the gradients of what they meet would count them again
+    return Loop(rows, blocks, kind, np.arange(steps + 1, dtype=np.int32))
 
 
 def _long(lists: Lists, rows: np.ndarray, width: int) -> Loop:
