@@ -60,4 +60,8 @@ def switch_ablation(cfg):
     return cfg.replace(total_steps=2, batch_size=8, seq_len=16, eval_batches=1)
 
 
+def equal_size(cfg):
+    return cfg.replace(total_steps=2, batch_size=8, seq_len=16, eval_batches=1)
+
+
 TINY = {name: make for name, make in globals().items() if callable(make)}
