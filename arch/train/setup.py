@@ -150,7 +150,19 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     if "train" in data.splits:
         ready.dataset("train")  # refuses a text or a tokenizer that the task cannot take, a seq_len that is too long
     _check_best_metric(ready)
+    if meshes.context_shards(mesh) > 1:
+        _must_split(ready)
     return ready
+
+
+def _must_split(ready: Setup) -> None:
+    """Raises ValueError when a layer cannot take the rows' parts: known only where their real length is traced."""
+    many = jax.process_count()
+    rows = next(iter(ready.evaluated.values()))[0]
+    batch = {name: jax.ShapeDtypeStruct((many * len(row), *row.shape[1:]), row.dtype) for name, row in rows.items()}
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), ready.plan.abstract.params)
+    with jax.set_mesh(ready.mesh):
+        jax.eval_shape(ready.eval_step, params, batch, ready.watched)
 
 
 def must_predict(model_cfg: Any, what: str = "this mode") -> None:

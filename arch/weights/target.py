@@ -45,7 +45,7 @@ def _boxed(model_cfg: Any) -> tree.Tree:
     """The boxes of a model's weights, shapes for values, in canonical form. Tracing a model takes a second."""
 
     def init():
-        tokens = jnp.zeros((1, 2), jnp.int32)
+        tokens = jnp.zeros((1, 1), jnp.int32)
         return tree.unstack(model_cfg.make().init(jax.random.key(0), tokens)["params"])
 
     return jax.eval_shape(init)

@@ -126,3 +126,30 @@ HYENA = {"model.layers": dict(pattern=(dict(sublayers=(dict(name="hyena", max_le
 def test_rows_that_cannot_be_split_are_refused(text, tmp_path, changes, words):
     with pytest.raises(ValueError, match=words):
         setup.prepare(configured(text, **changes, **{"mesh.context": 4}), tmp_path)
+
+
+def attention(**changes):
+    """A layer of it, as a config's leaf."""
+    sublayer = dict(name="attention", num_heads=4, head_dim=2) | changes
+    return {"model.layers": dict(pattern=(dict(sublayers=(sublayer,)),), repeats=2)}
+
+
+@pytest.mark.parametrize("context", [2, 4])
+def test_rows_of_causal_attention_may_be_split(text, tmp_path, context):
+    changes = {"mesh.context": context, "seq_len": 16} | attention()
+    assert setup.prepare(configured(text, **changes), tmp_path).mesh.shape["context"] == context
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seq_len": 12} | attention(), r"seq_len=12 must be a multiple of 2 \* mesh.context = 8"),
+        (
+            {"seq_len": 16} | attention(split="heads", num_kv_heads=2),
+            r"num_kv_heads=2 must be a multiple of mesh.tensor \* mesh.context = 4",
+        ),
+    ],
+)
+def test_what_layers_cannot_split_is_refused_before_the_step_compiles(text, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        setup.prepare(configured(text, **changes, **{"mesh.context": 4}), tmp_path)
