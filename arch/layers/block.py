@@ -5,6 +5,9 @@
     sandwich       x <- x + norm'(f(norm(x)))               CogView; Gemma 2
     parallel       x <- x + sum_i f_i(norm(x))              GPT-J, PaLM, Falcon-7B
     parallel_norms x <- x + sum_i f_i(norm_i(x))            GPT-NeoX
+    nested         x <- x + f_2(norm_2(x + f_1(norm_1(x)))) Zamba
+
+A sublayer that normalizes by itself has no norm before it.
 """
 
 import dataclasses
@@ -17,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from arch import config
 from arch.kernels import implementations
 from arch.layers import norm as norms
-from arch.layers.contract import Aux, Context, Output, SublayerConfig
+from arch.layers.contract import Aux, Context, Output, SublayerConfig, check_group
 from arch.layers.flops import Flops, Row
 from arch.ops.dropout import dropout
 from arch.sharding.context import shards
@@ -41,15 +44,14 @@ class Config(config.Config):
 
     sublayers: tuple[config.choice("mixers", "ffns"), ...]
     norm: norms.Config = norms.Config()
-    placement: Literal["pre", "post", "sandwich", "parallel", "parallel_norms"] = "pre"
+    placement: Literal["pre", "post", "sandwich", "parallel", "parallel_norms", "nested"] = "pre"
     dropout: config.Fraction = 0.0
     group: str = ""
 
     def check(self):
         if not self.sublayers:
             raise ValueError("sublayers=() must hold at least one mixer or ffn")
-        if self.group and (self.group.startswith("scan_") or not self.group.isidentifier()):
-            raise ValueError(f"group={self.group!r} must be an identifier that does not start with 'scan_'")
+        check_group(self.group)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -63,6 +65,11 @@ class Config(config.Config):
     def make(self, name: str | None = None) -> "Block":
         """The Linen module."""
         return Block(self, name=name)
+
+    def groups(self) -> dict[str, config.Config]:
+        """What shares its parameters with other layers, by group: the block, or parts of its sublayers."""
+        found = {self.group: self} if self.group else {}
+        return found | {name: part for sublayer in self.sublayers for name, part in sublayer.groups().items()}
 
     def init_cache(self, batch: int, length: int, embed_dim: int, dtype: Any) -> dict[str, Any]:
         """The sublayers' empty caches by label."""
@@ -100,7 +107,9 @@ class Block(nn.Module):
         stream = x = checkpoint_name(x, LAYER_INPUT)
         common = cfg.norm.make("norm")(x) if cfg.placement == "parallel" else None
         for i, (label, sublayer) in enumerate(zip(cfg.labels, cfg.sublayers)):
-            if cfg.placement in ("pre", "sandwich"):
+            if sublayer.normalizes:
+                inner = x if parallel else stream
+            elif cfg.placement in ("pre", "sandwich", "nested"):
                 inner = cfg.norm.make(f"{label}_norm")(stream)
             elif cfg.placement == "parallel_norms":
                 inner = cfg.norm.make(f"{label}_norm")(x)
@@ -116,7 +125,7 @@ class Block(nn.Module):
                 result = cfg.norm.make(f"{label}_post_norm")(result)
             if cfg.dropout and not context.deterministic:
                 result = dropout(result, read.fold(1).key, rate=cfg.dropout)
-            stream = stream + result
+            stream = (x if cfg.placement == "nested" else stream) + result
             if cfg.placement == "post":
                 stream = cfg.norm.make(f"{label}_norm")(stream)
             shared |= out.shared

@@ -71,6 +71,8 @@ class Context:
       tokens: [b t] the ids of which the residual stream was made, for hash routing; None where a model does not tell.
       watched: [n] ascending ids of which routers tell where they go, and which experts go together; None not to tell.
       routes: what routers that replay read, a stack those of all its layers, a layer its own; None to route anew.
+      embedding: [b t d] what the stack's first layer read; None where no sublayer of it asks for that.
+      parameters: what layers or sublayers of a stack share, by group.
       key: for dropout and noise; None only when `deterministic`.
       shared: what earlier layers computed for later ones, by name. The repeated part of a stack may change its values,
         not its names.
@@ -87,6 +89,8 @@ class Context:
     tokens: Int[Array, "b t"] | None = None
     watched: Int[Array, "n"] | None = None
     routes: Routes | None = None
+    embedding: Float[Array, "b t d"] | None = None
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     key: Key[Array, ""] | None = None
     shared: dict[str, Any] = dataclasses.field(default_factory=dict)
     deterministic: bool = dataclasses.field(default=True, metadata={"static": True})
@@ -159,7 +163,15 @@ class Output:
 
 
 class SublayerConfig(config.Config):
-    """Base of the configs of mixers and ffns."""
+    """Base of the configs of mixers and ffns.
+
+    Attributes:
+      normalizes: it reads the stream as it is, and has norms of its own: a block puts none before it.
+      reads_embedding: it reads `Context.embedding`.
+    """
+
+    normalizes: ClassVar[bool] = False
+    reads_embedding: ClassVar[bool] = False
 
     def make(self, name: str | None = None):
         """The Linen module with this config, whose call is the contract's function."""
@@ -181,6 +193,14 @@ class SublayerConfig(config.Config):
         """The same where `deterministic` is False."""
         return self.lacks()
 
+    def groups(self) -> dict[str, config.Config]:
+        """Parts whose parameters it shares with other sublayers of the stack, by the name that the stack has for them.
+
+        A part's module is called as a sublayer is. The sublayer finds the parameters in `Context.parameters`, and has
+        others of its own.
+        """
+        return {}
+
     def flops(self, row: Row) -> Flops:
         """Of a forward pass over one row (see `arch.layers.flops`). Raises UnknownFlops unless it is overridden."""
         raise unknown(self)
@@ -197,6 +217,12 @@ class SublayerConfig(config.Config):
     def label(self) -> str:
         """The name of this sublayer's parameters within a block: the file's name."""
         return type(self).__module__.rsplit(".", 1)[-1]
+
+
+def check_group(name: str) -> None:
+    """Raises ValueError unless this may name what layers share: '' for nothing, or a name among those of layers."""
+    if name and (name.startswith("scan_") or not name.isidentifier()):
+        raise ValueError(f"group={name!r} must be an identifier that does not start with 'scan_'")
 
 
 class HeadConfig(config.Config):

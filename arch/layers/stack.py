@@ -65,10 +65,11 @@ class Config(config.Config):
     remat: Remat = "none"
 
     def check(self):
-        groups: dict[str, block.Config] = {}
+        groups: dict[str, config.Config] = {}
         for i, layer in enumerate(self.blocks):
-            if layer.group and groups.setdefault(layer.group, layer) != layer:
-                raise ValueError(f"group={layer.group!r} of layer {i} must hold equal blocks: they share parameters")
+            for name, part in layer.groups().items():
+                if groups.setdefault(name, part) != part:
+                    raise ValueError(f"group={name!r} of layer {i} must hold equal blocks: they share parameters")
         if not self.pattern:
             raise ValueError("pattern=() must hold at least one block")
 
@@ -81,6 +82,11 @@ class Config(config.Config):
     def scan_name(self) -> str:
         """Of the stacked parameters: it tells where they start and the period's length (see `arch.tree`)."""
         return f"scan_{len(self.prefix)}_{len(self.pattern)}"
+
+    @property
+    def reads_embedding(self) -> bool:
+        """Whether a layer reads what the first one does."""
+        return any(sublayer.reads_embedding for layer in self.blocks for sublayer in layer.sublayers)
 
     def make(self, name: str | None = None) -> "Stack":
         """The Linen module."""
@@ -129,21 +135,24 @@ class Stack(nn.Module):
         if scanned and cache is not None:
             raise ValueError("a cache needs the parameters one layer at a time: call arch.tree.unstack on them first")
         remat = "none" if cache is not None else cfg.remat
+        if cfg.reads_embedding:
+            context = dataclasses.replace(context, embedding=constrain(x, "batch", "sequence", None))
         carry, aux, caches = (x, dict(context.shared)), Aux(), []
 
         def unrolled(begin, end):
             nonlocal carry, aux
             for i in range(begin, end):
                 layer, old = cfg.blocks[i], None if cache is None else cache[i]
-                make = _block(layer, remat, str(i), self._groups((layer,), carry, context), prevent_cse=True)
-                carry, new, some = _run(make, carry, context, i, old)
+                read = self._with_groups((layer,), carry, context)
+                make = _block(layer, remat, str(i), prevent_cse=True)
+                carry, new, some = _run(make, carry, read, i, old)
                 caches.append(new)
                 aux += some.under(str(i))
 
         begin, end = len(cfg.prefix), len(cfg.prefix) + len(cfg.pattern) * cfg.repeats
         if scanned:
             unrolled(0, begin)
-            carry, some = self._scan(carry, context, self._groups(cfg.pattern, carry, context))
+            carry, some = self._scan(carry, self._with_groups(cfg.pattern, carry, context))
             aux += some
             unrolled(end, len(cfg.blocks))
         else:
@@ -151,29 +160,29 @@ class Stack(nn.Module):
         x, shared = carry
         return Output(x, None if cache is None else tuple(caches), aux, shared)
 
-    def _groups(self, layers, carry, context) -> dict[str, Any]:
-        """The parameters of these layers' groups, created at init by one call that nobody reads."""
-        groups = {layer.group: layer for layer in layers if layer.group}
-        if self.is_initializing():
-            for name, layer in groups.items():
-                if not self.has_variable("params", name):
-                    _run(layer.make(name), carry, context, 0, None)
-        return {name: unbox(self.get_variable("params", name)) for name in groups}
+    def _with_groups(self, layers, carry, context) -> Context:
+        """The context with the parameters of these layers' groups, created at init by one call that nobody reads."""
+        for name, part in {name: part for layer in layers for name, part in layer.groups().items()}.items():
+            if self.is_initializing() and not self.has_variable("params", name):
+                _run(part.make(name), carry, context, 0, None)
+            parameters = context.parameters | {name: unbox(self.get_variable("params", name))}
+            context = dataclasses.replace(context, parameters=parameters)
+        return context
 
-    def _scan(self, carry, context, groups):
+    def _scan(self, carry, context):
         """The repeated part: one period, scanned over its stacked parameters."""
         cfg = self.cfg
         period = nn.scan(
             Period,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast),
             length=cfg.repeats,
             metadata_params={},
         )
         begin, step = len(cfg.prefix), len(cfg.pattern)
         first_layers = begin + step * jnp.arange(cfg.repeats)
-        carry, aux = period(cfg, name=cfg.scan_name)(carry, first_layers, context, groups)
+        carry, aux = period(cfg, name=cfg.scan_name)(carry, first_layers, context)
         stats = {}
         for name, values in aux.stats.items():
             j, rest = name.split("/", 1)
@@ -187,10 +196,10 @@ class Period(nn.Module):
     cfg: Config
 
     @nn.compact
-    def __call__(self, carry, first_layer, context: Context, groups: Mapping):
+    def __call__(self, carry, first_layer, context: Context):
         aux, names = Aux(), sorted(carry[1])
         for j, layer in enumerate(self.cfg.pattern):
-            make = _block(layer, self.cfg.remat, str(j), groups, prevent_cse=False)
+            make = _block(layer, self.cfg.remat, str(j), prevent_cse=False)
             carry, _, some = _run(make, carry, context, first_layer + j, None)
             aux += some.under(str(j))
         if sorted(carry[1]) != names:
@@ -199,13 +208,14 @@ class Period(nn.Module):
         return carry, aux
 
 
-def _block(layer: block.Config, remat: Remat, name: str, groups: Mapping, *, prevent_cse: bool):
+def _block(layer: block.Config, remat: Remat, name: str, *, prevent_cse: bool):
     """The function (x, context, cache) -> Output of a layer with its own parameters or its group's."""
     module = block.Block
     if remat != "none":
         module = nn.remat(block.Block, policy=POLICIES[remat], prevent_cse=prevent_cse)
     if layer.group:
-        return lambda *args: module(layer, parent=None).apply({"params": groups[layer.group]}, *args)
+        shared = module(layer, parent=None)
+        return lambda x, context, cache: shared.apply({"params": context.parameters[layer.group]}, x, context, cache)
     return module(layer, name=name)
 
 

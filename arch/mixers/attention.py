@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from arch import config
-from arch.layers.contract import Context, Output, SublayerConfig
+from arch.layers.contract import Context, LogitBias, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
 from arch.mixers._attend import Block, attend_cache, attend_tokens, map_of
@@ -175,13 +175,7 @@ class Attention(nn.Module):
         query, key = (cfg.position.rotate(heads, context.positions) for heads in (query, key))
         sinks = own("sinks", constant(0.0), dtype=jnp.float32, heads=cfg.num_heads) if cfg.sinks else None
         bias, shared = cfg.position.bias(own, cfg.num_heads, context.shared)
-        given = (query, key, value, sinks, bias, context)
-        if cache is not None:
-            out, cache = attend_cache(cfg, *given, cache)
-        elif shards(x.shape[1]) > 1:
-            out = attend_split(cfg.sight, "heads" if cfg.sparse else cfg.split, *given)
-        else:
-            out = attend_tokens(cfg, *given)
+        out, cache = attend_heads(cfg, query, key, value, sinks, bias, context, cache)
         out = constrain(out, "batch", "sequence", "heads", None)
         fan_in = cfg.num_heads * cfg.head_dim
         result = own("out", normal(fan_in**-0.5), heads=cfg.num_heads, head_dim=cfg.head_dim, embed=d)
@@ -189,6 +183,18 @@ class Attention(nn.Module):
         if cfg.bias in ("out", "all"):
             out += own("out_bias", constant(0.0), embed=d)
         return Output(out, cache, shared=shared)
+
+
+def attend_heads(
+    cfg: Config, query, key, value, sinks, bias: LogitBias | None, context: Context, cache: dict | None
+) -> tuple[Float[Array, "b t n h"], dict | None]:
+    """(attention among the tokens, or with those that the cache holds; the cache with them)."""
+    given = (query, key, value, sinks, bias, context)
+    if cache is not None:
+        return attend_cache(cfg, *given, cache)
+    if shards(query.shape[1]) > 1:
+        return attend_split(cfg.sight, "heads" if cfg.sparse else cfg.split, *given), None
+    return attend_tokens(cfg, *given), None
 
 
 class HeadNorm(nn.Module):

@@ -39,6 +39,7 @@ class Config(SublayerConfig):
       conv_width: taps of the convolution.
       dt_min: least initial step size.
       dt_max: greatest initial step size.
+      least_step: of any token; 0 for none.
       epsilon: of the norm.
       chunk: tokens that are multiplied at a time.
     """
@@ -50,6 +51,7 @@ class Config(SublayerConfig):
     conv_width: config.PositiveInt = 4
     dt_min: config.PositiveFloat = 0.001
     dt_max: config.PositiveFloat = 0.1
+    least_step: config.NonNegativeFloat = 0.0
     epsilon: config.PositiveFloat = 1e-5
     chunk: config.PositiveInt = 64
 
@@ -118,7 +120,7 @@ class Mamba2(nn.Module):
             parts[name], tails[name] = self._convolved(name, channels, x, context, tail)
         step = x @ own("dt", normal(d**-0.5), embed=d, heads=n)
         step_bias = exact("dt_bias", step_bias_init(cfg.dt_min, cfg.dt_max), heads=n)
-        delta = jax.nn.softplus(step.astype(step_bias.dtype) + step_bias)
+        delta = jnp.maximum(jax.nn.softplus(step.astype(step_bias.dtype) + step_bias), cfg.least_step)
         if context.valid is not None:
             delta = jnp.where(context.valid[..., None], delta, 0.0)
 

@@ -86,7 +86,7 @@ def sublayer(cfg: SublayerConfig, row: Row):
     module = cfg.make()
 
     def apply(run, variables, x, memory):
-        context = Context(positions=positions_of(jnp.zeros(x.shape[:2], int)), memory=Memory(memory))
+        context = Context(positions=positions_of(jnp.zeros(x.shape[:2], int)), memory=Memory(memory), embedding=x)
         return run(variables, x, context)
 
     x, memory = shape(ROWS, row.length, row.embed_dim), shape(ROWS, row.memory_length, row.memory_dim)

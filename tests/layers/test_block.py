@@ -40,10 +40,12 @@ def _by_hand(placement, params):
         return x + n("mlp_post_norm", g(n("mlp_norm", x)))
     if placement == "parallel":
         return x + f(n("norm", x)) + g(n("norm", x))
+    if placement == "nested":
+        return x + g(n("mlp_norm", x + f(n("attention_norm", x))))
     return x + f(n("attention_norm", x)) + g(n("mlp_norm", x))
 
 
-@pytest.mark.parametrize("placement", ["pre", "post", "sandwich", "parallel", "parallel_norms"])
+@pytest.mark.parametrize("placement", ["pre", "post", "sandwich", "parallel", "parallel_norms", "nested"])
 def test_a_placement_is_its_formula(placement):
     cfg, params = _layer(placement)
     out = jax.jit(cfg.make().apply)({"params": params}, inputs(), context(inputs())).x

@@ -32,6 +32,14 @@ def test_heads_of_one_group_read_and_write_what_is_theirs():
     assert differs[:6].all() and not differs[6]
 
 
+def test_a_step_is_at_least_the_least_one():
+    case, x, step = Case(CFG), inputs(), 0.7
+    still = case.params | {"dt": jnp.zeros_like(case.params["dt"]), "dt_bias": jnp.full(6, -20.0)}
+    exact = still | {"dt_bias": jnp.full(6, np.log(np.expm1(step)))}
+    bounded = CFG.replace(least_step=step).make().apply({"params": still}, x, context(x)).x
+    np.testing.assert_allclose(bounded, case.apply(exact, x, context(x)).x, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
