@@ -283,6 +283,14 @@ CASES = {
              attn_layer_indices=[1], mamba_n_heads=6, mamba_d_head=8, mamba_d_state=5, mamba_n_groups=2,
              mamba_chunk_size=4, attention_bias=True, mlp_bias=True, max_position_embeddings=29),
     ),
+    "zamba2": Case(
+        "Zamba2ForCausalLM",
+        dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=37, mamba_d_state=5,
+             n_mamba_heads=6, mamba_ngroups=2, chunk_size=4, adapter_rank=5, use_mem_rope=True, rms_norm_eps=0.1,
+             use_shared_attention_adapter=True, layers_block_type=["mamba", "hybrid", "hybrid"]),
+        ("model.layers.1.shared_transformer.self_attn.linear_k_adapter_list.1.0.weight",
+         "model.layers.1.shared_transformer.input_layernorm.weight", "model.layers.2.mamba_decoder.mamba.A_log"),
+    ),
     "griffin": Case(
         "RecurrentGemmaForCausalLM",
         dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1, intermediate_size=74,

@@ -24,7 +24,7 @@ AS_OTHERS = (
     *("bigbird_drawn", "bigbird_sequence", "bigbird_full", "bigbird_pegasus_drawn"),
     *("llama_linear", "llama_yarn", "llama_llama3", "bloom_six_heads", "mistral", "qwen3", "gpt_neox_sequential"),
     *("falcon_rw", "falcon_40b", "qwen2_moe", "qwen3_moe", "deepseek_v2", "switch", "falcon_mamba", "bamba"),
-    "long_t5_local",
+    *("long_t5_local", "zamba2"),
 )
 """They decode with the caches of other cases, and pack with their masks: slow. What is their own is in the outputs."""
 
