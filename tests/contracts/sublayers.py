@@ -64,12 +64,12 @@ def memory(rows: int = ROWS) -> Memory:
 def context(x: jax.Array, start=0, **fields) -> Context:
     """What the rows of x [b t ...] read: positions from `start` (a number or [b]), the memory, and the given fields.
 
-    What the tokens were embedded as is x again, turned about.
+    What the tokens were embedded as is x again, turned about; ids were not.
     """
     rows, tokens = x.shape[:2]
     positions = np.broadcast_to(np.asarray(start, np.int32), (rows,))[:, None] + np.arange(tokens, dtype=np.int32)
-    own = {"positions": jnp.asarray(positions), "memory": memory(rows), "embedding": x[..., ::-1]}
-    return Context(**own | fields)
+    embedding = x[..., ::-1] if x.ndim == 3 else None
+    return Context(**{"positions": jnp.asarray(positions), "memory": memory(rows), "embedding": embedding} | fields)
 
 
 class Case:
