@@ -65,20 +65,10 @@ def generate(
       memory: what cross-attention reads, a row a prompt.
 
     Raises:
-      ValueError: an empty prompt, an id that the model does not know, or more tokens than it has positions.
+      ValueError: see `must_fit`.
     """
-    for i, prompt in enumerate(prompts):
-        if not prompt:
-            raise ValueError(f"prompts[{i}]=[] must hold at least one token")
-        if not 0 <= min(prompt) <= max(prompt) < model.cfg.vocab_size:
-            raise ValueError(f"prompts[{i}] holds ids outside 0 ... vocab_size - 1 = {model.cfg.vocab_size - 1}")
-    longest, limit = max(map(len, prompts)), model.cfg.max_length
-    if 0 < limit < longest:
-        raise ValueError(f"the longest prompt has {longest} tokens: it must have at most {limit}, the positions known")
-    if 0 < limit < longest + cfg.max_new_tokens - 1:  # the last new token is not read
-        rule = f"at most {limit - longest + 1}: {limit} positions are known, the longest prompt has {longest} tokens"
-        raise ValueError(f"max_new_tokens={cfg.max_new_tokens} must be {rule}")
-    width = -(-longest // 16) * 16  # few different lengths, few compilations
+    must_fit(model.cfg, prompts, cfg)
+    width = -(-max(map(len, prompts)) // 16) * 16  # few different lengths, few compilations
     tokens = np.zeros((len(prompts), width), np.int32)
     valid = np.zeros((len(prompts), width), bool)
     for row, prompt in enumerate(prompts):
@@ -86,6 +76,23 @@ def generate(
     stop = tuple(i for i in ((stop,) if isinstance(stop, int) else stop) if i >= 0)
     ids = np.asarray(continued(model, cfg, stop, tree.unstack(params), tokens, valid, key, memory))
     return [list(itertools.takewhile(lambda token: token not in stop, row)) for row in ids.tolist()]
+
+
+def must_fit(model_cfg: Any, prompts: list[list[int]], cfg: Config) -> None:
+    """Raises ValueError for no prompts, an empty one, an unknown id, or more tokens than the model has positions."""
+    if not prompts:
+        raise ValueError("prompts=[] must hold at least one prompt")
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise ValueError(f"prompts[{i}]=[] must hold at least one token")
+        if not 0 <= min(prompt) <= max(prompt) < model_cfg.vocab_size:
+            raise ValueError(f"prompts[{i}] holds ids outside 0 ... vocab_size - 1 = {model_cfg.vocab_size - 1}")
+    longest, limit = max(map(len, prompts)), model_cfg.max_length
+    if 0 < limit < longest:
+        raise ValueError(f"the longest prompt has {longest} tokens: it must have at most {limit}, the positions known")
+    if 0 < limit < longest + cfg.max_new_tokens - 1:  # the last new token is not read
+        rule = f"at most {limit - longest + 1}: {limit} positions are known, the longest prompt has {longest} tokens"
+        raise ValueError(f"max_new_tokens={cfg.max_new_tokens} must be {rule}")
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -124,7 +124,7 @@ class Block(nn.Module):
             if cfg.placement == "sandwich":
                 result = cfg.norm.make(f"{label}_post_norm")(result)
             if cfg.dropout and not context.deterministic:
-                result = dropout(result, read.fold(1).key, rate=cfg.dropout)
+                result = dropout(result, context.fold(len(cfg.sublayers) + i).key, rate=cfg.dropout)
             stream = (x if cfg.placement == "nested" else stream) + result
             if cfg.placement == "post":
                 stream = cfg.norm.make(f"{label}_norm")(stream)

@@ -21,6 +21,10 @@ class Config(config.Config):
     decay: config.Fraction = 0.0
     use: bool = True
 
+    def check(self):
+        if self.decay == 1.0:
+            raise ValueError("decay=1.0 must be below 1: the average would stay what it was at first")
+
     @property
     def in_use(self) -> bool:
         """Whether there is an average, and it is what is evaluated."""

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from arch.data import conversations, dataset
+from arch.data import dataset
 from arch.decode.generate import generate
 from arch.sharding import mesh as meshes
 from arch.train import specialisation
@@ -50,9 +50,7 @@ def _double(value: np.ndarray) -> float | np.ndarray:
 
 def sample_text(setup: Setup, params, prompt: str) -> str:
     """The prompt, of a run on conversations as what a user says, and what the model makes of it."""
-    tokenizer = setup.data.tokenizer
-    chat = setup.cfg.data.kind == "chat"
-    ids = conversations.question(tokenizer, prompt) if chat else tokenizer.prompt(prompt)
+    tokenizer, ids = setup.data.tokenizer, setup.prompt(prompt)
     key = jax.random.key(setup.cfg.seed)
     (new,) = generate(setup.model, params, [ids], setup.cfg.sample, key=key, stop=tokenizer.stop)
     return tokenizer.decode(ids + new)

@@ -34,11 +34,11 @@ def before(workdir, began: float) -> dict[str, float]:
     try:
         found = json.loads(file.read_text())
         seconds, alive, done = found["seconds"], found["alive"], found["done"]
-    except (ValueError, KeyError) as error:
+        down = seconds["down"] + max(time.time() - (time.perf_counter() - began) - alive, 0.0)
+    except (ValueError, KeyError, TypeError) as error:
         log.warning("%s cannot be read (%s): goodput is counted anew", file, error)
         return {}
-    down = time.time() - (time.perf_counter() - began) - alive
-    return seconds if done else seconds | {"down": seconds["down"] + max(down, 0.0)}
+    return seconds if done else seconds | {"down": down}
 
 
 def kept(workdir, step: int) -> tuple[float, int]:

@@ -74,12 +74,20 @@ class Run:
         self.hparams = config.to_dict(setup.cfg) if hparams is None else hparams
         self.setup, self.cfg, self.interrupt, self.startup = setup, setup.cfg, interrupt, startup
         self.main = jax.process_index() == 0
+        with contextlib.ExitStack() as opened:  # a start that fails leaves nothing open
+            self._open(opened, overrides)
+            self._opened = opened.pop_all()
+
+    def _open(self, opened: contextlib.ExitStack, overrides: Mapping) -> None:
+        setup, startup = self.setup, self.startup
         self.checkpoints = Checkpoints(setup.workdir / "checkpoints", self.cfg.checkpoints)
+        opened.callback(self.checkpoints.close)
         who = dict(index=jax.process_index(), count=jax.process_count())
         before = ledger.before(setup.workdir, startup.began)
         self.clock = Clock(startup.began, before, patience=self.cfg.watch_seconds)
         self.ledger = ledger.Ledger(setup.workdir, self.clock, enabled=self.main)
         self.watch = Watch(setup.workdir, **who, patience=self.cfg.watch_seconds, beat=self.ledger.write)
+        opened.callback(self.watch.close)
         with self.watch.phase("restore"), self.clock.lost("restore"):
             self.state, evaluation = start(setup, self.checkpoints)
         self.step = int(self.state.step)
@@ -90,8 +98,10 @@ class Run:
             done = self.step >= self.cfg.total_steps
             provenance.write(setup.workdir, config.to_dict(self.cfg), overrides, done=done)
         self.logger = Logger(setup, self.step, startup, self.clock, self.hparams, self.watch)
+        opened.callback(self.logger.close)
         self.histograms = Histograms(self.cfg.histogram_every_steps)
         self.tracer = Tracer(self.cfg.profile, setup.workdir, enabled=self.main)
+        opened.callback(self.tracer.close)
         self.saved = self.step if self.checkpoints.latest_step() == self.step else -1
         self.data = setup.dataset("train")
 
@@ -248,13 +258,11 @@ class Run:
         return {}
 
     def close(self) -> None:
-        self.watch.close()
-        if self.main:
-            log.info("%s", self.clock.line())
-            self.ledger.write(done=self.step >= self.cfg.total_steps)
-        self.tracer.close()
-        self.logger.close()
-        self.checkpoints.close()
+        with self._opened:  # whatever fails here, the rest is closed
+            self.watch.close()  # it writes the ledger, too
+            if self.main:
+                log.info("%s", self.clock.line())
+                self.ledger.write(done=self.step >= self.cfg.total_steps)
 
     def _heed(self) -> None:
         """Raises Stopped when a signal came: at once in a single process, by common consent in several."""

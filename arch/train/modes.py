@@ -103,6 +103,7 @@ def generate(
             max_new_tokens=max_new_tokens or cfg.sample.max_new_tokens,
             temperature=cfg.sample.temperature if temperature is None else temperature,
         )
+        decoding.must_fit(model.cfg, ids, how)
     key = jax.random.key(cfg.seed)
     for prompt, new in zip(ids, decoding.generate(model, params, ids, how, key=key, stop=words.stop)):
         print(" ".join(map(str, new)) if print_ids else words.decode(new if chat else prompt + new))

@@ -66,6 +66,10 @@ class Config(config.Config):
 
     def check(self):
         duration.unit(self, "warmup")
+        for field in ("b1", "b2"):
+            if getattr(self, field) == 1.0:
+                raise ValueError(f"{field}=1.0 must be below 1: a mean that forgets nothing learns nothing")
+        self._check_moments()
         for field in ("no_decay", "rate_factors"):
             for entry in getattr(self, field):
                 pattern = entry if isinstance(entry, str) else entry[0]

@@ -17,7 +17,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arch import config
-from arch.data import dataset
+from arch.data import conversations, dataset
+from arch.decode import generate
 from arch.layers import block
 from arch.models import decoder
 from arch.sharding import mesh as meshes
@@ -104,6 +105,11 @@ class Setup:
         step = eval_step(self.model, self.token_bytes, task=self.cfg.task, loss=self.cfg.loss)
         return jax.jit(step, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
 
+    def prompt(self, text: str) -> list[int]:
+        """The ids of a prompt; of a run on conversations as what a user says."""
+        words = self.data.tokenizer
+        return conversations.question(words, text) if self.cfg.data.kind == "chat" else words.prompt(text)
+
     @functools.cached_property
     def watched(self) -> np.ndarray:
         """[n] the ids of which an evaluation tells to which experts they go."""
@@ -150,9 +156,20 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     if "train" in data.splits:
         ready.dataset("train")  # refuses a text or a tokenizer that the task cannot take, a seq_len that is too long
     _check_best_metric(ready)
+    if cfg.sample_prompt:
+        _must_sample(ready)
     if meshes.context_shards(mesh) > 1:
         _must_split(ready)
     return ready
+
+
+def _must_sample(ready: Setup) -> None:
+    """Raises ValueError when the sample's tokens are more than the model has positions."""
+    prompt = ready.cfg.sample_prompt
+    try:
+        generate.must_fit(ready.cfg.model, [ready.prompt(prompt)], ready.cfg.sample)
+    except ValueError as error:
+        raise ValueError(f"sample_prompt={prompt!r} with sample: {error}") from None
 
 
 def _must_split(ready: Setup) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import threading
 from unittest import mock
 
 import jax
@@ -46,6 +47,30 @@ def workdir(quick, tmp_path_factory, text, seen):
         patch.setattr(loop.log, "info", lambda text, *values: seen["log"].append(text % values))
         tiny.train(tiny.config(text), folder)
     return folder
+
+
+@pytest.mark.parametrize("fails", ["start", "Logger", "Tracer"])
+def test_a_start_that_fails_leaves_no_thread(text, tmp_path, monkeypatch, fails):
+    def fail(*args, **kwargs):
+        raise OSError("no space")
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(loop, fails, fail)
+    with pytest.raises(OSError, match="no space"):
+        tiny.train(tiny.config(text), tmp_path)
+    assert not [thread for thread in set(threading.enumerate()) - before if "watch" in thread.name]
+
+
+def test_what_fails_at_the_end_keeps_nothing_else_from_being_closed():
+    run, closed = object.__new__(loop.Run), []
+    run._opened = contextlib.ExitStack()
+    run._opened.callback(closed.append, "logger")
+    run.main, run.watch, run.clock = True, mock.Mock(), mock.Mock()
+    run.step, run.cfg = 1, mock.Mock(total_steps=2)
+    run.ledger = mock.Mock(**{"write.side_effect": OSError("no space")})
+    with pytest.raises(OSError, match="no space"):
+        run.close()
+    assert closed == ["logger"]
 
 
 def test_the_step_is_traced_once(workdir, seen):

@@ -247,6 +247,12 @@ def test_factors_of_the_learning_rate_go_by_canonical_path():
         np.testing.assert_allclose(scaled[path], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("field", ["b1", "b2"])
+def test_a_mean_that_forgets_nothing_is_refused(field):
+    with pytest.raises(ValueError, match=f"{field}=1.0 must be below 1"):
+        optimizers.Config(**{field: 1.0})
+
+
 @pytest.mark.parametrize("field", [dict(no_decay=("(",)), dict(rate_factors=(("(", 1.0),))])
 def test_a_pattern_that_is_no_regular_expression_is_refused(field):
     with pytest.raises(ValueError, match=rf"{next(iter(field))} holds '\(', which must be a regular expression"):

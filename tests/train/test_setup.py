@@ -134,6 +134,14 @@ def attention(**changes):
     return {"model.layers": dict(pattern=(dict(sublayers=(sublayer,)),), repeats=2)}
 
 
+def test_a_sample_longer_than_the_positions_known_is_refused(text, tmp_path):
+    changes = {"model.position": dict(name="learned", length=32), "sample": dict(max_new_tokens=40)}
+    changes |= {"seq_len": 16, "sample_prompt": "ROMEO:"}
+    message = "sample_prompt='ROMEO:' with sample: max_new_tokens=40 must be at most .*: 32 positions are known"
+    with pytest.raises(ValueError, match=message):
+        setup.prepare(configured(text, **changes), tmp_path)
+
+
 @pytest.mark.parametrize("context", [2, 4])
 def test_rows_of_causal_attention_may_be_split(text, tmp_path, context):
     changes = {"mesh.context": context, "seq_len": 16} | attention()
