@@ -1,13 +1,14 @@
-"""How long a training step of a decoder takes a chip at least: each op's products, memory traffic and messages.
+"""What a training step of a decoder takes a chip by its config: each op's products, memory traffic and messages.
 
-    seconds >= max(sum over ops of max(FLOPs / peak, bytes / bandwidth), received bytes / links)
+    seconds ~ max(sum over ops of max(FLOPs / peak, bytes / bandwidth), received bytes / links)
 
 python -m benchmarks.roofline mixtral.mixtral_8x7b v5e fsdp=8 expert=8
 
 Williams et al., Roofline, 2009, doi 10.1145/1498765.1498785; the term of the links as in Pope et al., 2022, arXiv
 2211.05102. Everything comes of the config and the mesh, nothing is compiled or measured; `arch.plan.program` counts
-the same in the program that XLA makes and `benchmarks/roofline_check.py` compares: products are the same, bytes of
-memory the least that they need. Assumed: bfloat16 products, float32 weights and moments (AdamW), full
+the same in the program that XLA makes and `benchmarks/roofline_check.py` compares: products are the same. Each op
+here reads its operands and writes its result, which XLA may fuse with its neighbours': of Mixtral 8x7B the program's own
+bound is the lower one (`least_time.json`). Assumed: bfloat16 products, float32 weights and moments (AdamW), full
 rematerialisation, no `tensor`, experts with an even load.
 """
 

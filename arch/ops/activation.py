@@ -1,7 +1,7 @@
 """The activation functions a config may name.
 
-The backward pass computes them again from their input, which a sublayer keeps anyway: the tanh GELU has three other
-intermediates of its size, and what is kept costs more time on CPU than what is computed.
+The backward pass computes them again from their input, which a sublayer keeps anyway: the tanh GELU alone has three
+other intermediates of its size.
 """
 
 from collections.abc import Callable

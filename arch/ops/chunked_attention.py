@@ -8,8 +8,7 @@ Dao et al., FlashAttention, 2022, arXiv 2205.14135, sec. 3.1 and app. B.2 to B.4
 meets all keys that its mask can show it, so that the softmax needs no running maximum, and in the backward pass a chunk
 of keys all queries that may see it. Longer rows are cut in keys too, so that memory and program do not grow with them
 (`arch.ops.sparse_attention`). The reference is `arch.ops.attention.attend` behind `attention_mask`. This is XLA's own
-code for any device; on CPU, training with it is faster than with the reference from a few hundred tokens on
-(`benchmarks/throughput.py`).
+code for any device.
 """
 
 from functools import partial

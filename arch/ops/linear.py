@@ -4,8 +4,8 @@
 
 XLA:CPU (JAX 0.11.2) copies the operand that stands transposed. Left to itself it takes the larger one, and folds that
 copy into the one that takes x from a scan's stack, a scalar loop with a stride of a row; or it folds the outer
-transposition into the product, which then runs at a third to two thirds of its speed. Two barriers keep it from both,
-and the smaller operand is the one that is copied. The values are the same up to the order of sums. Reverse mode only:
+transposition into the product, which then is no call of the matrix library. Two barriers keep it from both, and the
+smaller operand is the one that is copied. The values are the same up to the order of sums. Reverse mode only:
 on CPU `jax.jvp` of a model needs `jax.grad` inside.
 """
 

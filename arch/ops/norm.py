@@ -3,7 +3,7 @@
     LayerNorm(x) = (x - mean(x)) / sqrt(var(x) + eps) * scale + bias      Ba, Kiros, Hinton, 2016, arXiv 1607.06450
     RMSNorm(x)   = x / sqrt(mean(x^2) + eps) * scale                      Zhang, Sennrich, 2019, arXiv 1910.07467
 
-The backward pass computes what it needs again from x: kept intermediates of its size cost more time on CPU, and memory.
+The backward pass computes what it needs again from x: kept intermediates of its size would cost memory.
 """
 
 from functools import partial
