@@ -32,6 +32,9 @@ class Config(config.Config):
       layers: the stack.
       embedding: start and scale of the embedding table.
       position: what is added to the embedded tokens, a scheme that acts at the input.
+      global_tokens: learned vectors that stand in front of each row in the layers, for what is of the row as a whole
+        (the global input of `arch/mixers/etc_attention.py`); the head does not see them. The first one is of the first
+        part of `Context.token_types`, and so on.
       token_types: how many parts of the input have a learned vector that is added too (BERT: 2 sentences); 0 for none.
       embedding_norm: a norm right behind these sums.
       norm: which norm that one is, and the one before the head.
@@ -46,6 +49,7 @@ class Config(config.Config):
     layers: stack.Config
     embedding: embeddings.Config = embeddings.Config()
     position: config.choice("positions") = none.Config()
+    global_tokens: config.SizeOrZero = 0
     token_types: config.SizeOrZero = 0
     embedding_norm: bool = False
     norm: norms.Config = norms.Config()
@@ -70,7 +74,8 @@ class Config(config.Config):
         """
         row = Row(length, self.embed_dim)
         unembed = multiply_adds((predicted or length) * self.embed_dim * self.vocab_size)
-        return self.layers.flops(row) + self.head.flops(row, unembed)
+        whole = Row(self.global_tokens + length, self.embed_dim)
+        return self.layers.flops(whole) + self.head.flops(row, unembed)
 
     def idle_parameters(self) -> int:
         """Weights of the layers that a token does not meet: those of the experts that it is not sent to."""
@@ -94,6 +99,9 @@ class Encoder(nn.Module):
         if cfg.token_types:
             init = normal(cfg.embedding.stddev)
             self.token_types = weight(self, "token_types", init, types=cfg.token_types, embed=cfg.embed_dim)
+        if cfg.global_tokens:
+            init = normal(cfg.embedding.stddev)
+            self.global_tokens = weight(self, "global_tokens", init, length=cfg.global_tokens, embed=cfg.embed_dim)
         if cfg.embedding_norm:
             self.embedding_norm = cfg.norm.make()
         self.layers = cfg.layers.make()
@@ -114,7 +122,7 @@ class Encoder(nn.Module):
           Output with x as the head says, of a head for text the logits, and in `shared` what it gives beside that.
 
         Raises:
-          ValueError: a cache, or token types in a model that has none.
+          ValueError: a cache, token types in a model that has none, or packed rows in one with global tokens.
         """
         out = self.hidden(tokens, context, cache)
         beside = dict(out.shared)
@@ -136,8 +144,9 @@ class Encoder(nn.Module):
             x = self.embedding_norm(x)
         if cfg.dropout and not context.deterministic:
             x = dropout(x, context.fold(len(cfg.layers.blocks)).key, rate=cfg.dropout)
-        out = self.layers(x, context)
-        x = self.norm(out.x) if cfg.final_norm else out.x
+        out = self.layers(*self._behind_globals(x, context))
+        x = out.x[:, cfg.global_tokens :]
+        x = self.norm(x) if cfg.final_norm else x
         unembed = self.embedding.unembedding(x.dtype)
         result = self.head(x, context.fold(len(cfg.layers.blocks) + 1), unembed)
         return Output(result.x, None, out.aux.under("layers") + result.aux, result.shared)
@@ -145,10 +154,28 @@ class Encoder(nn.Module):
     def _add_types(self, x, context: Context):
         """x with the vector of each token's type; a type that there is not makes the token NaN."""
         if not self.cfg.token_types:
-            if context.token_types is not None:
+            if context.token_types is not None and not self.cfg.global_tokens:
                 raise ValueError("token_types must be None: the model has no vectors for them (token_types=0)")
             return x
         table = self.token_types.astype(x.dtype)
         if context.token_types is None:
             return x + table[0]
         return x + table.at[context.token_types].get(mode="fill", fill_value=jnp.nan)
+
+    def _behind_globals(self, x, context: Context):
+        """(x behind the global tokens, what layers read of both)."""
+        g, b = self.cfg.global_tokens, len(x)
+        if not g:
+            return x, context
+        if context.segment_ids is not None:
+            raise ValueError(f"segment_ids must be None with global_tokens={g}: they are of a whole row")
+
+        def behind(array, first):
+            return None if array is None else jnp.concatenate([jnp.broadcast_to(first, (b, g)), array], axis=1)
+
+        numbers, ones = jnp.arange(g, dtype=jnp.int32), jnp.ones(g, bool)
+        read = dict(positions=behind(context.positions + g, numbers), valid=behind(context.valid, ones))
+        read |= dict(globals=behind(context.globals, ones), token_types=behind(context.token_types, numbers))
+        read |= dict(tokens=behind(context.tokens, jnp.zeros(g, jnp.int32)))
+        vectors = jnp.broadcast_to(self.global_tokens.astype(x.dtype), (b, g, x.shape[2]))
+        return jnp.concatenate([vectors, x], axis=1), dataclasses.replace(context, **read)

@@ -11,7 +11,7 @@ from arch.heads import classification, masked_lm, pooler
 from arch.layers import block, norm, stack
 from arch.layers.contract import Context, positions_of
 from arch.layers.weight import axes, unbox
-from arch.mixers import attention
+from arch.mixers import attention, etc_attention
 from arch.models import encoder
 from arch.positions import learned, none
 from arch.sharding.mesh import RULES
@@ -162,3 +162,46 @@ def test_the_embedding_is_the_only_vocabulary_table():
     run = Run(BERT.replace(head=masked_lm.Config()))
     sized = [path for path, leaf in tree.paths(unbox(run.boxes)).items() if VOCAB in leaf.shape]
     assert sized == ["embedding/table", "head/output_bias"]
+
+
+# Global tokens
+
+ETC = etc_attention.Config(num_heads=2, head_dim=3, num_globals=3, radius=1, max_distance=2)
+GLOBAL = BERT.replace(
+    layers=stack.Config(pattern=(LAYER.replace(sublayers=(ETC, mlp.Config(hidden_dim=5))),), repeats=2),
+    position=none.Config(),
+    token_types=0,
+    global_tokens=3,
+)
+
+
+@pytest.fixture(scope="module")
+def with_globals():
+    return Run(GLOBAL)
+
+
+def test_global_tokens_stand_before_the_text_in_the_layers_alone(with_globals):
+    run, body, given = with_globals, GLOBAL.layers.make(), dict(with_globals.params)
+    text = run.params["embedding"]["table"][TOKENS_IN]
+    text = NORM.make().apply({"params": given["embedding_norm"]}, text)
+    rows = jnp.concatenate([jnp.broadcast_to(given["global_tokens"], (ROWS, 3, EMBED)), text], axis=1)
+    places = jnp.broadcast_to(jnp.arange(TOKENS + 3), (ROWS, TOKENS + 3))
+    states = jit(body.apply)({"params": given["layers"]}, rows, Context(positions=places))
+    assert holds(run().x, states.x[:, 3:])
+
+
+def test_the_ends_of_a_row_meet_in_its_global_tokens(with_globals):
+    other = TOKENS_IN.at[:, -1].set((TOKENS_IN[:, -1] + 1) % VOCAB)
+    assert not holds(with_globals(other).x[:, 0], with_globals().x[:, 0], 1e-3)  # two layers of neighbours do not reach
+
+
+def test_a_global_token_is_of_a_part_of_the_text(with_globals):
+    parts = jnp.asarray([[0, 0, 1, 1, 2, 2, 9]] * ROWS)
+    alike = with_globals(token_types=parts).x
+    assert not holds(alike, with_globals(token_types=parts.at[:, 0].set(1)).x, 1e-3)
+    assert holds(with_globals(token_types=jnp.full_like(parts, 9)).x, with_globals().x)
+
+
+def test_global_tokens_and_packed_rows_are_refused_together(with_globals):
+    with pytest.raises(ValueError, match="segment_ids must be None with global_tokens=3"):
+        with_globals(segment_ids=jnp.ones((ROWS, TOKENS), jnp.int32))
