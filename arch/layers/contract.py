@@ -196,8 +196,8 @@ class SublayerConfig(config.Config):
     def groups(self) -> dict[str, config.Config]:
         """Parts whose parameters it shares with other sublayers of the stack, by the name that the stack has for them.
 
-        A part's module is called as a sublayer is. The sublayer finds the parameters in `Context.parameters`, and has
-        others of its own.
+        A part's module is called as a sublayer is, and all its leaves are trained. The sublayer finds them in
+        `Context.parameters`, and has others of its own.
         """
         return {}
 
