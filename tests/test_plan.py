@@ -47,9 +47,8 @@ def test_a_plan_s_rates_are_those_of_its_slowest_term(row):
     assert 0 < row["mfu_bound"] <= 1
 
 
-def test_the_readme_shows_a_kept_plan():
-    readme = (RESULTS.parents[2] / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## Planning")[2]
+def test_the_page_on_planning_shows_a_kept_plan():
+    section = (RESULTS.parents[2] / "docs" / "planning.md").read_text(encoding="utf-8")
     command = re.search(r"`(python -m benchmarks\.plan [^`]*)`", section)[1]
     assert f"````\n{report.text(ROWS[command])}\n````" in section
 

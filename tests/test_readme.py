@@ -66,10 +66,19 @@ def test_the_readmes_mixer_says_its_flops(average):
 
 
 def test_every_file_and_folder_that_the_readme_names_exists():
-    names = re.findall(r"`((?:arch|configs|tests|benchmarks|requirements)/[\w/.-]*)`", README)
+    pages = README + "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
+    names = re.findall(r"`((?:arch|configs|tests|benchmarks|requirements|docs|experiments)/[\w/.-]*)`", pages)
+    names += re.findall(r"\]\(([\w/.]+)\)", README)
     assert len(names) > 8
     missing = [name for name in names if not (ROOT / name).exists() and name != "arch/mixers/average.py"]
     assert not missing
+
+
+def test_the_contents_are_the_headings():
+    anchor = lambda heading: re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+    named = dict(re.findall(r"\[([^\]]+)\]\(#([\w-]+)\)", README))
+    headings = re.findall(r"^## (.*)$", README, re.M)
+    assert named == {heading: anchor(heading) for heading in headings if heading != "Contents"}
 
 
 def test_every_sublayer_is_in_the_readmes_table():
