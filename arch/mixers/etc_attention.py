@@ -1,7 +1,8 @@
 """ETC's attention: the row's first tokens are global and see all, the others see their neighbours and the global ones.
 
     e_ij = q_i (k_j + a_label(i,j)) / sqrt(h),     o_i = sum_j softmax_j(e_ij) v_j
-    global i: over all j;      other i: over the global j, and over the others with |i - j| <= radius
+    global i: over all j, or of the others only those of its part
+    other i: over the global j, and over the others with |i - j| <= radius
 
     pair                        label
     global and global           clip(j - i, -c, c)
@@ -43,6 +44,7 @@ class Config(SublayerConfig):
       num_globals: how many of a row's first tokens are global.
       radius: tokens before a token, and behind it, that it sees.
       max_distance: c, from which on all distances have one label.
+      own_part: a global token sees of the others only those of its part, as in the released models.
       bias: learned shifts of all projections.
     """
 
@@ -51,6 +53,7 @@ class Config(SublayerConfig):
     num_globals: config.PositiveInt
     radius: config.PositiveInt = 84
     max_distance: config.PositiveInt = 12
+    own_part: bool = False
     bias: bool = False
 
     def make(self, name: str | None = None) -> "EtcAttention":
@@ -98,7 +101,8 @@ class EtcAttention(nn.Module):
         valid, types, scale = context.real(), context.token_types, cfg.head_dim**-0.5
         linked = None if types is None else types[:, :g, None] == types[:, None, g:]
         of_few = labels("global", 2 * cfg.max_distance + 1), labels("global_other", 2)
-        few = few_to_all(query[:, :g], key, value, *of_few, linked=linked, valid=valid, scale=scale)
+        masks = dict(linked=linked, linked_only=cfg.own_part, valid=valid)
+        few = few_to_all(query[:, :g], key, value, *of_few, **masks, scale=scale)
         of_others = labels("near", 2 * cfg.max_distance + 1), labels("other_global", 2)
         if g < x.shape[1]:
             attend = jax.checkpoint(partial(near_and_few, radius=cfg.radius, scale=scale), prevent_cse=False)

@@ -75,6 +75,7 @@ def few_to_all(
     other_labels: Float[Array, "2 n h"],
     *,
     linked: Bool[Array, "b g t"] | None = None,
+    linked_only: bool = False,
     valid: Bool[Array, "b s"] | None = None,
     scale: float,
 ) -> Float[Array, "b g n h"]:
@@ -87,6 +88,7 @@ def few_to_all(
       labels: [l n h] the vectors of the distances -c ... c among the few.
       other_labels: [2 n h] of pairs with others that are not linked, and that are.
       linked: [b g t] which pairs with others are linked; None for no pair.
+      linked_only: others that are not linked are not seen.
       valid: [b s] False for tokens that nobody sees.
       scale: factor of the logits.
     """
@@ -97,9 +99,11 @@ def few_to_all(
     logits = product("bgnh,bsnh->bngs", queries, key)
     distance = jnp.clip(jnp.arange(g) - jnp.arange(g)[:, None], -reach, reach) + reach
     own = jnp.take_along_axis(product("bgnh,lnh->bngl", queries, labels), distance[None, None], axis=-1)
-    others = _of_links(product("bgnh,lnh->bngl", queries, other_labels), None if linked is None else linked[:, None])
-    others = jnp.broadcast_to(others, (*own.shape[:3], logits.shape[3] - g))
+    linked = jnp.zeros((1, 1, logits.shape[3] - g), bool) if linked is None else linked
+    others = _of_links(product("bgnh,lnh->bngl", queries, other_labels), linked[:, None])
     logits += jnp.concatenate([own, others], axis=-1)
+    if linked_only:
+        logits = logits.at[..., g:].set(jnp.where(linked[:, None], logits[..., g:], MASKED))
     if valid is not None:
         logits = jnp.where(valid[:, None, None], logits, MASKED)
     weights = jax.nn.softmax(logits).astype(value.dtype)

@@ -36,6 +36,8 @@ def reference(params, x, parts=None, length=TOKENS, cfg=CFG):
                 label = params["near_labels"][distance]
             else:
                 continue
+            if cfg.own_part and i < g <= j and not same:
+                continue
             logits.append(np.einsum("nh,nh->n", query[i], key[j] + label) / np.sqrt(h))
             values.append(value[j])
         weights = np.exp(np.array(logits) - np.max(logits, axis=0))
@@ -43,15 +45,16 @@ def reference(params, x, parts=None, length=TOKENS, cfg=CFG):
     return np.einsum("tnh,nhd->td", out, params["out"]) + params["out_bias"]
 
 
-@pytest.mark.parametrize("parts", [None, PARTS], ids=["no parts", "parts"])
-def test_it_is_the_paper_s_equation_for_rows_of_any_length(parts):
-    case, lengths = Case(CFG), (TOKENS, 11, 6)
+@pytest.mark.parametrize("parts, own", [(None, False), (PARTS, False), (PARTS, True)])
+def test_it_is_the_paper_s_equation_for_rows_of_any_length(parts, own):
+    cfg = CFG.replace(own_part=own)
+    case, lengths = Case(cfg), (TOKENS, 11, 6)
     valid = jnp.arange(TOKENS) < jnp.asarray(lengths)[:, None]
     types = None if parts is None else jnp.broadcast_to(jnp.asarray(parts), valid.shape)
     out = case(inputs(), context(inputs(), valid=valid, token_types=types)).x
     params = jax.tree.map(np.asarray, case.params)
     for row, length in enumerate(lengths):
-        expected = reference(params, np.asarray(inputs())[row], parts, length)
+        expected = reference(params, np.asarray(inputs())[row], parts, length, cfg)
         assert holds(out[row, :length], expected[:length])
 
 
