@@ -2,9 +2,9 @@
 
     x <- LayerNorm(x + f(x)),  f = bigbird_attention, then mlp;  blocks of 64 tokens, 3 random ones a layer and head
 
-Zaheer et al., Big Bird: Transformers for Longer Sequences, 2020, arXiv 2007.14062: BigBird-ITC, the released one. (The
-ETC variant, with global tokens beside the text, has no published weights that transformers reads.) A model that is
-imported computes what transformers does, where random blocks are drawn in training only: `evaluation='first'` of
+Zaheer et al., Big Bird: Transformers for Longer Sequences, 2020, arXiv 2007.14062: BigBird-ITC, the released one.
+(The ETC variant, with global tokens beside the text, is `arch/families/etc.py`.) A model that is imported computes what
+transformers does, where random blocks are drawn in training only: `evaluation='first'` of
 `arch.mixers.bigbird_attention`. The presets keep them, as the paper does. Dropout of attention weights is left out.
 """
 
