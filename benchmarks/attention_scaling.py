@@ -45,7 +45,7 @@ LENGTHS = {"longformer": 17, "bigbird": 17, "dense": 14, "reference": 13}
 """Up to two to this power; from 1024 on."""
 HEADS, BASE_HEADS = 4, 12
 """Of most parts; of the published base models, in '4k'."""
-FITTED, MOST_RUNS, ENOUGH_SECONDS, ROUNDS = 8192, 9, 2.0, 3
+FITTED, FEWEST_RUNS, MOST_RUNS, ENOUGH_SECONDS, ROUNDS = 8192, 4, 9, 2.0, 5
 
 
 def function(form: str, length: int):
@@ -112,7 +112,7 @@ def scaling(form: str) -> dict:
     for length in (2**power for power in range(10, LENGTHS[form] + 1)):
         side, seconds = Ours(form, length, HEADS), []
         side.turn()
-        while len(seconds) < 2 or (len(seconds) < MOST_RUNS and sum(seconds) < ENOUGH_SECONDS):
+        while len(seconds) < FEWEST_RUNS or (len(seconds) < MOST_RUNS and sum(seconds) < ENOUGH_SECONDS):
             seconds.append(side.turn())
         rows.append({"length": length} | row(seconds) | side.about)
         print(rows[-1], flush=True)
