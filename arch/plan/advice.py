@@ -59,7 +59,7 @@ def reckoned(run: Run, cfg: experiment.Config, where: Topology) -> int:
     """Bytes of a device of another config of the run, which may have another mesh."""
     mesh = meshes.abstract(cfg.mesh, where.size)
     plan = states.elsewhere(run.plan, mesh)
-    return closed_form.estimate(dataclasses.replace(run, cfg=cfg, mesh=mesh, plan=plan)).total
+    return closed_form.estimate(dataclasses.replace(run, cfg=cfg, mesh=mesh, plan=plan), where.chip.kind).total
 
 
 def candidates(run: Run, where: Topology, scale: float) -> Iterator[tuple[list[str], experiment.Config]]:

@@ -32,7 +32,7 @@ def plan(
       ValueError: the topology does not exist, the mesh or the batch do not divide it, libtpu is absent.
     """
     run = lowering.prepare(cfg, mesh_of(cfg, where))
-    estimate = closed_form.estimate(run)
+    estimate = closed_form.estimate(run, where.chip.kind)
     compiles = where.chip.is_tpu
     out = head(run, where, estimate) | dict(compiled=compiles)
     if compiles:

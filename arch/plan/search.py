@@ -158,7 +158,7 @@ def candidates(
             each = _on(cfg, where, sizes, count, policy)
             if each.batch_size // each.micro_batches % meshes.batch_shards(mesh) == 0:
                 run = dataclasses.replace(first, cfg=each, mesh=mesh, plan=plan)
-                estimate = closed_form.estimate(run)
+                estimate = closed_form.estimate(run, where.chip.kind)
                 tokens = each.batch_size * each.seq_len
                 yield Candidate(each, estimate, estimate.seconds(where)["step_s"] / tokens)
 
