@@ -16,13 +16,8 @@ runs, the median stands beside it. Both sides have glibc's huge pages, as `run.p
 import functools
 import json
 import math
-import pathlib
-import statistics
-import subprocess
 import sys
-import time
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -32,8 +27,8 @@ from arch.ops.patterns import block_map
 from arch.ops.sparse_attention import sparse_attend
 from arch.patterns import bigbird, longformer
 from arch.train import huge_pages
-from arch.train.verify import peers_python
 from benchmarks import attention_figure, measure
+from benchmarks.turns import Compiled, Peer, alone, exponent, in_turns
 
 NAME, HEAD_DIM, GLOBALS = "attention_scaling", 64, 64
 PATTERNS = {
@@ -45,7 +40,7 @@ LENGTHS = {"longformer": 17, "bigbird": 17, "dense": 14, "reference": 13}
 """Up to two to this power; from 1024 on."""
 HEADS, BASE_HEADS = 4, 12
 """Of most parts; of the published base models, in '4k'."""
-FITTED, FEWEST_RUNS, MOST_RUNS, ENOUGH_SECONDS, ROUNDS = 8192, 4, 9, 2.0, 5
+FITTED, ROUNDS = 8192, 5
 
 
 def function(form: str, length: int):
@@ -66,84 +61,34 @@ def share(form: str, length: int) -> dict:
     return {name: round(number / length**2, 5) for name, number in pairs.items()}
 
 
-class Ours:
-    """A form's result and gradients as one compiled function."""
-
-    def __init__(self, form: str, length: int, heads: int):
-        rng = np.random.default_rng(0)
-        shape = 1, length, heads, HEAD_DIM
-        self.arrays = [jnp.asarray(rng.standard_normal(shape, np.float32)) for _ in range(4)]
-        run = measure.with_gradients(function(form, length), 3)
-        self.run = jax.jit(run).lower(*self.arrays).compile()
-        temporary = self.run.memory_analysis().temp_size_in_bytes
-        self.about = {"temporary_mib": round(temporary / 2**20, 2)} | share(form, length)
-
-    def turn(self) -> float:
-        """Seconds of a run."""
-        start = time.perf_counter()
-        jax.block_until_ready(self.run(*self.arrays))
-        return time.perf_counter() - start
+def ours(form: str, length: int, heads: int) -> Compiled:
+    """A form's result and gradients."""
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.standard_normal((1, length, heads, HEAD_DIM), np.float32)) for _ in range(4)]
+    return Compiled(measure.with_gradients(function(form, length), 3), *arrays, **share(form, length))
 
 
-class Peer:
-    """A form of `benchmarks/attention_peer.py`, in a process of its own."""
-
-    def __init__(self, form: str, length: int, heads: int):
-        self.asked = dict(form=form, length=length, heads=heads, head_dim=HEAD_DIM, globals=GLOBALS)
-        command = [peers_python(), str(pathlib.Path(__file__).with_name("attention_peer.py"))]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.about = self._answer()
-
-    def turn(self) -> float:
-        """As `Ours.turn`."""
-        print(json.dumps(self.asked), file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the peer ended with {self.process.wait()} before it answered")
-        return json.loads(line)
+def peer(form: str, length: int, heads: int) -> Peer:
+    """A form of `benchmarks/attention_peer.py`."""
+    return Peer("attention_peer.py", form=form, length=length, heads=heads, head_dim=HEAD_DIM, globals=GLOBALS)
 
 
 def scaling(form: str) -> dict:
     """A row for each length, and the exponents."""
     rows = []
     for length in (2**power for power in range(10, LENGTHS[form] + 1)):
-        side, seconds = Ours(form, length, HEADS), []
-        side.turn()
-        while len(seconds) < FEWEST_RUNS or (len(seconds) < MOST_RUNS and sum(seconds) < ENOUGH_SECONDS):
-            seconds.append(side.turn())
-        rows.append({"length": length} | row(seconds) | side.about)
+        rows.append({"length": length} | alone(ours(form, length, HEADS)))
         print(rows[-1], flush=True)
     far = [line for line in rows if line["length"] >= FITTED]
     kinds = {"time": "least_ms", "temporaries": "temporary_mib"} if len(far) > 2 else {}
     return {"heads": HEADS, "exponents": {name: exponent(far, key) for name, key in kinds.items()}, "rows": rows}
 
 
-def row(seconds: list[float]) -> dict:
-    """Least and median."""
-    times = {"least_ms": min(seconds), "median_ms": statistics.median(seconds)}
-    return {name: round(1e3 * value, 2) for name, value in times.items()} | {"runs": len(seconds)}
-
-
-def exponent(rows: list[dict], key: str) -> float:
-    """Of the power of the length that fits best."""
-    lengths, values = (np.log([line[name] for line in rows]) for name in ("length", key))
-    return round(float(np.polyfit(lengths, values, 1)[0]), 3)
-
-
-def in_turns(sides: dict) -> dict[str, dict]:
-    """A row for each side; the first turn, in which all warm up, is not counted."""
-    turns = [{name: side.turn() for name, side in sides.items()} for _ in range(ROUNDS + 1)]
-    return {name: row([turn[name] for turn in turns[1:]]) | side.about for name, side in sides.items()}
-
-
 def at_16k() -> dict:
     """Each pattern beside its share of the dense time, and the dense path beside torch's."""
     length = 1 << 14
-    sides = {form: Ours(form, length, HEADS) for form in ("longformer", "bigbird", "dense")}
-    rows = in_turns(sides | {"torch": Peer("sdpa", length, HEADS)})
+    sides = {form: ours(form, length, HEADS) for form in ("longformer", "bigbird", "dense")}
+    rows = in_turns(sides | {"torch": peer("sdpa", length, HEADS)}, ROUNDS)
     dense = rows["dense"]["least_ms"]
     for form in PATTERNS:
         for share in ("density", "visited"):
@@ -156,8 +101,8 @@ def at_4k() -> dict:
     """Each pattern beside transformers' attention of the same sizes."""
     length, rows = 1 << 12, {}
     for form in PATTERNS:
-        sides = {form: Ours(form, length, BASE_HEADS), f"transformers {form}": Peer(form, length, BASE_HEADS)}
-        rows |= in_turns(sides)
+        sides = {form: ours(form, length, BASE_HEADS), f"transformers {form}": peer(form, length, BASE_HEADS)}
+        rows |= in_turns(sides, ROUNDS)
         speed = rows[f"transformers {form}"]["least_ms"] / rows[form]["least_ms"]
         rows[form]["speed_over_transformers"] = round(speed, 2)
     return {"length": length, "heads": BASE_HEADS, "rows": rows}

@@ -45,6 +45,13 @@ def measure(functions: dict[str, Callable], *args, peer: str, repeats: int = 7) 
     return rows
 
 
+def seconds(run: Callable[[], object]) -> float:
+    """That a run takes."""
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
+
+
 def with_gradients(function: Callable, num_arrays: int) -> Callable:
     """`f(*arrays, *rest, dy) -> y, gradients by the arrays`, to time forward and backward together."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import attention_scaling, measure
+from benchmarks import attention_scaling, measure, turns
 
 KEPT = json.loads((measure.RESULTS / "attention_scaling-cpu.json").read_text())
 PARTS = {command.split()[-1]: entry for command, entry in KEPT.items()}
@@ -16,7 +16,7 @@ def rows(cost, power):
 
 
 def test_the_exponent_is_that_of_the_power():
-    assert attention_scaling.exponent(rows(3.0, 1.5), "least_ms") == 1.5
+    assert turns.exponent(rows(3.0, 1.5), "least_ms") == 1.5
 
 
 def test_the_crossover_is_where_the_powers_meet():
