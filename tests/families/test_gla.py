@@ -16,7 +16,7 @@ COUNTS = {"gla_340m": 341_707_776, "gla_1_3b": 1_365_514_240, "gla_2_7b": 2_703_
 """The files of gla-1.3B-100B have 2.733 GB in bfloat16, 2.3 MB of them its tokenizer."""
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=[pytest.param("plain", marks=pytest.mark.slow), "tied"])
 def loaded(request, tmp_path_factory):
     """(name, config, parameters) of a checkpoint as transformers saves it with their class."""
     folder = tmp_path_factory.mktemp("published")
@@ -84,7 +84,7 @@ def test_the_defaults_are_those_of_the_model_of_1_3b():
     assert gla.read(Attributes({})) == gla.PRESETS["gla_1_3b"]
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "gla_340m")) for n in COUNTS])
 def test_a_preset_has_the_published_number_of_parameters(name):
     count = sum(leaf.size for leaf in fit.shapes(gla.PRESETS[name]).values())
     assert count == COUNTS[name]

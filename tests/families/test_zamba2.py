@@ -88,7 +88,8 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "zamba2_1_2b")) for n in COUNTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COUNTS)
 def test_a_preset_has_the_published_number_of_parameters(name):
     assert sum(leaf.size for leaf in fit.shapes(zamba2.PRESETS[name]).values()) == COUNTS[name]
     printed = {"zamba2_1_2b": 1.2e9, "zamba2_2_7b": 2.7e9, "zamba2_7b": 7.4e9}[name]
@@ -128,7 +129,7 @@ def test_reading_what_was_written_gives_the_config_back(config):
     assert zamba2.read(Attributes(zamba2.write(config))) == config
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ["few", pytest.param("all its own", marks=pytest.mark.slow)])
 def test_the_rules_name_each_weight_once_and_are_undone_by_saving(name):
     assert fit.misfits(zamba2, TINY[name]) == []
 

@@ -45,7 +45,9 @@ def reference(params, x, parts=None, length=TOKENS, cfg=CFG):
     return np.einsum("tnh,nhd->td", out, params["out"]) + params["out_bias"]
 
 
-@pytest.mark.parametrize("parts, own", [(None, False), (PARTS, False), (PARTS, True)])
+@pytest.mark.parametrize(
+    "parts, own", [(None, False), (PARTS, True), pytest.param(PARTS, False, marks=pytest.mark.slow)]
+)
 def test_it_is_the_paper_s_equation_for_rows_of_any_length(parts, own):
     cfg = CFG.replace(own_part=own)
     case, lengths = Case(cfg), (TOKENS, 11, 6)
@@ -58,7 +60,7 @@ def test_it_is_the_paper_s_equation_for_rows_of_any_length(parts, own):
         assert holds(out[row, :length], expected[:length])
 
 
-@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_a_row_may_be_short(length):
     case = Case(CFG)
     x = inputs()[:, :length]

@@ -90,6 +90,7 @@ def test_the_layer_is_shared_through_rematerialisation_too():
         assert holds(tree.paths(actual)[path], gradient, 1e-6), path
 
 
+@pytest.mark.slow
 def test_every_place_of_a_stack_reads_what_its_first_layer_read():
     params = tree.unstack(parameters(STACK))
 

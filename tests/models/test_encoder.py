@@ -180,6 +180,7 @@ def with_globals():
     return Run(GLOBAL)
 
 
+@pytest.mark.slow
 def test_global_tokens_stand_before_the_text_in_the_layers_alone(with_globals):
     run, body, given = with_globals, GLOBAL.layers.make(), dict(with_globals.params)
     text = run.params["embedding"]["table"][TOKENS_IN]
@@ -195,6 +196,7 @@ def test_the_ends_of_a_row_meet_in_its_global_tokens(with_globals):
     assert not holds(with_globals(other).x[:, 0], with_globals().x[:, 0], 1e-3)  # two layers of neighbours do not reach
 
 
+@pytest.mark.slow
 def test_a_global_token_is_of_a_part_of_the_text(with_globals):
     parts = jnp.asarray([[0, 0, 1, 1, 2, 2, 9]] * ROWS)
     alike = with_globals(token_types=parts).x

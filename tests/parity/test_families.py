@@ -30,9 +30,9 @@ AS_OTHERS = (
 
 VARIANTS = (
     *("bigbird_drawn", "bigbird_sequence", "bigbird_full", "bigbird_pegasus_drawn", "long_t5_local"),
-    *("llama_linear", "llama_yarn", "bloom_six_heads", "gpt_neox_sequential", "falcon_rw", "falcon_40b"),
+    *("llama_linear", "llama_yarn", "bloom_six_heads", "gpt_neox_sequential", "falcon_rw", "falcon_40b", "zamba2"),
 )
-"""Second forms of a family whose first one is compared: slow altogether."""
+"""Second forms of a family whose first one is compared, and Zamba2, whose parts are: slow altogether."""
 
 OF_OTHER_PEERS = {"gla", "performer_pytorch", "torchscale_retnet"}
 """They have goldens of their own in tests/families."""
@@ -122,7 +122,7 @@ def test_every_golden_belongs_to_a_case():
     assert {file.stem for file in cases.GOLDENS.glob("*.npz")} == set(ALL)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", but_slow(ALL, VARIANTS))
 def test_no_weight_can_change_in_part_unseen(name):
     params = ours.loaded(name)[1]
     unseen = []
