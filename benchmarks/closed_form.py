@@ -1,19 +1,18 @@
 """The closed form's memory of a training step beside what libtpu sets aside for it, on configs of all families.
 
-python -m benchmarks.closed_form [fitted | held_out | told | 'CASE' ...]
+python -m benchmarks.closed_form [state | told] [fitted | held_out | 'CASE' ...]
 
 A case is FAMILY.PRESET, a topology, the rematerialisation, and sizes: `rows` of a device and their `length`, the axes
 of the mesh, and where they are not as published or as in `benchmarks/plan.py` the `periods` of layers, the `chunk` of
 tokens of a row whose logits exist at a time (0: all), and `micro` batches. `compiled` is of libtpu's own log: as soon
-as it has assigned all buffers, of which it keeps nothing back, it is stopped, since generating code is most of its time
-and changes no buffer. `persistent` are the arguments, `temporaries` the heap in the main memory (what
-`memory_analysis()` calls temporaries is that heap, the one in VMEM and the code). `closed_form` has weights and
-optimizer for the first, gradients, activations and gathered weights for the second; `ratio` is the closed form over
-what was compiled. FITTED were looked at while `arch.plan.closed_form` was written; HELD_OUT were not: it
-stayed as it was when they were compiled. `told` tells the closed form of all kept cases anew. Needs libtpu, no TPU.
+as it has assigned all buffers it is stopped, since generating code is most of its time and changes no buffer.
+`persistent` are the arguments, `temporaries` the heap in the main memory. `closed_form` has weights and optimizer for
+the first, gradients, activations and gathered weights for the second; `ratio` is the closed form over what was
+compiled. FITTED were looked at while `arch.plan.closed_form` was written; HELD_OUT were not: it stayed as it was when
+they were compiled. With `state` a program is compiled in the step's place that has its arguments and does nothing: its
+row has `persistent` alone. With `told` nothing is, and what was kept is compared anew. Needs libtpu, no TPU.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -150,25 +149,24 @@ def compared(compiled: dict, closed: dict) -> dict:
     return dict(compiled=compiled, closed_form=closed, ratio=ratio)
 
 
+def arguments(prepared: lowering.Run) -> dict[str, int]:
+    """Bytes of the step's arguments, by a program that has them and does nothing."""
+    state, rows = prepared.plan.abstract, lowering.batch(prepared.cfg, prepared.mesh)
+    program = jax.jit(lambda *arguments: 0, keep_unused=True).lower(state, rows).compile()
+    return dict(persistent=program.memory_analysis().argument_size_in_bytes)
+
+
 def main(*wanted: str) -> None:
     """Adds a row for each case to benchmarks/results/closed_form.json as soon as it is there."""
     jax.config.update("jax_platforms", "cpu")
-    if wanted[:1] == (COMPILE,):
-        lowering.train(run(wanted[1])[0]).compile()
-        return
+    how, wanted = (wanted[0], wanted[1:]) if wanted[:1] in (("state",), ("told",), (COMPILE,)) else ("", wanted)
     for case in [case for each in wanted or LISTS for case in LISTS.get(each, (each,))]:
-        measure.add("closed_form", (case,), compared(assigned(case), told(run(case)[0])))
-
-
-def tell_again() -> None:
-    """Puts what the closed form tells now in place of what it told, and leaves what was compiled."""
-    path = measure.RESULTS / "closed_form.json"
-    rows = json.loads(path.read_text())
-    for command, row in rows.items():
-        case = command.removeprefix("python -m benchmarks.closed_form ")
-        rows[command] = row | compared(row["compiled"], told(run(case)[0]))
-    path.write_text(json.dumps(rows, indent=2) + "\n")
+        if how == COMPILE:
+            return lowering.train(run(case)[0]).compile()
+        before, (prepared, _) = measure.kept("closed_form", (case,)).get("compiled", {}), run(case)
+        found = {"": lambda: assigned(case), "state": lambda: arguments(prepared), "told": dict}[how]()
+        measure.add("closed_form", (case,), compared(before | found, told(prepared)))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:]) if sys.argv[1:] != ["told"] else tell_again()
+    main(*sys.argv[1:])

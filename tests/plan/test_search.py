@@ -9,6 +9,7 @@ from arch.plan import advice, lowering, report, search, topology
 from arch.plan import plan as plans
 from arch.sharding import mesh as meshes
 from arch.train import experiment
+from benchmarks import plan_search
 
 SIZES = dict(vocab_size=64, embed_dim=32, num_layers=2, num_heads=4, hidden_dim=24)
 NODE = topology.parse("h200:8")
@@ -95,3 +96,14 @@ def test_a_change_that_helps_nothing_is_not_advised():
     cfg = run(llama.compose(**SIZES), mesh=meshes.Config(data=1, fsdp=8))
     full = lowering.prepare(advice.with_remat(cfg, "full"), meshes.abstract(cfg.mesh, 8))
     assert not any("remat" in text or "mesh" in text for row in advice.changes(full, NODE) for text in row["overrides"])
+
+
+def test_of_a_list_of_meshes_the_search_s_choice_is_held_to_the_best(monkeypatch):
+    monkeypatch.setattr(plan_search, "COMPILES", 2)
+    every = plan_search.listed(run(llama.compose(**SIZES)), NODE, tensor=2)
+    names = [plan_search.name_of(each) for each in search.ranked(every, NODE)]
+    assert set(names) == {"fsdp=8", "fsdp=4 tensor=2"}
+    rows = {name: dict(fits=True, batch_size=8, tokens_per_second=1.0 + i) for i, name in enumerate(names)}
+    assert plan_search.verdict(every, rows, NODE) == dict(tried=names, chosen=names[1], best=names[1], ratio=1.0)
+    rows[names[1]] |= dict(fits=False)
+    assert plan_search.verdict(every, rows, NODE)["chosen"] == names[0]
