@@ -50,8 +50,7 @@ def prepare(cfg: experiment.Config, mesh: Any) -> Run:
     cfg = cfg.resolve(lambda: cfg.batch_size)  # epochs, if there are some, change no shape
     model = cfg.model.make()
     optimizer = cfg.optimizer.make(cfg.total_steps, lambda: states.axes(model))
-    beside = states.Beside(bool(cfg.ema.decay), cfg.first_loss_scale)
-    return Run(cfg, mesh, model, optimizer, states.plan(model, optimizer, mesh, beside))
+    return Run(cfg, mesh, model, optimizer, states.plan(model, optimizer, mesh, states.beside(cfg)))
 
 
 def batch(cfg: experiment.Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -4,7 +4,6 @@ The state is exact; of a step's activations only the residual stream of one laye
 that could be trained. `arch/train/memory.py` estimates the rest.
 """
 
-import math
 import pathlib
 from typing import Any
 
@@ -14,7 +13,7 @@ from jax.sharding import Mesh
 
 from arch import config, tree
 from arch.sharding import mesh as meshes
-from arch.train import experiment
+from arch.train import experiment, memory
 from arch.train import state as states
 
 _GIB = 2**30
@@ -42,8 +41,7 @@ def state_must_fit(model_cfg: Any, plan: states.Plan, mesh: Mesh) -> None:
     """Refuses a run whose state alone is more than a device's memory. Raises ValueError with both sizes."""
     device = mesh.local_devices[0]
     have = device_bytes(device)
-    leaves = jax.tree.leaves(plan.abstract)
-    state = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+    state = memory.size(plan.abstract)
     if state > have:
         largest, path = _largest(config.to_dict(model_cfg), "model")
         raise ValueError(

@@ -1,6 +1,7 @@
 """The road: config -> data -> model -> sharded state -> step -> metrics -> checkpoint, and the same again on resume."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import time
@@ -248,7 +249,10 @@ class Run:
             "data_fingerprint": self.setup.data.fingerprint,
             "evaluation": metrics,
         }
-        self.checkpoints.save(self.step, self.state, extra=extra, metrics=metrics)
+        state, disk = self.state, self.setup.disk
+        if disk:  # the next step writes these files
+            state = dataclasses.replace(state, opt_state=disk.whole(state.opt_state))
+        self.checkpoints.save(self.step, state, extra=extra, metrics=metrics, wait=disk is not None)
 
     def stop(self, signal: str) -> dict:
         """Ends the run at a signal: what was done is kept."""

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from arch import tree
 from arch.layers.contract import Context, positions_of
 from arch.models import encoder_decoder
-from arch.train import experiment
+from arch.train import experiment, offload
 from arch.train import state as states
 
 PROBE = 4099
@@ -83,8 +83,8 @@ def estimate(cfg: experiment.Config, plan: states.Plan, *, batch_shards: int, we
 
 
 def size(state: Any) -> int:
-    """Bytes of one device's part of arrays with shardings."""
-    leaves = jax.tree.leaves(state)
+    """Bytes of one device's part of arrays with shardings, but for those in the host's memory."""
+    leaves = [leaf for leaf in jax.tree.leaves(state) if leaf.sharding.memory_kind != offload.HOST]
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 

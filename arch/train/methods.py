@@ -9,6 +9,10 @@ muon       matrices: U V' of the mean of g = U S V', by five Newton-Schulz steps
            0.2 sqrt(longer side), which is about the root mean square of Adam's steps (Liu et al., 2025,
            arXiv 2502.16982, eq. 4); all else, embeddings too: Adam. Its b1 is both Adam's and the mean's of g.
 sgd        m, the sum of gradients that decays by b1 a step (Polyak's momentum).
+
+Means may be kept in bfloat16, at half the memory, and computed with in float32. Rounded to 8 bits, a mean that decays
+by b stands still where the next value is less than 2^-8 / (1 - b) of it away: 4 % at 0.9, 8 % at 0.95, and all of it at
+0.999, so that no decay above MOST_DECAY is taken.
 """
 
 import itertools
@@ -17,12 +21,17 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax import contrib
 
 from arch import tree
 
 Kind = Literal["adamw", "adafactor", "lion", "muon", "sgd"]
+Moments = Literal["float32", "bfloat16"]
+
+MOST_DECAY = 1 - 2**-6
+"""Of means in bfloat16: it stands still a quarter away from the truth at most."""
 
 _STACKS = ("layers", "experts")
 _SIDES = ("embed", "heads", "kv_heads", "head_dim", "hidden")
@@ -57,6 +66,19 @@ def direction(
         parts = optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
         return _one_by_one(axes(), optax.chain(*parts))
     return _muon(axes(), optax.scale_by_adam(b1, b2, epsilon), b1)
+
+
+def kept_as(dtype: str, one: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A transformation whose state is kept in a dtype, and computed with in float32."""
+
+    def cast(state, to):
+        return jax.tree.map(lambda leaf: leaf.astype(to) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, state)
+
+    def update(gradients, state, params=None):
+        updates, state = one.update(gradients, cast(state, jnp.float32), params)
+        return updates, cast(state, dtype)
+
+    return optax.GradientTransformation(lambda params: cast(one.init(params), dtype), update)
 
 
 def _one_by_one(axes: Mapping[str, tuple[str, ...]], one: optax.GradientTransformation):

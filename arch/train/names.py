@@ -94,7 +94,7 @@ NAMES = (
     Name("perf/data_wait_share", "", "log", "part of that time in which the device was idle, for want of a batch"),
     Name("perf/tflops_per_second", "1e12/s", "log", "model FLOPs by that time, a device (arch/train/utilization.py)"),
     Name("perf/mfu", "", "log", "that by the device's peak in bfloat16; absent where the peak is not known"),
-    Name("perf/wall_seconds", "s", "log", "the run's, from its first process's start on: kept_seconds and all lost ones"),
+    Name("perf/wall_seconds", "s", "log", "from the run's first process's start on: kept_seconds and all lost ones"),
     Name("perf/kept_seconds", "s", "log", "time of those steps whose result was kept, without such waits for data"),
     Name("perf/lost_<cause>_seconds", "s", "log", "lost so far, over all processes; see arch/train/clock.py"),
     Name("perf/goodput", "", "log", "kept_seconds / wall_seconds"),

@@ -8,9 +8,10 @@ direction for all of them: Loshchilov, Hutter, 2017, arXiv 1711.05101. Factors b
 are spelled: Clark et al., ELECTRA, 2020, arXiv 2003.10555, app. A.
 """
 
+import pathlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,9 @@ import numpy as np
 import optax
 
 from arch import config, tree
-from arch.train import duration, methods
+from arch.train import duration, methods, offload
 from arch.train import schedule as schedules
+from arch.train.disk import Disk
 from arch.typing import Array
 
 
@@ -44,6 +46,9 @@ class Config(config.Config):
       no_decay: regular expressions; a weight whose path holds one is not decayed. Stacked layers have the path
         `layers/scan_p_q/j`.
       clip_norm: greatest global norm of the gradient; 0 for no clipping.
+      moments: the dtype in which the means are kept, of all but adafactor.
+      offload: where they lie between steps: with the weights ('none'), in the host's memory, or in files of the
+        workdir, on one machine; from there they come to each weight in turn.
     """
 
     kind: methods.Kind = "adamw"
@@ -63,6 +68,8 @@ class Config(config.Config):
     weight_decay: config.NonNegativeFloat = 0.1
     no_decay: tuple[str, ...] = ("norm", "bias$", "(^|/)D$", "A_log$", "table$", "relative$", "sinks$")
     clip_norm: config.NonNegativeFloat = 1.0
+    moments: methods.Moments = "float32"
+    offload: Literal["none", "host", "disk"] = "none"
 
     def check(self):
         duration.unit(self, "warmup")
@@ -80,22 +87,44 @@ class Config(config.Config):
                         f"{field} holds {pattern!r}, which must be a regular expression: {error}"
                     ) from None
 
+    def _check_moments(self):
+        if self.moments == "float32":
+            return
+        if self.kind == "adafactor":
+            raise ValueError(f"moments={self.moments!r} must be 'float32' with kind='adafactor', whose means are small")
+        for field in ("b1", "b2"):
+            if (decay := getattr(self, field)) > methods.MOST_DECAY:
+                raise ValueError(
+                    f"{field}={decay} must be at most {methods.MOST_DECAY} with moments={self.moments!r}: a mean that "
+                    "decays more slowly stands still when it is rounded"
+                )
+
     def make(
-        self, total_steps: int, axes: Callable[[], Mapping[str, tuple[str, ...]]] | None = None
+        self,
+        total_steps: int,
+        axes: Callable[[], Mapping[str, tuple[str, ...]]] | None = None,
+        disk: Disk | None = None,
     ) -> optax.GradientTransformation:
         """The transformation for a run of so many steps, over the trained parameters only.
 
         Args:
           total_steps: of the run.
-          axes: gives the logical axes of each parameter by path; muon and adafactor need it.
+          axes: gives the logical axes of each parameter by path; muon, adafactor and offload='disk' need it.
+          disk: the files of offload='disk'; None where none will be written, for only shapes are asked.
         """
+        direction = methods.direction(self.kind, b1=self.b1, b2=self.b2, epsilon=self.epsilon, axes=axes)
         step = optax.chain(
-            methods.direction(self.kind, b1=self.b1, b2=self.b2, epsilon=self.epsilon, axes=axes),
+            direction if self.moments == "float32" else methods.kept_as(self.moments, direction),
             optax.add_decayed_weights(self.weight_decay, self.decayed),
             optax.scale_by_learning_rate(self.schedule(total_steps)),
-            *([optax.stateless(self._times_factors)] if self.rate_factors else []),
         )
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), step) if self.clip_norm else step
+        if self.offload == "host":
+            step = offload.in_host(step, axes)
+        elif self.offload == "disk":
+            step = (disk or Disk(pathlib.Path())).keep(step, axes)
+        clip = [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
+        factors = [optax.stateless(self._times_factors)] if self.rate_factors else []
+        return optax.chain(*clip, step, *factors) if clip or factors else step
 
     def schedule(self, total_steps: int) -> optax.Schedule:
         """Learning rate by step."""

@@ -22,8 +22,9 @@ from arch.decode import generate
 from arch.layers import block
 from arch.models import decoder
 from arch.sharding import mesh as meshes
-from arch.train import capacity, experiment, mixtures, provenance, routes, specialisation
+from arch.train import capacity, experiment, mixtures, offload, provenance, routes, specialisation
 from arch.train import state as states
+from arch.train.disk import Disk
 from arch.train.objective import summary
 from arch.train.step import eval_step
 
@@ -42,6 +43,7 @@ class Setup:
       model: the Linen module.
       optimizer: over the trained parameters.
       plan: the state's shapes, shardings and trainable parameters.
+      disk: the files of the optimizer's means; None without any.
     """
 
     cfg: experiment.Config
@@ -51,6 +53,7 @@ class Setup:
     model: Any
     optimizer: optax.GradientTransformation
     plan: states.Plan
+    disk: Disk | None = None
 
     def dataset(self, split: str):
         """This process's rows of each global batch of a split, by step."""
@@ -143,16 +146,17 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     cfg = cfg.resolve(lambda: _epoch_samples(cfg, data()))
     _check_samples(cfg)
     model = cfg.model.make()
-    optimizer = cfg.optimizer.make(cfg.total_steps, lambda: states.axes(model))
+    disk = Disk(workdir / "optimizer") if cfg.optimizer.offload == "disk" else None
+    optimizer = cfg.optimizer.make(cfg.total_steps, lambda: states.axes(model), disk)
     with jax.set_mesh(mesh):
-        plan = states.plan(model, optimizer, mesh, states.Beside(bool(cfg.ema.decay), cfg.first_loss_scale))
+        plan = states.plan(model, optimizer, mesh, states.beside(cfg))
     data = data()
     if data.tokenizer.size > cfg.model.vocab_size:
         raise ValueError(
             f"model.vocab_size={cfg.model.vocab_size} must be at least {data.tokenizer.size}, the tokenizer's size"
         )
     cfg.task.must_fit(cfg.model, data)
-    ready = Setup(cfg, workdir, mesh, data, model, optimizer, plan)
+    ready = Setup(cfg, workdir, mesh, data, model, optimizer, plan, disk)
     if "train" in data.splits:
         ready.dataset("train")  # refuses a text or a tokenizer that the task cannot take, a seq_len that is too long
     _check_best_metric(ready)
@@ -254,7 +258,11 @@ def _check_devices(cfg: experiment.Config, mesh: Mesh) -> None:
             block.must_split(sublayer, meshes.context_shards(mesh))
     remat = getattr(getattr(cfg.model, "layers", None), "remat", "none")
     if remat == "offload":
-        _check_offload(mesh.devices.flat[0])
+        _check_offload("model.layers.remat='offload'", mesh.devices.flat[0])
+    if cfg.optimizer.offload == "host":
+        _check_offload("optimizer.offload='host'", mesh.devices.flat[0])
+    if cfg.optimizer.offload == "disk" and jax.process_count() > 1:
+        raise ValueError(f"optimizer.offload='disk' must run in one process, and not in {jax.process_count()}")
 
 
 def _check_samples(cfg: experiment.Config) -> None:
@@ -264,10 +272,9 @@ def _check_samples(cfg: experiment.Config) -> None:
         )
 
 
-def _check_offload(device: jax.Device) -> None:
-    if "pinned_host" not in {memory.kind for memory in device.addressable_memories()}:
-        kind = device.device_kind
-        raise ValueError(f"model.layers.remat='offload' must run on devices with pinned host memory; {kind} has none")
+def _check_offload(field: str, device: jax.Device) -> None:
+    if offload.HOST not in {memory.kind for memory in device.addressable_memories()}:
+        raise ValueError(f"{field} must run on devices with pinned host memory; {device.device_kind} has none")
 
 
 def check_writable(workdir: pathlib.Path) -> None:

@@ -6,6 +6,7 @@ import logging
 
 import jax
 
+from arch.train import disk as disks
 from arch.train import initial, restore
 from arch.train import state as states
 from arch.train.checkpoint import Checkpoints
@@ -38,10 +39,12 @@ def start(setup: Setup, checkpoints: Checkpoints) -> tuple[states.TrainState, di
     own = checkpoints.latest_step() >= 0
     try:
         if own:
-            state, extra = _restored(checkpoints.restore, plan)
+            where = lambda step: setup.workdir / "checkpoints" / str(step)
+            state, extra = _restored(checkpoints.restore, setup, where)
             log.info("resumed step %d of %s", int(state.step), setup.workdir)
         elif cfg.resume:
-            state, extra = _restored(functools.partial(restore.restore_step, restore.find(cfg.resume)), plan)
+            found = restore.find(cfg.resume)
+            state, extra = _restored(functools.partial(restore.restore_step, found), setup, lambda _: found)
             log.info("started from step %d of %s", int(state.step), cfg.resume)
         elif cfg.init_from:
             fresh = functools.partial(states.init_leaves, setup.model, plan, jax.random.key(cfg.seed))
@@ -62,9 +65,20 @@ def start(setup: Setup, checkpoints: Checkpoints) -> tuple[states.TrainState, di
     return state, extra.get("evaluation", {}) if own else {}
 
 
-def _restored(read, plan: states.Plan) -> tuple[states.TrainState, dict]:
-    """What `read` gives of a saved state; what the plan has beside its parameters and is not there, begins anew."""
-    state, extra = read(plan.abstract, optional=tuple(f"{field}/" for field in BESIDE))
+def _restored(read, setup: Setup, where) -> tuple[states.TrainState, dict]:
+    """What `read` gives of a saved state; what the plan has beside its parameters and is not there, begins anew.
+
+    Means that belong in files go there one by one, from `where` the state's step was saved.
+    """
+    plan, disk = setup.plan, setup.disk
+    abstract = dataclasses.replace(plan.abstract, opt_state=disks.bare(plan.abstract.opt_state))
+    filed = disks.in_files(abstract) if disk else []
+    state, extra = read(abstract, optional=tuple([f"{field}/" for field in BESIDE] + filed))
+    if disk:
+        one = lambda path, leaf: restore.restore_step(folder, leaf, f"opt_state/{path}", (f"opt_state/{path}",))[0]
+        folder = where(int(state.step))
+        disk.load(abstract.opt_state, one)
+        state = dataclasses.replace(state, opt_state=disks.begun(plan.abstract.opt_state, state.opt_state))
     had_average = extra.get("config", {}).get("ema", {}).get("decay", 0)
     if had_average and not plan.beside.average:
         log.info("the moving average is given up: ema.decay is 0, and was %g", had_average)

@@ -13,7 +13,7 @@ from jax.tree_util import register_dataclass
 from arch import tree
 from arch.layers import weight
 from arch.sharding import mesh as meshes
-from arch.train import bad_batch, loss_scale
+from arch.train import bad_batch, loss_scale, offload
 from arch.typing import Array, Key
 
 
@@ -46,10 +46,17 @@ class Beside:
     Attributes:
       average: whether a moving average of the parameters.
       loss_scale: the first loss scale; 0 for no scaling.
+      host_moments: whether the optimizer's means lie in the host's memory between steps.
     """
 
     average: bool = False
     loss_scale: float = 0.0
+    host_moments: bool = False
+
+
+def beside(cfg: Any) -> Beside:
+    """That of a run, by its `experiment.Config`."""
+    return Beside(bool(cfg.ema.decay), cfg.first_loss_scale, cfg.optimizer.offload == "host")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +108,12 @@ def plan(
     boxed = _traced(model)
     trainable, axes = weight.trainable(boxed), _axes(boxed)
     abstract = jax.eval_shape(lambda params: create(params, trainable, optimizer, beside), weight.unbox(boxed))
-    return Plan(_with_shardings(abstract, axes, mesh), trainable, axes, beside)
+    return Plan(_with_shardings(abstract, axes, mesh, beside), trainable, axes, beside)
 
 
 def elsewhere(plan: Plan, mesh: Mesh | AbstractMesh) -> Plan:
     """The same state on another mesh."""
-    return dataclasses.replace(plan, abstract=_with_shardings(plan.abstract, plan.axes, mesh))
+    return dataclasses.replace(plan, abstract=_with_shardings(plan.abstract, plan.axes, mesh, plan.beside))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,14 +169,17 @@ def around(params: tree.Tree, optimizer: optax.GradientTransformation, plan: Pla
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.abstract))(params)
 
 
-def _with_shardings(abstract: TrainState, axes: dict, mesh: Mesh | AbstractMesh) -> TrainState:
+def _with_shardings(abstract: TrainState, axes: dict, mesh: Mesh | AbstractMesh, beside: Beside) -> TrainState:
     """Optimizer leaves that mirror a parameter (same path at the end, same shape) lie where it lies."""
 
     def place(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for parameter, names in axes.items():
             if name.endswith(parameter) and len(names) == leaf.ndim:
-                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=meshes.sharding(names, leaf.shape, mesh))
+                where = meshes.sharding(names, leaf.shape, mesh)
+                if beside.host_moments and leaf.ndim and name.startswith("opt_state/"):
+                    where = where.with_memory_kind(offload.HOST)
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
         whole = NamedSharding(mesh, PartitionSpec())
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
 

@@ -70,7 +70,7 @@ def train_step(
         goes_on, judged_good = bad_batch.decide(order, state.step, reason)
         taken = judged_good & ~overflows
 
-        params, opt_state = updated(state, gradients, log["stats"])
+        params, opt_state = updated(state, gradients, log["stats"], taken)
         average = ema.after(state.average, params, trainable, ema_decay) if state.average else {}
         old = (state.params, state.opt_state, state.average)
         params, opt_state, average = _kept(taken, (params, opt_state, average), old)
@@ -93,10 +93,11 @@ def train_step(
             metrics["loss_scale"] = state.loss_scale.scale
         return TrainState(count, params, opt_state, average, scaling, watch), metrics
 
-    def updated(state: TrainState, gradients, stats: dict):
+    def updated(state: TrainState, gradients, stats: dict, taken):
         """The parameters, trained and not, and the optimizer's state behind a step."""
         trained, buffers = tree.partition(state.params, trainable)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        update = optax.with_extra_args_support(optimizer).update
+        updates, opt_state = update(gradients, state.opt_state, trained, taken=taken)
         trained = optax.apply_updates(trained, updates)
         return tree.merge(trained, _next_buffers(model_cfg, buffers, stats, state.params)), opt_state
 
@@ -127,8 +128,13 @@ def eval_step(
 
 
 def _kept(chosen: Bool[Array, ""], new, old):
-    """The new values if they are chosen, else the old ones."""
-    return jax.tree.map(lambda one, other: jnp.where(chosen, one, other), new, old)
+    """The new values if they are chosen, else the old ones; in the host's memory they are (`arch.train.offload`)."""
+
+    def kept(one, other):
+        in_host = jax.typeof(one).memory_space == jax.memory.Space.Host
+        return one if in_host else jnp.where(chosen, one, other)
+
+    return jax.tree.map(kept, new, old)
 
 
 def _next_buffers(model_cfg, buffers: tree.Tree, stats: dict, like: tree.Tree) -> tree.Tree:

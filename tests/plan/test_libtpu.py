@@ -29,6 +29,17 @@ def test_a_tiny_model_is_planned_on_four_chips(tmp_path):
     assert "It fits." in out
 
 
+def test_means_in_the_host_s_memory_take_none_of_the_device_s(tmp_path):
+    """Of four layers that are stacked: the loop of the update holds the means of one layer's weight."""
+    wide = ["model.embed_dim=512", "model.layers.pattern[0].sublayers[0].hidden_dim=2048", "model.layers.repeats=4"]
+    flags = ["--topology=v5e:2x2", *(f"--config.{leaf}" for leaf in ["mesh.fsdp=4", "sample_prompt=", *wide])]
+    device, host = (planned(tmp_path / h, *flags, f"--config.optimizer.offload={h}")[1] for h in ("none", "host"))
+    needed = lambda plan: sum(plan["train"]["memory"][part] for part in ("arguments", "temporaries"))
+    moments = device["state"]["optimizer"]
+    assert host["state"]["optimizer"] < 100 < moments
+    assert needed(device) - needed(host) > 0.75 * moments
+
+
 def test_two_slices_are_crossed_by_the_data_axis_alone(tmp_path):
     _, plan = planned(tmp_path, "--topology=v5e:2x2,slices=2", "--config.mesh.fsdp=4")
     rows = plan["train"]["collectives"]

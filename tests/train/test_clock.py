@@ -263,7 +263,7 @@ def test_what_earlier_processes_lost_by_cause_is_part_of_the_whole_run(quick, te
         tiny.train(cfg, tmp_path)
     book = json.loads((tmp_path / ledger.FILE).read_text())
     assert not book["done"] and began < book["alive"] < time.time()
-    book["seconds"]["step"] += 100.0  # as of steps behind the checkpoint
+    book["seconds"]["step"] += 1000.0  # as of steps behind the checkpoint
     (tmp_path / ledger.FILE).write_text(json.dumps(book | {"alive": book["alive"] - 50}))
     caplog.clear()
     with caplog.at_level("INFO"):
@@ -273,11 +273,11 @@ def test_what_earlier_processes_lost_by_cause_is_part_of_the_whole_run(quick, te
     causes = {name for name in last if name.startswith("perf/lost_")}
     expected = ("startup", "restore", "compile", "data", "eval", "checkpoint", "redone", "down")
     assert causes == {f"perf/lost_{cause}_seconds" for cause in expected}
-    assert last["perf/lost_redone_seconds"] == pytest.approx(100, abs=0.3)
+    assert 1000 <= last["perf/lost_redone_seconds"] < 1000 + elapsed
     assert 50 < last["perf/lost_down_seconds"] < 50 + elapsed
     assert sum(last[name] for name in causes) + last["perf/kept_seconds"] == pytest.approx(last["perf/wall_seconds"])
-    assert last["perf/wall_seconds"] < 150 + elapsed
+    assert last["perf/wall_seconds"] < 1050 + elapsed
     assert last["perf/goodput"] == last["perf/kept_seconds"] / last["perf/wall_seconds"]
     (said,) = (line for line in caplog.messages if line.startswith("goodput"))
-    assert "lost: redone 100.0 s, down 5" in said
+    assert "; lost: redone 1" in said
     assert json.loads((tmp_path / ledger.FILE).read_text())["done"]

@@ -76,6 +76,17 @@ def test_the_estimate_is_within_half_of_the_compiled_step(cfg):
     assert 0 <= actual.argument_size_in_bytes - state < 0.1 * state  # the batch and the key
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+def test_gradients_of_micro_batches_are_added_up_in_place():
+    """Beside a micro-batch's own step a whole batch's needs the sums, one array a weight, and no copy of them."""
+    cfg = run(transformer())
+    _, told = planned(cfg)
+    part, whole = compiled(cfg), compiled(cfg.replace(batch_size=4 * ROWS, micro_batches=4))
+    sums = (whole.temp_size_in_bytes - part.temp_size_in_bytes) / told.parameters
+    assert 0.5 < sums < 1.5
+
+
 def test_a_state_split_eight_ways_has_an_eighth_on_each_device():
     cfg = run(gpt.compose(embed_dim=64, num_layers=2, num_heads=2, vocab_size=208, length=LENGTH))
     whole, part = (planned(cfg, fsdp=shards)[1] for shards in (1, 8))

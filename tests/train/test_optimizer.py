@@ -117,6 +117,48 @@ def test_every_kind_sees_clipped_gradients(kind):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-12)
 
 
+# Means in bfloat16
+
+
+def means(kind, moments):
+    """The optimizer's state, without its counts: shapes."""
+    optimizer = optimizers.Config(kind=kind, moments=moments).make(10, lambda: AXES)
+    return [leaf for leaf in jax.tree.leaves(jax.eval_shape(optimizer.init, PARAMS)) if leaf.ndim]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "adafactor"])
+def test_means_in_bfloat16_take_half_the_bytes(kind):
+    whole, half = (sum(leaf.size * leaf.dtype.itemsize for leaf in means(kind, m)) for m in ("float32", "bfloat16"))
+    assert half == whole / 2 > 0
+
+
+@pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.95), (0.5, optimizers.methods.MOST_DECAY)])
+def test_means_in_bfloat16_stand_still_no_further_from_the_truth_than_is_said(b1, b2):
+    """Under a gradient that jumps from 3 to 1 and stays there."""
+    cfg = optimizers.Config(kind="adamw", moments="bfloat16", b1=b1, b2=b2, **BARE)
+    optimizer, params = cfg.make(10), {"up": jnp.ones(7)}
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for i in range(400):
+        _, state = update({"up": jnp.full(7, 3.0 if i < 50 else 1.0)}, state, params)
+    for name, decay in (("mu", b1), ("nu", b2)):
+        mean = np.asarray(optax.tree.get(state, name)["up"], np.float64)
+        assert optax.tree.get(state, name)["up"].dtype == jnp.bfloat16
+        np.testing.assert_allclose(mean, 1.0, rtol=2**-8 / (1 - decay) + 2**-8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (dict(b2=0.99), "b2=0.99 must be at most 0.984375 with moments='bfloat16'"),
+        (dict(b1=0.999), "b1=0.999 must be at most 0.984375"),
+        (dict(kind="adafactor"), "moments='bfloat16' must be 'float32' with kind='adafactor'"),
+    ],
+)
+def test_means_that_would_stand_still_in_bfloat16_are_refused(fields, said):
+    with pytest.raises(ValueError, match=said):
+        optimizers.Config(moments="bfloat16", **fields)
+
+
 def test_lion_steps_by_the_sign_alone():
     for path, step in step_of("lion").items():
         np.testing.assert_array_equal(step, np.sign(tree.paths(GRADIENTS)[path]))

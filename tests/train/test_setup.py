@@ -102,9 +102,10 @@ def test_offloading_needs_pinned_host_memory():
         memories = [types.SimpleNamespace(kind=kind) for kind in kinds]
         return types.SimpleNamespace(device_kind="abacus", addressable_memories=lambda: memories)
 
-    with pytest.raises(ValueError, match="remat='offload' must run .* abacus has none"):
-        setup._check_offload.__wrapped__(device("device"))
-    setup._check_offload.__wrapped__(device("device", "pinned_host"))
+    for field in ("model.layers.remat='offload'", "optimizer.offload='host'"):
+        with pytest.raises(ValueError, match=f"{field} must run on devices with pinned .* abacus has none"):
+            setup._check_offload.__wrapped__(field, device("device"))
+        setup._check_offload.__wrapped__(field, device("device", "pinned_host"))
 
 
 def test_more_samples_than_ids_count_are_refused(text, tmp_path):
