@@ -8,7 +8,6 @@ process that goes on from it writes its files anew. Each device reads and writes
 that hold the same part the first one does, for all.
 """
 
-import math
 import pathlib
 import shutil
 import threading
@@ -19,11 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import io_callback
-from jax.sharding import PartitionSpec
 
 from arch import tree
-from arch.sharding import mesh as meshes
+from arch.train.mapped import Part, place
 from arch.train.restore import flatten
 
 
@@ -69,7 +66,7 @@ class Disk:
 
         def update(gradients, state, params, *, taken=True, **_):
             kept, turn, taken = flatten(state.rest), state.turn, jnp.asarray(taken)
-            parts = {name: _Part(leaf, _spec(name, leaf, axes())) for name, leaf in self._shapes.items()}
+            parts = {name: Part(leaf, place(name, leaf, axes())) for name, leaf in self._shapes.items()}
 
             def fetch(name, after):
                 return parts[name].read(self._file(name), turn, after)
@@ -106,7 +103,7 @@ class Disk:
         for path in in_files(opt_state):
             name = next(name for name in self._shapes if path == name or path.endswith(f"/{name}"))
             leaf, file = self._shapes[name], self._file(name)()
-            where = jax.sharding.NamedSharding(mesh, _spec(name, leaf, axes))
+            where = jax.sharding.NamedSharding(mesh, place(name, leaf, axes))
             for shard in read(path, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)).addressable_shards:
                 file[shard.index] = np.asarray(shard.data)
 
@@ -164,76 +161,6 @@ def _weight_by_weight(
     return tree.from_paths(updates), new, after
 
 
-class _Part:
-    """What each device reads and writes of an array.
-
-    Args:
-      leaf: the whole array.
-      spec: where it lies on the mesh.
-    """
-
-    def __init__(self, leaf: jax.ShapeDtypeStruct, spec: PartitionSpec):
-        sizes = dict(jax.sharding.get_abstract_mesh().shape)
-        axes = [part if isinstance(part, tuple) else (part,) if part else () for part in spec]
-        self._spec, self._axes = spec, [[(axis, sizes[axis]) for axis in names] for names in axes]
-        shape = [size // math.prod(size for _, size in names) for size, names in zip(leaf.shape, self._axes)]
-        self._local = jax.ShapeDtypeStruct(shape, leaf.dtype)
-        used = {axis for names in self._axes for axis, _ in names}
-        self._copies = tuple(axis for axis, size in sizes.items() if size > 1 and axis not in used)
-
-    def read(self, file: Callable[[], np.ndarray], turn, after):
-        """The array, once `turn` and `after` are known."""
-
-        def read(first, starts, *_):
-            return np.array(file()[self._slices(starts)]) if first else np.zeros(self._local.shape, self._local.dtype)
-
-        def of_device(turn, after):
-            return self._of_all(io_callback(read, self._local, self._is_first(), self._starts(), turn, after))
-
-        return self._on_each(of_device, (PartitionSpec(), PartitionSpec()), self._spec)(turn, after)
-
-    def write(self, file: Callable[[], np.ndarray], turn, taken, array):
-        """Writes the array if the step is taken, and gives the next turn when that is done."""
-
-        def write(turn, here, starts, values):
-            if here:
-                file()[self._slices(starts)] = values
-            return np.int32(turn + 1)
-
-        def of_device(turn, taken, values):
-            here = taken & self._is_first()
-            return io_callback(write, jax.ShapeDtypeStruct((), jnp.int32), turn, here, self._starts(), values)
-
-        return self._on_each(of_device, (PartitionSpec(), PartitionSpec(), self._spec), PartitionSpec())(
-            turn, taken, array
-        )
-
-    def _on_each(self, function, in_specs, out_specs):
-        mesh = jax.sharding.get_abstract_mesh()
-        if mesh.empty:
-            return function
-        return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-
-    def _is_first(self):
-        """[] whether this device reads and writes for those with the same part."""
-        return jnp.all(jnp.array([jax.lax.axis_index(axis) == 0 for axis in self._copies] or True))
-
-    def _of_all(self, part):
-        """What the first device has, zeros on the others, on all."""
-        return jax.lax.psum(part, self._copies) if self._copies else part
-
-    def _starts(self):
-        """[rank] int32, where this device's part begins."""
-        starts = [jnp.int32(0)] * len(self._axes)
-        for i, names in enumerate(self._axes):
-            for axis, size in names:
-                starts[i] = starts[i] * size + jax.lax.axis_index(axis)
-        return jnp.stack([start * size for start, size in zip(starts, self._local.shape)])
-
-    def _slices(self, starts) -> tuple[slice, ...]:
-        return tuple(slice(int(start), int(start) + size) for start, size in zip(starts, self._local.shape))
-
-
 def bare(opt_state: Any) -> Any:
     """An optimizer's state as it is without files, None in place of what is in them."""
     return _in_place(lambda state: state.rest, opt_state)
@@ -249,15 +176,6 @@ def in_files(state: Any) -> list[str]:
     """The paths of what is in files in anything that holds what `bare` gives."""
     leaves = jax.tree_util.tree_leaves_with_path(state, is_leaf=lambda leaf: leaf is None)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if leaf is None]
-
-
-def _spec(name: str, leaf: jax.ShapeDtypeStruct, axes: Mapping[str, tuple[str, ...]]) -> PartitionSpec:
-    """Where the array of a path in the optimizer's state lies: as the parameter whose path ends it, else whole."""
-    mesh = jax.sharding.get_abstract_mesh()
-    for parameter, names in axes.items():
-        if name.endswith(parameter) and len(names) == leaf.ndim and not mesh.empty:
-            return meshes.spec(names, leaf.shape, mesh)
-    return PartitionSpec(*[None] * leaf.ndim)
 
 
 def _in_place(function: Callable[[DiskState], Any], opt_state: Any) -> Any:
