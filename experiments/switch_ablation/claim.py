@@ -10,10 +10,10 @@ LAYERS, LAST = 2, 10
 
 
 def rows(point):
-    """The loss, and what the mixtures did in the last logged steps."""
+    """The loss, and what the mixtures did in the last logged steps; settings as text, '0' of the dense model."""
     options = point.options
-    row = dict(layer=options["layer"], capacity=options.get("capacity_factor", 0.0))
-    row |= dict(weight=options.get("balance_weight", 0.0), nats=round(point.last["eval/valid/loss"], 4))
+    row = dict(layer=options["layer"], capacity=f"{options.get('capacity_factor', 0):g}")
+    row |= dict(weight=f"{options.get('balance_weight', 0):g}", nats=round(point.last["eval/valid/loss"], 4))
     logged = [line for line in point.logged() if "train/loss" in line][-LAST:]
     if row["layer"] == "switch":
         for name in ("dropped_fraction", "load_cv"):
@@ -24,16 +24,16 @@ def rows(point):
 
 def table(rows, paper):
     """A line a run; the paper's negative log perplexities of the larger model beside the same capacity."""
-    printed = {row["capacity"]: row["switch"] for row in paper}
+    printed = {f"{row['capacity']:g}": row["switch"] for row in paper}
     lines = []
     for row in rows:
         sparse = row["layer"] == "switch"
-        lines.append({"layer": row["layer"], "capacity": f"{row['capacity']:g}" if sparse else ""})
-        lines[-1] |= {"balance weight": f"{row['weight']:g}" if sparse else ""}
+        lines.append({"layer": row["layer"], "capacity": row["capacity"] if sparse else ""})
+        lines[-1] |= {"balance weight": row["weight"] if sparse else ""}
         lines[-1] |= {"- validation nats": f"{-row['nats']:.3f}"}
         if sparse:
             lines[-1] |= {"dropped": f"{row['dropped_fraction']:.1%}", "CV of loads": f"{row['load_cv']:.2f}"}
-        known = printed.get(row["capacity"]) if row["weight"] == 0.01 or not sparse else None
+        known = printed.get(row["capacity"]) if row["weight"] == "0.01" or not sparse else None
         lines[-1] |= {"paper, - nats": f"{known:.3f}" if known else ""}
     return lines
 
@@ -41,8 +41,10 @@ def table(rows, paper):
 def figure(rows, paper):
     """Of the capacities what is dropped; of the weights the CV of the loads."""
     sparse = [row for row in rows if row["layer"] == "switch"]
-    by_capacity = sorted((row["capacity"], 100 * row["dropped_fraction"]) for row in sparse if row["weight"] == 0.01)
-    by_weight = sorted((math.log10(row["weight"] or 1e-6), row["load_cv"]) for row in sparse if row["capacity"] == 1.25)
+    of_one_weight = [row for row in sparse if row["weight"] == "0.01"]
+    of_one_capacity = [row for row in sparse if row["capacity"] == "1.25"]
+    by_capacity = sorted((float(row["capacity"]), 100 * row["dropped_fraction"]) for row in of_one_weight)
+    by_weight = sorted((math.log10(float(row["weight"]) or 1e-6), row["load_cv"]) for row in of_one_capacity)
     return [
         Panel("Dropped tokens, %", "capacity factor", [Line("balance weight 0.01", by_capacity)]),
         Panel("CV of loads", "log10 of the balance weight, -6 for none", [Line("capacity 1.25", by_weight)]),
@@ -53,11 +55,13 @@ def expect(rows, paper):
     """Sparse beats dense, more capacity drops less, the loss balances."""
     (dense,) = (row for row in rows if row["layer"] == "dense")
     sparse = {(row["capacity"], row["weight"]): row for row in rows if row["layer"] == "switch"}
-    capacities = [sparse[factor, 0.01] for factor in sorted({factor for factor, weight in sparse if weight == 0.01})]
+    factors = sorted({factor for factor, weight in sparse if weight == "0.01"}, key=float)
+    capacities = [sparse[factor, "0.01"] for factor in factors]
     dropped = [row["dropped_fraction"] for row in capacities]
-    weights = [sparse[1.25, weight] for weight in sorted({weight for factor, weight in sparse if factor == 1.25})]
+    tried = sorted({weight for factor, weight in sparse if factor == "1.25"}, key=float)
+    weights = [sparse["1.25", weight] for weight in tried]
     nats = {row["capacity"]: row["nats"] for row in capacities}
-    shown = lambda losses: ", ".join(f"{loss:.3f} with {setting:g}" for setting, loss in losses.items())
+    shown = lambda losses: ", ".join(f"{loss:.3f} with {setting}" for setting, loss in losses.items())
     return [
         Expectation(
             "Switch is better than dense at equal FLOPs, at each capacity",
@@ -71,17 +75,17 @@ def expect(rows, paper):
         ),
         Expectation(
             "1.25 and 2.0 are better than 1.0, as in the paper at equal numbers of steps",
-            max(nats[1.25], nats[2.0]) < nats[1.0],
+            max(nats["1.25"], nats["2"]) < nats["1"],
             ", ".join(f"{value:.3f}" for value in nats.values()),
         ),
         Expectation(
             "a weight of 0.01 halves the CV of loads without the loss",
-            sparse[1.25, 0.01]["load_cv"] < weights[0]["load_cv"] / 2,
-            f"{weights[0]['load_cv']:.2f} to {sparse[1.25, 0.01]['load_cv']:.2f}",
+            sparse["1.25", "0.01"]["load_cv"] < weights[0]["load_cv"] / 2,
+            f"{weights[0]['load_cv']:.2f} to {sparse["1.25", "0.01"]['load_cv']:.2f}",
         ),
         Expectation(
             "no other weight ends with a lower loss than 0.01, which the paper chose",
-            all(sparse[1.25, 0.01]["nats"] <= row["nats"] for row in weights),
+            all(sparse["1.25", "0.01"]["nats"] <= row["nats"] for row in weights),
             shown({row["weight"]: row["nats"] for row in weights}),
         ),
     ]
