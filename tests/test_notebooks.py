@@ -47,8 +47,8 @@ def test_a_notebook_is_kept_with_what_it_shows(name):
     assert (execute.HERE / f"{name}.ipynb").stat().st_size < LIMIT
     for number, cell in enumerate(code(notebook), start=1):
         assert cell["execution_count"] == number
-        shows = isinstance(ast.parse(source(cell)).body[-1], ast.Expr)
-        assert shows == bool(cell["outputs"]), source(cell)
+        shows = re.search(r"^ *(print|chart|table|tiles)\(", source(cell), re.M)
+        assert cell["outputs"] or not shows, source(cell)
         assert all(output["output_type"] in ("stream", "execute_result") for output in cell["outputs"])
     assert sum("image/svg+xml" in output.get("data", ()) for cell in code(notebook) for output in cell["outputs"])
 
