@@ -14,9 +14,10 @@ ROWS = {
 STEPS = {case: row for case, row in ROWS.items() if "temporaries" in row["compiled"]}
 
 
-def test_every_row_is_of_a_listed_case_and_some_steps_were_held_out():
-    assert set(ROWS) <= {*closed_form.FITTED, *closed_form.HELD_OUT}
-    assert set(STEPS) & set(closed_form.HELD_OUT) and not set(closed_form.FITTED) & set(closed_form.HELD_OUT)
+def test_at_least_thirty_configs_and_some_of_their_steps_were_held_out():
+    fitted, held_out = set(closed_form.FITTED), set(closed_form.HELD_OUT)
+    assert set(ROWS) <= fitted | held_out and not fitted & held_out
+    assert len(set(ROWS) & held_out) >= 30 and set(STEPS) & held_out
 
 
 @pytest.mark.parametrize("case", ROWS)
