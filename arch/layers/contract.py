@@ -58,6 +58,18 @@ class Routes:
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Common:
+    """A value in `Context.shared` that is the same for all rows. All others there have rows as their first axis.
+
+    Attributes:
+      value: an array, or its shape, as of any leaf of `shared`.
+    """
+
+    value: Any
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Context:
     """What sublayers may read beside the residual stream.
 
@@ -74,8 +86,8 @@ class Context:
       embedding: [b t d] what the stack's first layer read; None where no sublayer of it asks for that.
       parameters: what layers or sublayers of a stack share, by group.
       key: for dropout and noise; None only when `deterministic`.
-      shared: what earlier layers computed for later ones, by name. The repeated part of a stack may change its values,
-        not its names.
+      shared: what earlier layers computed for later ones, by name: arrays with rows first, or `Common` ones. The
+        repeated part of a stack may change its values, not its names.
       deterministic: no dropout, no noise.
       recording: routers tell where they send each token (`arch.train.routes`).
     """
@@ -127,7 +139,8 @@ class Aux:
     Attributes:
       losses: scalars, already weighted, added to the objective. Each is a mean over the rows of the batch of a value
         that depends on that row alone, so that sharding and gradient accumulation leave it exact.
-      stats: arrays for the log, by name; expert loads and the like.
+      stats: arrays for the log, by name; expert loads and the like. They are means over rows, too, but for what a
+        `recording` tells of each token.
     """
 
     losses: dict[str, Array] = dataclasses.field(default_factory=dict)
@@ -275,7 +288,7 @@ class Position(config.Config):
 
     def bias(
         self, own: Callable, num_heads: int, shared: Mapping[str, Any]
-    ) -> tuple[LogitBias | None, dict[str, Array]]:
+    ) -> tuple[LogitBias | None, dict[str, Any]]:
         """What is added to the logits (None for nothing), and what the layer adds to `Context.shared`.
 
         Args:

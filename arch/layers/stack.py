@@ -2,11 +2,13 @@
 
 The repeated part is scanned, so that it compiles once, and rematerialised by a named policy. The same module also takes
 parameters in canonical form (`tree.unstack`) and then runs the layers one after the other: that is how decoding goes,
-with one cache a layer. This is the only file with lifted transforms.
+with one cache a layer. This is the only file with lifted transforms. On a mesh with stages the repeated part is a
+pipeline (`arch.layers.staged`).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
@@ -15,11 +17,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_policies
 
 from arch import config
-from arch.layers import block
+from arch.layers import block, staged
 from arch.layers.contract import Aux, Context, Output
 from arch.layers.flops import Flops, Row
 from arch.layers.weight import unbox
 from arch.ops.linear import PRODUCT
+from arch.sharding import pipeline as pipelines
 from arch.sharding.mesh import constrain
 from arch.typing import Array, Float
 
@@ -56,6 +59,7 @@ class Config(config.Config):
       suffix: blocks after it.
       remat: what the backward pass computes again: 'none', all but matrix products ('dots'), everything ('full'), or
         everything with the layers' inputs kept in host memory ('offload', where the device has one).
+      pipeline: how the repeated part is passed on a mesh with stages.
     """
 
     pattern: tuple[block.Config, ...]
@@ -63,6 +67,7 @@ class Config(config.Config):
     prefix: tuple[block.Config, ...] = ()
     suffix: tuple[block.Config, ...] = ()
     remat: Remat = "none"
+    pipeline: pipelines.Config = pipelines.Config()
 
     def check(self):
         groups: dict[str, config.Config] = {}
@@ -172,17 +177,26 @@ class Stack(nn.Module):
     def _scan(self, carry, context):
         """The repeated part: one period, scanned over its stacked parameters."""
         cfg = self.cfg
-        period = nn.scan(
-            Period,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
-            length=cfg.repeats,
-            metadata_params={},
-        )
         begin, step = len(cfg.prefix), len(cfg.pattern)
-        first_layers = begin + step * jnp.arange(cfg.repeats)
-        carry, aux = period(cfg, name=cfg.scan_name)(carry, first_layers, context)
+        if pipelines.stages() > 1 and not self.is_initializing():
+
+            def staged_period(stacked, number, carry, context):
+                make = lambda j, layer: _stacked_block(layer, cfg.remat, str(j), stacked)
+                return _period(cfg, make, carry, begin + step * number, context)
+
+            weights = unbox(self.get_variable("params", cfg.scan_name))
+            carry, aux = staged.scan(staged_period, weights, carry, context, cfg.pipeline)
+        else:
+            period = nn.scan(
+                Period,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(0, nn.broadcast),
+                length=cfg.repeats,
+                metadata_params={},
+            )
+            first_layers = begin + step * jnp.arange(cfg.repeats)
+            carry, aux = period(cfg, name=cfg.scan_name)(carry, first_layers, context)
         stats = {}
         for name, values in aux.stats.items():
             j, rest = name.split("/", 1)
@@ -197,15 +211,20 @@ class Period(nn.Module):
 
     @nn.compact
     def __call__(self, carry, first_layer, context: Context):
-        aux, names = Aux(), sorted(carry[1])
-        for j, layer in enumerate(self.cfg.pattern):
-            make = _block(layer, self.cfg.remat, str(j), prevent_cse=False)
-            carry, _, some = _run(make, carry, context, first_layer + j, None)
-            aux += some.under(str(j))
-        if sorted(carry[1]) != names:
-            raise ValueError(f"shared names {sorted(carry[1])} must be {names} before and after a repeated period: a "
-                             "prefix block has to write the new ones first")
-        return carry, aux
+        make = lambda j, layer: _block(layer, self.cfg.remat, str(j), prevent_cse=False)
+        return _period(self.cfg, make, carry, first_layer, context)
+
+
+def _period(cfg: Config, make: Callable, carry, first_layer, context: Context):
+    """One period, of whose j-th layer `make(j, layer)` gives the function."""
+    aux, names = Aux(), sorted(carry[1])
+    for j, layer in enumerate(cfg.pattern):
+        carry, _, some = _run(make(j, layer), carry, context, first_layer + j, None)
+        aux += some.under(str(j))
+    if sorted(carry[1]) != names:
+        raise ValueError(f"shared names {sorted(carry[1])} must be {names} before and after a repeated period: a "
+                         "prefix block has to write the new ones first")
+    return carry, aux
 
 
 def _block(layer: block.Config, remat: Remat, name: str, *, prevent_cse: bool):
@@ -217,6 +236,18 @@ def _block(layer: block.Config, remat: Remat, name: str, *, prevent_cse: bool):
         shared = module(layer, parent=None)
         return lambda x, context, cache: shared.apply({"params": context.parameters[layer.group]}, x, context, cache)
     return module(layer, name=name)
+
+
+def _stacked_block(layer: block.Config, remat: Remat, name: str, stacked: pipelines.Stacked) -> Callable:
+    """As `_block`, of a layer in a pipeline. With remat 'none' the weights that it takes are kept of each tick."""
+
+    def run(stacked, x, context, cache):
+        params = context.parameters[layer.group] if layer.group else stacked.take()
+        return block.Block(layer, parent=None).apply({"params": params}, x, context, cache)
+
+    if remat != "none":
+        run = jax.checkpoint(run, policy=POLICIES[remat], prevent_cse=False)
+    return partial(run, dataclasses.replace(stacked, leaves=stacked.leaves.get(name)))
 
 
 def _run(make, carry, context: Context, index, cache):

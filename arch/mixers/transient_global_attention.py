@@ -10,6 +10,7 @@ memory grow with the window and with a summary for each `summary` tokens; a mask
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -107,7 +108,7 @@ class TransientGlobalAttention(nn.Module):
         out = per_shard(attend, arguments, (heads,) * 3 + (row,) * 3 + tuple(whole), heads, reduce="head_dim")
         return Output(from_heads(self, out, d), shared=shared)
 
-    def _biases(self, shared: dict) -> tuple[tuple[LogitBias | None, LogitBias | None], dict[str, Array]]:
+    def _biases(self, shared: dict) -> tuple[tuple[LogitBias | None, LogitBias | None], dict[str, Any]]:
         """Those of pairs of tokens and of a token and a summary, and what later layers read of both."""
         own, heads = partial(weight, self), self.cfg.num_heads
         of_summaries = lambda name, *args, **axes: own(f"{SUMMARY}{name}", *args, **axes)

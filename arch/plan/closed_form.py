@@ -2,7 +2,8 @@
 
     memory     weights, optimizer, average: exact, on TPUs as they lie in tiles (`arch.plan.tiles`); gradients,
                activations and gathered weights: of the moment that holds most (`arch.plan.held`)
-    FLOPs      passes * what the model executes forward; 3 passes, 4 where everything is computed again
+    FLOPs      passes * what the model executes forward; 3 passes, 4 where everything is computed again; and what stages
+               execute that idle (`arch.sharding.pipeline`)
     traffic    weights once a pass, the optimizer's arrays, and what the layers would keep, 2 times a pass
     messages   by axis: weights gathered for the forward and the backward pass and their gradients scattered, in the
                dtype of the arithmetic; gradients summed over `data` in float32; a sublayer's result and its gradient
@@ -23,7 +24,7 @@ from arch.plan import held
 from arch.plan.lowering import Run
 from arch.plan.topology import Topology
 from arch.sharding import mesh as meshes
-from arch.train import memory
+from arch.train import memory, stages
 from arch.train.mixtures import mixtures
 
 UPDATE = 7
@@ -89,11 +90,12 @@ def estimate(run: Run, kind: str = "") -> Estimate:
     rows, again = cfg.batch_size / meshes.batch_shards(mesh), passes(cfg.model)
     alone = math.prod(mesh.shape[axis] for axis in ("context", "tensor"))
     touched = rows * held.per_row(memory.without_remat(cfg.model)[1], kind, **lengths) / alone
+    busy = 1 - stages.bubble(cfg.model, mesh)
     read = cfg.micro_batches * sum(weight.size for weight in weights)
     return Estimate(
         memory=parts,
         gathered=moment.gathered,
-        flops=again * flops.executed * cfg.batch_size / math.prod(mesh.shape.values()),
+        flops=again * flops.executed * cfg.batch_size / math.prod(mesh.shape.values()) / busy,
         traffic=again * (read + TOUCHED * touched) + UPDATE * memory.size(state.params),
         received=_received(run, weights, rows * sum(lengths.values()) / mesh.shape["context"]),
         required=3 * flops.required * cfg.batch_size,

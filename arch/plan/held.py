@@ -78,12 +78,12 @@ def weights(run: Run, kind: str) -> list[Weight]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         axes, shape = run.plan.axes[name], leaf.sharding.shard_shape(leaf.shape)
         split = {name for part in leaf.sharding.spec if part for name in ((part,) if isinstance(part, str) else part)}
-        stays = split & {"tensor", *(["expert"] if "experts" in axes else [])}
+        stays = split & {"tensor", *(["expert"] if "experts" in axes else []), *(["stage"] if "layers" in axes else [])}
         parts = math.prod(sizes[name] for name in stays)
         out.append(
             Weight(
                 path=name,
-                layers=leaf.shape[0] if "layers" in axes else 0,
+                layers=shape[0] if "layers" in axes else 0,
                 ways=math.prod(sizes[name] for name in split - stays),
                 size=leaf.size * width(run) // parts,
                 here=size_of(leaf, kind),

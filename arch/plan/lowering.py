@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from arch.layers.contract import Context
 from arch.models import decoder
 from arch.sharding import mesh as meshes
-from arch.train import bad_batch, experiment
+from arch.train import bad_batch, experiment, stages
 from arch.train import state as states
 from arch.train.program import jitted
 from arch.weights import target
@@ -46,6 +46,7 @@ def prepare(cfg: experiment.Config, mesh: Any) -> Run:
     if rows % shards:
         text = f"batch_size={cfg.batch_size} / micro_batches={cfg.micro_batches} = {rows} rows"
         raise ValueError(f"{text} must be a multiple of {meshes.BATCH_SHARDS} = {shards}")
+    stages.must_divide(cfg.model, rows, mesh)
     meshes.must_split(cfg.seq_len, mesh)
     cfg = cfg.resolve(lambda: cfg.batch_size)  # epochs, if there are some, change no shape
     model = cfg.model.make()

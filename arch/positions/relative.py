@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from arch import config
-from arch.layers.contract import LogitBias, Position
+from arch.layers.contract import Common, LogitBias, Position
 from arch.layers.weight import normal
 from arch.ops import relative
-from arch.typing import Array
 
 TABLE = "relative"
 """The table's name among an attention's weights and in `Context.shared`."""
@@ -46,7 +45,7 @@ class Config(Position):
             rule = f"must leave a bucket for long distances below max_distance={self.max_distance}"
             raise ValueError(f"buckets={self.buckets} {rule}")
 
-    def bias(self, own: Callable, num_heads: int, shared: Mapping[str, Any]) -> tuple[LogitBias, dict[str, Array]]:
+    def bias(self, own: Callable, num_heads: int, shared: Mapping[str, Any]) -> tuple[LogitBias, dict[str, Common]]:
         """The table's entry for each pair, and the table for later layers."""
         if self.owner:
             init = normal((2 / (self.buckets + num_heads)) ** 0.5)
@@ -54,9 +53,9 @@ class Config(Position):
         elif TABLE not in shared:
             raise ValueError("owner=False: an earlier layer must own the relative table and share it")
         else:
-            table = shared[TABLE]
+            table = shared[TABLE].value
         of = partial(relative.bias, max_distance=self.max_distance, bidirectional=self.bidirectional)
-        return LogitBias(of, table), {TABLE: table} if self.owner and self.shares else {}
+        return LogitBias(of, table), {TABLE: Common(table)} if self.owner and self.shares else {}
 
 
 EXAMPLES = (Config(buckets=6, max_distance=11, shares=False),)

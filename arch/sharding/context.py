@@ -21,7 +21,7 @@ from arch.typing import Array, Bool, Float, Int, Shaped
 def shards(length: int) -> int:
     """Into how many parts the mesh that `jax.set_mesh` set splits rows of so many tokens; 1 inside `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not meshes.is_auto(mesh):
+    if AXIS not in meshes.auto_axes(mesh):
         return 1
     (part,) = meshes.spec(("sequence",), (length,), mesh)
     return meshes.context_shards(mesh) if part else 1

@@ -1,10 +1,11 @@
-"""Device meshes with the axes (data, fsdp, expert, context, tensor), and the rules that place logical axes on them.
+"""Device meshes with the axes (data, stage, fsdp, expert, context, tensor), and what places logical axes on them.
 
-`data` replicates weights and splits the batch; `fsdp` splits the batch and every weight (ZeRO-3); `expert` splits the
-experts of a mixture, and is one more `fsdp` to the batch and to all other weights; `context` splits the tokens of each
-row, in order, and is one more `fsdp` to weights (`arch.sharding.context`); `tensor` splits heads, hidden channels and
+`data` replicates weights and splits the batch; `stage` splits the repeated layers of stacks (`arch.sharding.pipeline`),
+and is one more `fsdp` to the batch and to all other weights; `fsdp` splits the batch and every weight (ZeRO-3);
+`expert` splits the experts of a mixture, and is one more `fsdp` likewise; `context` splits the tokens of each row, in
+order, and is one more `fsdp` to weights (`arch.sharding.context`); `tensor` splits heads, hidden channels and
 vocabulary. Weights and activations name logical axes; `RULES` is the only place that maps them to mesh axes. All axes
-are Auto: the compiler propagates, our constraints steer.
+are Auto: the compiler propagates, our constraints steer. Inside `shard_map` its axes are Manual, and place nothing.
 """
 
 import math
@@ -17,12 +18,12 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from arch import config
 
-AXES = ("data", "fsdp", "expert", "context", "tensor")
+AXES = ("data", "stage", "fsdp", "expert", "context", "tensor")
 
 RULES: dict[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp", "expert"),
+    "batch": ("data", "stage", "fsdp", "expert"),
     "sequence": ("context",),
-    "embed": ("fsdp", "expert", "context"),
+    "embed": ("stage", "fsdp", "expert", "context"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "hidden": ("tensor",),
@@ -36,7 +37,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "length": (),
     "labels": (),
     "types": (),
-    "layers": (),
+    "layers": ("stage",),
 }
 """Logical axis -> the mesh axes that split it. Every axis name of every weight is a key (tests hold that)."""
 
@@ -49,6 +50,7 @@ class Config(config.Config):
     """Sizes of the mesh axes; -1 (one axis at most) takes the devices that the others leave."""
 
     data: int = -1
+    stage: int = 1
     fsdp: int = 1
     expert: int = 1
     context: int = 1
@@ -126,9 +128,9 @@ def spec(axes: Sequence[str | None], dims: Sequence[int], mesh) -> PartitionSpec
     Args:
       axes: the logical name of each dimension, None for one that is never split.
       dims: the sizes of the dimensions.
-      mesh: a mesh (or abstract mesh) whose axes are among AXES.
+      mesh: a mesh (or abstract mesh) whose axes are among AXES; those that are Manual split nothing.
     """
-    sizes = dict(mesh.shape)
+    sizes = {name: mesh.shape[name] for name in auto_axes(mesh)}
     taken: set[str] = set()
     parts = []
     for axis, dim in zip(axes, dims, strict=True):
@@ -194,14 +196,14 @@ def process_shard(mesh: Mesh, num_rows: int) -> tuple[int, int]:
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """`x` held to the rules' sharding on the mesh set by `jax.set_mesh`; unchanged when there is none."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not is_auto(mesh):
+    if not auto_axes(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))
 
 
-def is_auto(mesh) -> bool:
-    """Whether the compiler places arrays here; inside `shard_map` the axes are Manual and nothing is left to place."""
-    return all(kind == AxisType.Auto for kind in mesh.axis_types)
+def auto_axes(mesh) -> tuple[str, ...]:
+    """Those along which the compiler places arrays here: all, but inside `shard_map`."""
+    return tuple(name for name, kind in zip(mesh.axis_names, mesh.axis_types) if kind != AxisType.Manual)
 
 
 def device_kind() -> str:

@@ -38,8 +38,8 @@ def per_shard(function: Callable, arguments: Sequence[Any], axes: Sequence[Axes]
         result = function(*structure.unflatten(shards))
         return jax.lax.psum(result, partial) if partial else result
 
-    out_spec = meshes.spec(out_axes, arguments[0].shape, mesh)
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out_spec, check_vma=False)(*arrays)
+    specs = dict(in_specs=specs, out_specs=meshes.spec(out_axes, arguments[0].shape, mesh))
+    return _mapped(local, mesh, specs)(*arrays)
 
 
 def each_shard(
@@ -66,9 +66,12 @@ def each_shard(
     results = jax.eval_shape(like or function, *arguments)
     local = lambda *shards: tuple(jax.tree.leaves(function(*structure.unflatten(shards))))
     specs = dict(in_specs=_specs(arguments, axes, mesh), out_specs=_specs(results, out_axes, mesh))
-    return jax.tree.unflatten(
-        jax.tree.structure(results), jax.shard_map(local, mesh=mesh, check_vma=False, **specs)(*arrays)
-    )
+    return jax.tree.unflatten(jax.tree.structure(results), _mapped(local, mesh, specs)(*arrays))
+
+
+def _mapped(local: Callable, mesh, specs: dict) -> Callable:
+    """On each shard, along all axes that are not Manual already: a stage of a pipeline is one shard of `stage`."""
+    return jax.shard_map(local, mesh=mesh, axis_names=set(meshes.auto_axes(mesh)), check_vma=False, **specs)
 
 
 def _specs(trees, axes, mesh):

@@ -25,6 +25,7 @@ from arch import tree
 from arch.data import dataset
 from arch.layers import block, stack
 from arch.sharding import mesh as meshes
+from arch.train import stages
 from arch.train.mixtures import mixtures
 from arch.train.objective import objective, totals
 from arch.train.setup import Setup
@@ -104,7 +105,7 @@ def _few(setup: Setup, rows: dict) -> dict:
 @functools.lru_cache(maxsize=4)
 def _compiled(model_cfg, task, loss, names: tuple[str, ...], mesh: Mesh):
     """The function (params, batch, key) -> {loss: its gradient by all routers}, as a tree in the params' form."""
-    model = _without_mixers(model_cfg).make()
+    model = stages.one_each(_without_mixers(model_cfg)).make()
 
     def gradients(params, batch, key):
         flat = tree.paths(params)

@@ -12,7 +12,7 @@ import jax
 
 from arch import config, tree
 from arch.sharding import mesh as meshes
-from arch.train import duration, experiment, implementations, memory, remembered, report
+from arch.train import duration, experiment, implementations, memory, remembered, report, stages
 from arch.train import state as states
 from arch.train.utilization import utilization
 
@@ -41,6 +41,7 @@ def describe(cfg: experiment.Config, overrides: Mapping[str, Any]) -> str:
         "Tokens": _tokens(cfg, steps),
         "FLOPs": _flops(cfg, steps, mesh.size),
         f"Implementations on {jax.devices()[0].device_kind}": _implementations(cfg, mesh),
+        "Pipeline": stages.table(cfg.model, mesh),
         "Remembered of a row, in decoding": remembered.table(cfg.model, cfg.seq_len),
         "Memory of a device, estimated": _memory(cfg, plan, mesh),
         "Config, * from the command line": "\n".join(_lines(config.to_dict(cfg), overrides)),
@@ -57,6 +58,7 @@ def _mesh(cfg: experiment.Config) -> jax.sharding.AbstractMesh:
     if cfg.batch_size // cfg.micro_batches % meshes.batch_shards(mesh):
         rows = f"batch_size={cfg.batch_size} / micro_batches={cfg.micro_batches}"
         raise ValueError(f"{rows} must be a multiple of {meshes.BATCH_SHARDS} = {meshes.batch_shards(mesh)}")
+    stages.must_divide(cfg.model, cfg.batch_size // cfg.micro_batches, mesh)
     meshes.must_split(cfg.seq_len, mesh)
     return mesh
 

@@ -130,7 +130,7 @@ class Config(config.Config):
 FIXED = ("model", "task", "data", "seed", "batch_size", "seq_len")
 """Fields that a run keeps when it resumes: they decide what its parameters and its data order are."""
 
-FREE = ("dtype", "remat", "dropout", "split")
+FREE = ("dtype", "remat", "dropout", "split", "pipeline", "micro_batches", "rounds")
 """Leaves of the model that may change all the same."""
 
 

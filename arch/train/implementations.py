@@ -15,6 +15,7 @@ from arch.kernels.implementations import Told, told
 from arch.layers import stack
 from arch.layers.contract import Context, positions_of
 from arch.sharding import mesh as meshes
+from arch.train import stages
 from arch.train import state as states
 
 ONLY = "xla"
@@ -49,7 +50,7 @@ def traced(model_cfg: Any, lengths: Mapping[str, int], mesh: AbstractMesh) -> To
       mesh: on which it would run, one row of the batch on each part that the batch is split into. Its devices are those
         of its `abstract_device`, or of this process.
     """
-    model, count = model_cfg.make(), meshes.batch_shards(mesh)
+    model, count = stages.one_each(model_cfg).make(), meshes.batch_shards(mesh)
     sizes = [lengths[name] for name in ("source_length", "length") if lengths.get(name)]
     rows = [jax.ShapeDtypeStruct((count, size), jnp.int32) for size in sizes]
 

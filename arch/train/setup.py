@@ -22,7 +22,7 @@ from arch.decode import generate
 from arch.layers import block
 from arch.models import decoder
 from arch.sharding import mesh as meshes
-from arch.train import capacity, experiment, mixtures, offload, provenance, routes, specialisation
+from arch.train import capacity, experiment, mixtures, offload, provenance, routes, specialisation, stages
 from arch.train import state as states
 from arch.train.disk import Disk
 from arch.train.objective import summary
@@ -143,6 +143,7 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
     routes.must_replay(cfg)
     if cfg.sample_prompt:
         must_predict(cfg.model, f"sample_prompt={cfg.sample_prompt!r}: it")
+        stages.must_be_one(mesh, f"sample_prompt={cfg.sample_prompt!r}")
     cfg = cfg.resolve(lambda: _epoch_samples(cfg, data()))
     _check_samples(cfg)
     model = cfg.model.make()
@@ -252,6 +253,7 @@ def _check_devices(cfg: experiment.Config, mesh: Mesh) -> None:
             f"batch_size={cfg.batch_size} / micro_batches={cfg.micro_batches} = {rows} rows must be a multiple of "
             f"{meshes.BATCH_SHARDS} = {meshes.batch_shards(mesh)}"
         )
+    stages.must_divide(cfg.model, rows, mesh)
     meshes.must_split(cfg.seq_len, mesh)
     for layers in mixtures.stacks(cfg.model).values():
         for sublayer in dict.fromkeys(sublayer for layer in layers.blocks for sublayer in layer.sublayers):

@@ -110,7 +110,7 @@ def eval_step(
     """The function (params, batch, watched) -> sums over it.
 
     They are `nats`, `correct` and `weight` of each of `terms`; `bytes` or None; and `routing`: where `watched` [n] is
-    not None, the `statistics.tables` of all routers by path.
+    not None, the `statistics.tables` of all routers by path, as sums over the rows.
     """
 
     def step(params, batch: Batch, watched: Int[Array, "n"] | None = None) -> dict:
@@ -121,7 +121,9 @@ def eval_step(
             name: {"nats": sums.nats, "correct": sums.correct, "weight": weights[name]}
             for name, sums in log["terms"].items()
         }
-        routing = {path: table for path, table in log["stats"].items() if path.rsplit("/", 1)[-1] in TABLES}
+        tables = {path: table for path, table in log["stats"].items() if path.rsplit("/", 1)[-1] in TABLES}
+        rows = jax.tree.leaves(batch)[0].shape[0]
+        routing = {path: jnp.round(table * rows) for path, table in tables.items()}  # they are numbers of tokens
         return {"terms": terms, "bytes": count_bytes(task, batch, token_bytes), "routing": routing}
 
     return step

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arch import tree
-from arch.layers.contract import Context
+from arch.layers.contract import Common, Context
 from arch.layers.weight import unbox
 from arch.mixers import attention
 from arch.ops.chunked_attention import CHUNK
@@ -131,9 +131,10 @@ READ = OWN.replace(position=relative.Config(owner=False))
 def test_an_owner_shares_its_table_and_a_reader_reads_it():
     owner, table = Case(OWN), jnp.ones((32, 2))
     out = owner(inputs(), context(inputs()))
-    np.testing.assert_array_equal(out.shared["relative"], owner.params["relative"])
+    np.testing.assert_array_equal(out.shared["relative"].value, owner.params["relative"])
     own = {name: leaf for name, leaf in owner.params.items() if name != "relative"}
-    read = lambda table: READ.make().apply({"params": own}, inputs(), context(inputs(), shared={"relative": table}))
+    given = lambda table: context(inputs(), shared={"relative": Common(table)})
+    read = lambda table: READ.make().apply({"params": own}, inputs(), given(table))
     assert holds(read(owner.params["relative"]).x, owner.full) and read(table).shared == {}
     assert not holds(read(table).x, owner.full, 1e-3)
 

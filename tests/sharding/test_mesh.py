@@ -13,18 +13,20 @@ from arch.sharding import mesh as meshes
 
 MESH = meshes.make(meshes.Config(data=2, fsdp=2, tensor=2))
 EXPERTS = meshes.make(meshes.Config(fsdp=2, expert=2, tensor=2))
+STAGES = meshes.make(meshes.Config(data=2, stage=2, fsdp=2))
 CONTEXT = meshes.make(meshes.Config(data=2, context=4))
 
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        (dict(), (8, 1, 1, 1, 1)),
-        (dict(data=2, fsdp=2, tensor=2), (2, 2, 1, 1, 2)),
-        (dict(data=1, fsdp=-1, tensor=2), (1, 4, 1, 1, 2)),
-        (dict(data=1, tensor=-1), (1, 1, 1, 1, 8)),
-        (dict(expert=4), (2, 1, 4, 1, 1)),
-        (dict(context=4), (2, 1, 1, 4, 1)),
+        (dict(), (8, 1, 1, 1, 1, 1)),
+        (dict(data=2, fsdp=2, tensor=2), (2, 1, 2, 1, 1, 2)),
+        (dict(data=1, fsdp=-1, tensor=2), (1, 1, 4, 1, 1, 2)),
+        (dict(data=1, tensor=-1), (1, 1, 1, 1, 1, 8)),
+        (dict(expert=4), (2, 1, 1, 4, 1, 1)),
+        (dict(context=4), (2, 1, 1, 1, 4, 1)),
+        (dict(stage=4), (2, 4, 1, 1, 1, 1)),
     ],
 )
 def test_minus_one_takes_the_devices_that_are_left(sizes, expected):
@@ -67,8 +69,8 @@ def test_two_open_axes_are_refused():
         meshes.Config(data=-1, tensor=-1)
 
 
-def test_a_mesh_has_the_five_axes_and_all_devices():
-    assert dict(MESH.shape) == {"data": 2, "fsdp": 2, "expert": 1, "context": 1, "tensor": 2}
+def test_a_mesh_has_the_six_axes_and_all_devices():
+    assert dict(MESH.shape) == {"data": 2, "stage": 1, "fsdp": 2, "expert": 1, "context": 1, "tensor": 2}
     assert set(MESH.devices.flat) == set(jax.devices())
 
 
@@ -118,6 +120,18 @@ def test_the_axis_context_splits_the_tokens_of_rows_and_all_weights(axes, dims, 
     assert meshes.spec(axes, dims, CONTEXT) == expected
 
 
+@pytest.mark.parametrize(
+    ("axes", "dims", "expected"),
+    [
+        (("layers", "embed", "hidden"), (4, 4, 4), P("stage", "fsdp", None)),
+        (("embed", "hidden"), (4, 4), P(("stage", "fsdp"), None)),
+        (("batch", "sequence"), (8, 3), P(("data", "stage", "fsdp"), None)),
+    ],
+)
+def test_the_axis_stage_splits_layers_and_the_batch_and_all_other_weights(axes, dims, expected):
+    assert meshes.spec(axes, dims, STAGES) == expected
+
+
 def test_rows_that_context_does_not_divide_are_refused():
     meshes.must_split(12, CONTEXT)
     with pytest.raises(ValueError, match="seq_len=14 must be a multiple of mesh.context=4"):
@@ -145,7 +159,7 @@ def test_one_process_loads_all_rows():
 
 
 def test_a_batch_that_does_not_split_evenly_is_refused():
-    rule = re.escape("batch_size=6 must be a multiple of mesh.data * mesh.fsdp * mesh.expert = 4")
+    rule = re.escape("batch_size=6 must be a multiple of mesh.data * mesh.stage * mesh.fsdp * mesh.expert = 4")
     with pytest.raises(ValueError, match=rule):
         meshes.process_shard(MESH, 6)
 
@@ -154,7 +168,7 @@ def test_a_global_batch_holds_the_rows_in_order():
     rows = np.arange(24).reshape(8, 3)
     batch = meshes.global_batch({"tokens": rows}, MESH)["tokens"]
     np.testing.assert_array_equal(batch, rows)
-    assert batch.sharding.spec == P(("data", "fsdp", "expert"))
+    assert batch.sharding.spec == P(("data", "stage", "fsdp", "expert"))
 
 
 def test_the_tokens_of_a_global_batch_are_split_where_they_can_be():

@@ -59,7 +59,7 @@ def test_what_decoding_remembers_is_a_table(hybrid):
 
 
 def test_weights_lie_as_the_mesh_splits_them(large):
-    assert "On a mesh of data 1, fsdp 512, expert 1, context 1, tensor 8, activations" in large[0]
+    assert "On a mesh of data 1, stage 1, fsdp 512, expert 1, context 1, tensor 8, activations" in large[0]
     gib = dict(re.findall(r"\| (\w+) \| ([\d.]+) \|", large[0]))
     assert float(gib["parameters"]) == pytest.approx(405.85e9 * 4 / 4096 / 2**30, rel=0.01)
     assert float(gib["optimizer"]) == pytest.approx(2 * float(gib["parameters"]), abs=0.002)

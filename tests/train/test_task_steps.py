@@ -41,7 +41,7 @@ def runs(quick, text, tmp_path_factory):
 def prepared(model_cfg, shape=(1, 1, 1)):
     """The model, plain gradient descent, the mesh and the state on it."""
     model, optimizer = model_cfg.make(), optax.sgd(1.0)
-    sizes = dict(zip(meshes.AXES, shape))
+    sizes = dict(zip(("data", "fsdp", "expert"), shape))
     mesh = meshes.make(meshes.Config(**sizes), jax.devices()[: np.prod(shape)])
     with jax.set_mesh(mesh):
         plan = states.plan(model, optimizer, mesh)

@@ -7,8 +7,8 @@
     unserved   = tokens that reach no expert / tokens
 
 `sums` runs in the step. It gives sums over a row's real tokens, averaged over rows: such numbers stay exact when shards
-or micro-batches, of as many rows each, are averaged again. `summary` makes ratios and extremes of the whole batch's
-sums, on the host, where a step is logged: the mean of two maxima is no maximum.
+or micro-batches, of as many rows each, are averaged again. So do those of `tables`. `summary` makes ratios and extremes
+of the whole batch's sums, on the host, where a step is logged: the mean of two maxima is no maximum.
 """
 
 from collections.abc import Mapping
@@ -80,7 +80,7 @@ def tables(
     tokens: Int[Array, "b t"],
     watched: Int[Array, "n"],
 ) -> dict[str, Array]:
-    """Which experts have the same tokens, and which tokens an expert has: sums over the batch, for an evaluation.
+    """Which experts have the same tokens, and which tokens an expert has, averaged over the rows; for an evaluation.
 
     Args:
       routing: what the router decided.
@@ -97,11 +97,12 @@ def tables(
     reached = jnp.zeros(shape).at[row, pair.tokens, pair.experts].max(pair.kept)
     place = jnp.minimum(jnp.searchsorted(watched, tokens), len(watched) - 1)
     seen = (watched[place] == tokens) & real
-    return {
+    sums = {
         "coactivation": jnp.einsum("bte,btf->ef", reached, reached, precision=jax.lax.Precision.HIGHEST),
         "watched_count": jnp.zeros(len(watched)).at[place].add(seen),
         "watched_load": jnp.zeros((len(watched), shape[-1])).at[place].add(reached * seen[..., None]),
     }
+    return {name: value / shape[0] for name, value in sums.items()}
 
 
 def summary(sums: Mapping[str, Any]) -> dict[str, float]:
