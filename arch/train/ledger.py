@@ -54,11 +54,16 @@ def kept(workdir, step: int) -> tuple[float, int]:
 
 
 class Ledger:
-    """Writes the file of one run; where it is not enabled (all processes but the first), does nothing."""
+    """Writes the file of one run once that has begun; where it is not enabled (all processes but the first), nothing."""
 
     def __init__(self, workdir, clock: Clock, *, enabled: bool = True):
         self._file, self._clock, self._enabled = pathlib.Path(workdir) / FILE, clock, enabled
         self._lock = threading.Lock()
+        self._begun = self._file.exists()
+
+    def begin(self) -> None:
+        """Says that the run has begun: before, a run that is refused leaves no file."""
+        self._begun = True
 
     def write(self, *, done: bool = False) -> None:
         """Writes what the clock says.
@@ -69,7 +74,7 @@ class Ledger:
         Raises:
           OSError: the file cannot be written.
         """
-        if self._enabled:
+        if self._enabled and self._begun:
             with self._lock:
                 draft = self._file.with_suffix(".draft")
                 draft.write_text(json.dumps(dict(alive=time.time(), done=done, seconds=self._clock.seconds())))

@@ -98,6 +98,7 @@ class Run:
         if self.main:
             done = self.step >= self.cfg.total_steps
             provenance.write(setup.workdir, config.to_dict(self.cfg), overrides, done=done)
+        self.ledger.begin()
         self.logger = Logger(setup, self.step, startup, self.clock, self.hparams, self.watch)
         opened.callback(self.logger.close)
         self.histograms = Histograms(self.cfg.histogram_every_steps)

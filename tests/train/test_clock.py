@@ -195,7 +195,14 @@ def process(folder, now, *, down, step):
     began = now.now
     watch = clock.Clock(began, ledger.before(folder, began))
     watch.goes_on(*ledger.kept(folder, step))
-    return watch, ledger.Ledger(folder, watch)
+    book = ledger.Ledger(folder, watch)
+    book.begin()
+    return watch, book
+
+
+def test_a_run_that_has_not_begun_leaves_no_file(tmp_path):
+    ledger.Ledger(tmp_path, clock.Clock(0.0)).write()
+    assert not list(tmp_path.iterdir())
 
 
 def test_steps_behind_the_checkpoint_are_redone_and_the_time_until_the_restart_is_lost(now, tmp_path):
