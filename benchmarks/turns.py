@@ -65,10 +65,22 @@ def row(seconds: list[float]) -> dict:
     return {name: round(1e3 * value, 2) for name, value in times.items()} | {"runs": len(seconds)}
 
 
-def in_turns(sides: dict, rounds: int) -> dict[str, dict]:
-    """A row for each side."""
-    turns = [{name: side.turn() for name, side in sides.items()} for _ in range(rounds + 1)]
-    return {name: row([turn[name] for turn in turns[1:]]) | side.about for name, side in sides.items()}
+def in_turns(sides: dict, rounds: int, *, seconds: float = 0.0) -> dict[str, dict]:
+    """A row for each side.
+
+    Args:
+      sides: by name.
+      rounds: of all sides.
+      seconds: of a turn; a side that is done earlier runs again, and each run counts.
+    """
+    runs = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, side in sides.items():
+            turn = [side.turn()]
+            while sum(turn) < seconds:
+                turn.append(side.turn())
+            runs[name] += turn if number else []
+    return {name: row(found) | sides[name].about for name, found in runs.items()}
 
 
 def alone(side, *, fewest: int = 4, most: int = 9, enough_seconds: float = 2.0) -> dict:

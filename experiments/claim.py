@@ -23,7 +23,7 @@ Rows = Sequence[Row]
 Table = Sequence[Mapping[str, str]]
 
 SIZES = {
-    "small": "for two CPU cores, in less than half an hour",
+    "small": "for two CPU cores",
     "paper": "the source's numbers, for an accelerator",
 }
 

@@ -38,18 +38,18 @@ def test_what_is_kept_are_parts_of_the_benchmark():
 
 @pytest.mark.parametrize("form", [form for form in attention_scaling.PATTERNS if form in PARTS])
 def test_time_and_temporaries_of_a_pattern_grow_with_the_length_and_not_with_its_square(form):
-    """Time depends on what else the machine did; the goal is 1.1 for both."""
     assert PARTS[form]["rows"][-1]["length"] == 1 << attention_scaling.LENGTHS[form]
     assert PARTS[form]["exponents"]["temporaries"] <= 1.1
-    assert PARTS[form]["exponents"]["time"] <= 1.2
+    assert PARTS[form]["exponents"]["time"] <= 1.1
 
 
 def test_the_dense_path_is_at_least_four_fifths_as_fast_as_torch():
     assert PARTS["16k"]["rows"]["dense"]["speed_over_torch"] >= 0.8
 
 
-def test_bigbird_takes_less_than_its_share_of_the_dense_time_over_0_6():
-    assert PARTS["16k"]["rows"]["bigbird"]["time_over_density_of_dense"] <= 1 / 0.6
+def test_a_pattern_takes_less_than_its_share_of_the_dense_time_over_0_6():
+    for form in attention_scaling.PATTERNS:
+        assert PARTS["16k"]["rows"][form]["time_over_density_of_dense"] <= 1 / 0.6
 
 
 def test_the_page_on_kernels_says_what_was_measured():
@@ -59,4 +59,8 @@ def test_the_page_on_kernels_says_what_was_measured():
     text = " ".join(Path("docs/kernels.md").read_text().split())
     assert len(density) == 1
     assert f"attention over all pairs has {rows['dense']['speed_over_torch']:.2f} of the speed of torch's" in text
+    powers = [power for form in attention_scaling.PATTERNS for power in PARTS[form]["exponents"].values()]
+    assert "with powers of at most 1.03 of the length" in text and 1.02 < max(powers) <= 1.03
+    assert "less time than all pairs at every length from 1k on" in text
+    assert not any(length for ahead in attention_scaling.crossover().values() for length in ahead.values())
     assert f"Longformer's blocks take {share('longformer')} and BigBird's {share('bigbird')}, at {density.pop()} of" in text
