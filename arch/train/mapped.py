@@ -10,15 +10,14 @@ from jax.experimental import io_callback
 from jax.sharding import PartitionSpec
 
 from arch.sharding import mesh as meshes
+from arch.train.state import axes_of
 
 
 def place(name: str, leaf: jax.ShapeDtypeStruct, axes: Mapping[str, tuple[str, ...]]) -> PartitionSpec:
     """Where the array of a path in the optimizer's state lies: as the parameter whose path ends it, else whole."""
-    mesh = jax.sharding.get_abstract_mesh()
-    for parameter, names in axes.items():
-        if name.endswith(parameter) and len(names) == leaf.ndim and not mesh.empty:
-            return meshes.spec(names, leaf.shape, mesh)
-    return PartitionSpec(*[None] * leaf.ndim)
+    mesh, names = jax.sharding.get_abstract_mesh(), axes_of(name, leaf.ndim, axes)
+    whole = mesh.empty or names is None
+    return PartitionSpec(*[None] * leaf.ndim) if whole else meshes.spec(names, leaf.shape, mesh)
 
 
 class Part:

@@ -1,7 +1,7 @@
 """The train state, sharded from its first moment: no array is ever whole on one device unless its rule says so."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -169,18 +169,23 @@ def around(params: tree.Tree, optimizer: optax.GradientTransformation, plan: Pla
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.abstract))(params)
 
 
+def axes_of(path: str, rank: int, axes: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
+    """The logical axes of an array in a state: those of the parameter whose path ends its own, if it has as many."""
+    whole = (names for name, names in axes.items() if f"/{path}".endswith(f"/{name}") and len(names) == rank)
+    return next(whole, None)
+
+
 def _with_shardings(abstract: TrainState, axes: dict, mesh: Mesh | AbstractMesh, beside: Beside) -> TrainState:
-    """Optimizer leaves that mirror a parameter (same path at the end, same shape) lie where it lies."""
+    """Optimizer leaves that mirror a parameter (`axes_of`) lie where it lies."""
 
     def place(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        for parameter, names in axes.items():
-            if name.endswith(parameter) and len(names) == leaf.ndim:
-                where = meshes.sharding(names, leaf.shape, mesh)
-                if beside.host_moments and leaf.ndim and name.startswith("opt_state/"):
-                    where = where.with_memory_kind(offload.HOST)
-                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-        whole = NamedSharding(mesh, PartitionSpec())
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+        names = axes_of(name, leaf.ndim, axes)
+        if names is None:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+        where = meshes.sharding(names, leaf.shape, mesh)
+        if beside.host_moments and leaf.ndim and name.startswith("opt_state/"):
+            where = where.with_memory_kind(offload.HOST)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     return jax.tree_util.tree_map_with_path(place, abstract)

@@ -81,7 +81,7 @@ def expect(rows, paper):
         Expectation(
             "a weight of 0.01 halves the CV of loads without the loss",
             sparse["1.25", "0.01"]["load_cv"] < weights[0]["load_cv"] / 2,
-            f"{weights[0]['load_cv']:.2f} to {sparse["1.25", "0.01"]['load_cv']:.2f}",
+            f"{weights[0]['load_cv']:.2f} to {sparse['1.25', '0.01']['load_cv']:.2f}",
         ),
         Expectation(
             "no other weight ends with a lower loss than 0.01, which the paper chose",

@@ -98,3 +98,10 @@ def test_a_state_around_given_parameters_begins_at_step_0_where_the_plan_says(pl
     assert int(state.step) == 0
     for leaf, twin in zip(jax.tree.leaves(planned.plan.abstract), jax.tree.leaves(state), strict=True):
         assert twin.sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
+
+
+def test_an_array_of_the_optimizer_has_the_axes_of_the_parameter_that_ends_its_path_and_of_no_other():
+    axes = {"embedding/table": ("vocab", "embed"), "scale": ("embed",)}
+    assert states.axes_of("opt_state/0/mu/embedding/table", 2, axes) == ("vocab", "embed")
+    assert states.axes_of("opt_state/0/mu/type_embedding/table", 2, axes) is None
+    assert states.axes_of("opt_state/0/mu/embedding/table", 0, axes) is None
