@@ -3,6 +3,7 @@
 import ast
 import collections
 import pathlib
+import tokenize
 
 import pytest
 
@@ -140,3 +141,20 @@ def test_the_checks_see_a_repeated_stem(house):
 
 def test_the_checks_see_a_missing_docstring(house):
     assert without_docstring(house) == ["arch/ops/scan.py"]
+
+
+def test_no_f_string_holds_its_own_quotes():
+    """Python reads that from 3.12 on; 3.11 is supported."""
+    wrong, folders = [], ("arch", "benchmarks", "configs", "experiments", "notebooks", "tests")
+    for file in (file for folder in folders for file in (ROOT / folder).rglob("*.py")):
+        quotes, lines = [], iter(file.read_text(encoding="utf-8").splitlines(keepends=True))
+        for token in tokenize.generate_tokens(lambda lines=lines: next(lines, "")):
+            kind = tokenize.tok_name[token.type]
+            if kind == "FSTRING_END":
+                quotes.pop()
+            elif kind in ("FSTRING_START", "STRING"):
+                if quotes and quotes[-1] == token.string[-1]:
+                    wrong.append(f"{file}:{token.start[0]}")
+                if kind == "FSTRING_START":
+                    quotes.append(token.string[-1])
+    assert not wrong
