@@ -143,5 +143,5 @@ class Mamba(nn.Module):
 EXAMPLES = (
     Config(inner_dim=10, state_dim=3),
     Config(inner_dim=6, state_dim=5, conv_width=2, dt_rank=3, inner_norms="scaled"),
-    Config(inner_dim=6, state_dim=2, inner_norms="plain"),
+    Config(inner_dim=6, state_dim=3, dt_rank=4, inner_norms="plain"),
 )

@@ -17,12 +17,12 @@ from experiments import options
 
 SIZES = {
     "small": dict(
-        width=128, layers=4, head_dim=32, vocab=2048,
+        width=128, layers=4, head_dim=32, vocab=2048, jamba_hidden=64,
         run=dict(total_steps=500, batch_size=8, seq_len=128, eval_batches=32),
         rate=4e-3,
     ),
     "paper": dict(
-        width=768, layers=12, head_dim=64, vocab=32768,
+        width=768, layers=12, head_dim=64, vocab=32768, jamba_hidden=432,
         run=dict(total_steps=4800, batch_size=256, seq_len=2048, eval_batches=32),
         rate=3e-3,
     ),
@@ -75,7 +75,7 @@ def mamba2_of(size):
 
 def jamba_of(size):
     """One layer of four with attention, the others Mamba; each second ffn four experts, of which a token has two."""
-    shared = attention(size) | dict(hidden_dim=size["width"] // 2, num_kv_heads=attention(size)["num_heads"])
+    shared = attention(size) | dict(hidden_dim=size["jamba_hidden"], num_kv_heads=attention(size)["num_heads"])
     experts = dict(num_experts=4, top_k=2, balance_weight=0.01)
     return jamba.compose(**shared, **experts, attention_period=4, attention_offset=2)
 
