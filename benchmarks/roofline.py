@@ -98,7 +98,8 @@ def of_attention(cfg: attention.Config, d: int, place: Place) -> list[Op]:
     """Its pairs have two products forward, the same again, and five backward (S once more, dP, dV, dK, dQ)."""
     width, kv = cfg.num_heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
     length = place.length
-    met = visited_pairs(length, causal=cfg.causal, window=cfg.window) if cfg.chunked(length, cfg.dropout) else length**2
+    dense = cfg.form(length, cfg.dropout) == "dense"
+    met = length**2 if dense else visited_pairs(length, causal=cfg.causal, window=cfg.window)
     pairs = place.rows * met * cfg.num_heads
     return [
         product("query, key, value", place.tokens, d, width + 2 * kv),

@@ -1,7 +1,8 @@
 """Attention of heads that are made already: among the tokens of a call, or with those before them in a cache.
 
-What suits the case does it: the dense reference, a chunk of queries at a time, or the blocks of a pattern. All add the
-same bias of places and see the same pairs (`arch.mixers.attention.Config` says which).
+What suits the case does it: the dense reference, a chunk of queries at a time, the blocks of a pattern or of a long
+row, or a kernel of the device. All add the same bias of places and see the same pairs (`arch.mixers.attention.Config`
+says which).
 """
 
 import dataclasses
@@ -15,10 +16,12 @@ from arch.kernels import implementations
 from arch.kernels.block_attention import choice
 from arch.kernels.decode_attention import choice as of_cache
 from arch.kernels.devices import is_tpu
+from arch.kernels.fused_attention import choice as of_row
+from arch.kernels.fused_attention import cudnn
 from arch.layers.contract import Context, LogitBias
 from arch.ops.attention import attend, attention_mask
 from arch.ops.cache import slots, write
-from arch.ops.chunked_attention import chunked_attend
+from arch.ops.chunked_attention import CHUNK, blocks_of, chunked_attend
 from arch.ops.pattern_mask import mask_rows
 from arch.ops.patterns import BlockMap, Pattern, block_map
 from arch.ops.sparse_attention import sparse_attend
@@ -51,8 +54,18 @@ def attend_tokens(cfg: Any, query, key, value, sinks, bias: LogitBias | None, co
     length, dropout = query.shape[1], 0.0 if context.deterministic else cfg.dropout
     segments, valid = context.segment_ids, context.valid
     if cfg.sparse:
-        return _by_blocks(cfg, query, key, value, sinks, bias, context)
-    if cfg.chunked(length, dropout):
+        return _by_blocks(cfg, cfg.map(length), query, key, value, sinks, bias, context)
+    kernel = "xla" if dropout or length <= CHUNK else _kernel_of_row(cfg, query, value, sinks, bias, context)
+    if kernel == "cudnn":
+        return _by_cudnn(cfg, query, key, value)
+    if kernel == "blocks":
+        blocks = map_of(cfg.sight.whole, length, length, of_row.TILE)
+        return _by_blocks(cfg, blocks, query, key, value, sinks, bias, context)
+    form = cfg.form(length, dropout)
+    if form == "blocks":
+        blocks = blocks_of(length, causal=cfg.causal, window=cfg.window)
+        return _by_blocks(cfg, blocks, query, key, value, sinks, bias, context)
+    if form == "chunks":
         implementations.tell("attention", "chunks")
         sight = dict(causal=cfg.causal, window=cfg.window, segments=segments, valid=valid)
         return chunked_attend(query, key, value, **sight, scale=cfg.scale or None)
@@ -178,10 +191,33 @@ def attend_blocks(
     return choice.attend(query, key, value, block_map, device_kind=device_kind(), slopes=slopes, **given)
 
 
-def _by_blocks(cfg, query, key, value, sinks, bias, context):
-    """[b t n h] by a pattern's blocks, on each shard of the rows and, where all heads see alike, of the heads."""
+def _kernel_of_row(cfg, query, value, sinks, bias, context) -> of_row.Implementation:
+    """What computes attention among the tokens of a row on this device, 'xla' where no kernel does."""
+    of_bias = None if bias is None else "slopes" if bias.linear else "bias"
+    given = {"segments": context.segment_ids, "valid": context.valid, of_bias: bias, "sinks": sinks}
+    beside = {name for name, array in given.items() if array is not None} | ({"soft cap"} if cfg.soft_cap else set())
+    sight = dict(causal=cfg.causal, window=cfg.window, beside=beside)
+    return of_row.choose(device_kind(), query.dtype, (query.shape[-1], value.shape[-1]), **sight)
+
+
+def _by_cudnn(cfg, query, key, value):
+    """[b t n h] by cuDNN, on each shard of the rows and of the heads."""
     (b, t, n, h), k = query.shape, key.shape[2]
-    blocks, linear = cfg.map(t), bias is None or bias.linear
+    implementations.tell("attention", "cudnn")
+
+    def on_shard(query, key, value):
+        heads, sight = query.reshape(*query.shape[:2], -1, h), dict(causal=cfg.causal, window=cfg.window)
+        return cudnn.attend(heads, key, value, **sight, scale=cfg.scale or None).reshape(query.shape)
+
+    grouped, single = ("batch", None, "kv_heads", None, None), ("batch", None, "kv_heads", None)
+    arrays = query.reshape(b, t, k, n // k, h), key, value
+    return per_shard(on_shard, arrays, (grouped, single, single), grouped, reduce="head_dim").reshape(query.shape)
+
+
+def _by_blocks(cfg, blocks, query, key, value, sinks, bias, context):
+    """[b t n h] by these blocks, on each shard of the rows and, where all heads see alike, of the heads."""
+    (b, t, n, h), k = query.shape, key.shape[2]
+    linear = bias is None or bias.linear
     split = "kv_heads" if blocks.heads == 1 and linear else None
     by_group = lambda array: None if array is None else array.reshape(k, n // k)
     flat = lambda array: None if array is None else array.reshape(-1)

@@ -20,7 +20,7 @@ from arch.mixers._attend import Block, attend_cache, attend_tokens, map_of
 from arch.mixers._split_attention import Sight, Split, attend_split
 from arch.ops import patterns
 from arch.ops.attention import visible_pairs
-from arch.ops.chunked_attention import CHUNK, visited_pairs
+from arch.ops.chunked_attention import CHUNK, MOST_CHUNKS, visited_pairs
 from arch.ops.linear import linear
 from arch.ops.norm import rms_norm
 from arch.patterns import by_head, full, longformer, strided
@@ -115,13 +115,18 @@ class Config(SublayerConfig):
         heads = jnp.zeros((batch, self.kv_heads, length, self.head_dim), dtype)
         return {"key": heads, "value": heads, "length": jnp.zeros((batch,), jnp.int32)}
 
-    def chunked(self, length: int, dropout: float) -> bool:
-        """Whether rows of so many tokens go a chunk of queries at a time (`arch.ops.chunked_attention`).
+    def form(self, length: int, dropout: float) -> Literal["dense", "chunks", "blocks"]:
+        """How XLA computes rows of so many tokens that have no pattern, where the device has no kernel for them.
 
-        Rows of one chunk do not, nor what only the dense reference can do: a bias or a soft cap of the logits, sinks,
-        dropout.
+        Up to a chunk all pairs at once, longer ones a chunk of queries at a time (`arch.ops.chunked_attention`). Where
+        a bias or a soft cap of the logits or sinks are asked for, rows are dense until they are long, then computed in
+        blocks (`arch.ops.sparse_attention`); and with dropout always dense.
         """
-        return length > CHUNK and not (self.position.acts == "logits" or self.soft_cap or self.sinks or dropout)
+        if length <= CHUNK or dropout:
+            return "dense"
+        if not (self.position.acts == "logits" or self.soft_cap or self.sinks):
+            return "chunks"
+        return "blocks" if length > CHUNK * MOST_CHUNKS else "dense"
 
     def flops(self, row: Row) -> Flops:
         """Four projections, and two products for each pair of tokens that see each other; executed: that are met."""
@@ -132,7 +137,8 @@ class Config(SublayerConfig):
             pairs, met = (a_pair * count // blocks.heads for count in (blocks.visible_pairs, blocks.visited_pairs))
             return multiply_adds(projections) + multiply_adds(pairs, executed=met)
         pairs = visible_pairs(row.length, **sight)
-        met = visited_pairs(row.length, **sight) if self.chunked(row.length, self.dropout) else row.length**2
+        dense = self.form(row.length, self.dropout) == "dense"
+        met = row.length**2 if dense else visited_pairs(row.length, **sight)
         return multiply_adds(projections) + multiply_adds(a_pair * pairs, executed=a_pair * met)
 
     def lacks(self) -> tuple[str, ...]:

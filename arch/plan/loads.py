@@ -57,6 +57,6 @@ def _long(model_cfg: Any, length: int) -> Iterator[attention.Config]:
         layers = getattr(model_cfg, field.name)
         for layer in layers.blocks if isinstance(layers, stack.Config) else ():
             for part in layer.sublayers:
-                if isinstance(part, attention.Config) and not part.sparse and part.chunked(length, part.dropout):
-                    if length > CHUNK * MOST_CHUNKS:
+                if isinstance(part, attention.Config) and not part.sparse and length > CHUNK * MOST_CHUNKS:
+                    if part.form(length, part.dropout) != "dense":
                         yield part

@@ -9,7 +9,7 @@ from arch import tree
 from arch.layers.contract import Common, Context
 from arch.layers.weight import unbox
 from arch.mixers import attention
-from arch.ops.chunked_attention import CHUNK
+from arch.ops.chunked_attention import CHUNK, MOST_CHUNKS
 from arch.positions import alibi, learned, none, relative, rope
 from tests.contracts.sublayers import EMBED, ROWS, TOKENS, Case, context, holds, inputs
 
@@ -157,16 +157,35 @@ def test_rows_of_several_chunks_are_those_of_the_dense_reference(monkeypatch):
     read = Context(positions=places, segment_ids=1 + places // 70, valid=places < length - 2)
     params = unbox(cfg.make().init(jax.random.key(0), x, read)["params"])
     run = lambda: jax.jit(cfg.make().apply)({"params": params}, x, read).x[:, :-2]
-    assert cfg.chunked(length, cfg.dropout)
+    assert cfg.form(length, cfg.dropout) == "chunks"
     chunked = run()
-    monkeypatch.setattr(attention.Config, "chunked", lambda *_: False)
+    monkeypatch.setattr(attention.Config, "form", lambda *_: "dense")
     np.testing.assert_allclose(chunked, run(), atol=2e-6)
 
 
-DENSE = [{"position": alibi.Config()}, {"soft_cap": 5.0}, {"sinks": True}, {"dropout": 0.1}]
+BESIDE = [{"position": alibi.Config()}, {"position": relative.Config()}, {"soft_cap": 0.5, "sinks": True}]
+LONG = CHUNK * MOST_CHUNKS + 1
 
 
-@pytest.mark.parametrize("fields", DENSE, ids=lambda fields: next(iter(fields)))
-def test_what_only_the_dense_reference_can_do_is_not_done_in_chunks(fields):
+@pytest.mark.parametrize("fields", [*BESIDE, {"dropout": 0.1}], ids=lambda fields: next(iter(fields)))
+def test_what_chunks_cannot_do_is_dense_until_rows_are_long(fields):
     cfg = attention.Config(num_heads=2, head_dim=2, **fields)
-    assert not cfg.chunked(CHUNK + 1, cfg.dropout)
+    assert cfg.form(LONG - 1, cfg.dropout) == "dense"
+    assert cfg.form(LONG, cfg.dropout) == ("dense" if cfg.dropout else "blocks")
+
+
+@pytest.mark.parametrize("fields", BESIDE, ids=["alibi", "relative", "soft cap and sinks"])
+def test_long_rows_with_a_bias_a_cap_or_sinks_are_those_of_the_dense_reference(fields, monkeypatch):
+    cfg = attention.Config(num_heads=2, num_kv_heads=1, head_dim=2, window=700, scale=0.3, **fields)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, LONG, 3)), jnp.float32)
+    places = jnp.arange(LONG)[None]
+    read = Context(positions=places, segment_ids=1 + places // 600, valid=places < LONG - 2)
+    params = unbox(cfg.make().init(jax.random.key(0), x, read)["params"])
+    loss = lambda params, x: jnp.sum(jnp.sin(3 * cfg.make().apply({"params": params}, x, read).x[:, :-2]))
+    pairs = lambda: f"{LONG},{LONG}" in str(jax.make_jaxpr(jax.grad(loss))(params, x))
+    assert not pairs()
+    by_blocks = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, x)
+    monkeypatch.setattr(attention.Config, "form", lambda *_: "dense")
+    assert pairs()
+    dense = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, x)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4), by_blocks, dense)
