@@ -110,11 +110,11 @@ def _run(plan, tokens, entries, d_out, d_last):
                 both.let_go(step)
 
             def reverse(span, i, step):
+                """The order of what is independent here is the one in which registers suffice."""
                 chunk = span * chunks + i
                 slot, of_back = both.await_full(step), back.await_full(backs(span, i))
                 key, value = refs["key_ring"].at[slot], refs["value_ring"].at[slot]
                 query, d_out = refs["query_ring"].at[of_back], refs["d_out_ring"].at[of_back]
-                decays = Decays.read(refs, slot)
                 state, d_states = refs["state_tiles"].at[i], refs["d_state_tile"]
                 plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
@@ -125,18 +125,16 @@ def _run(plan, tokens, entries, d_out, d_last):
                     refs["ends_tile"].at[rows][...] = jnp.sum(after * d_after, axis=1)
 
                 over_blocks(begin)
-                scaled = lambda ref, name: (read(ref) * decays.spread(name)).astype(dtype)
-                refs["left_tile"][...] = scaled(value, "leaving")
-                refs["enter_tile"][...] = scaled(d_out, "entering")
+                decays = Decays.read(refs, slot)
                 weights = product(query, key.transpose((1, 0)), ROWS) * decays.within
                 refs["weights_tile"][...] = weights.astype(dtype)
                 d_scores = product(d_out, value.transpose((1, 0)), ROWS) * decays.within
                 refs["d_scores_tile"][...] = d_scores.astype(dtype)
+                scaled = lambda ref, name: (read(ref) * decays.spread(name)).astype(dtype)
+                refs["left_tile"][...] = scaled(value, "leaving")
+                refs["enter_tile"][...] = scaled(d_out, "entering")
                 plgpu.commit_smem()
 
-                d_value = product(key, d_states, SLICE) * decays.spread("leaving")
-                d_value += product(refs["weights_tile"].transpose((1, 0)), d_out, SLICE)
-                refs["d_value_tile"][...] = d_value.astype(dtype)
                 pairs, transposed = refs["d_scores_tile"], refs["d_scores_tile"].transpose((1, 0))
 
                 def of_queries(rows, total):
@@ -159,6 +157,9 @@ def _run(plan, tokens, entries, d_out, d_last):
                 total = over_blocks(of_queries, filled((ROWS,), 0.0))
                 refs["total_tile"][...] = over_blocks(of_keys, total)
                 over_blocks(end)
+                d_value = product(key, d_states, SLICE) * decays.spread("leaving")
+                d_value += product(refs["weights_tile"].transpose((1, 0)), d_out, SLICE)
+                refs["d_value_tile"][...] = d_value.astype(dtype)
                 plgpu.commit_smem()
                 mine = rows_of(chunk)
                 places = {
