@@ -38,7 +38,7 @@ SIZE = re.compile(r"(_dim|_size|_len|_heads|_experts|_steps_per_\w+|num_\w+|batc
 MAY_BE_ZERO = re.compile(
     r"_(steps|tokens|examples|epochs|percent)$|eval_batches|num_kv_heads|num_buckets|head_dim|vocab_size$|max_\w+|chunk"
 )
-"""Names of sizes of which 0 may mean 'off' or 'as another says'."""
+"""Names of sizes of which 0 may mean 'off' or 'as another says'; beside these a pipeline's `micro_batches`."""
 
 MAY_BE_NEGATIVE = re.compile(r"^mesh\.|\.(index|layer|stop|start)$")
 """Paths of numbers of which a negative one may mean something: -1 of a mesh is whatever is left."""
@@ -93,7 +93,8 @@ def of_value(path, name, value, draw):
         yield make("nan", "nan", True)
         yield make("inf", draw.choice(["inf", "-inf"]), True)
         yield make("negative", -draw.randint(2, 99), not MAY_BE_NEGATIVE.search(path))
-        yield make("zero", 0, bool(SIZE.search(name) and not MAY_BE_ZERO.search(name)))
+        off = MAY_BE_ZERO.search(name) or path.endswith("pipeline.micro_batches")
+        yield make("zero", 0, bool(SIZE.search(name) and not off))
         for huge in ("1" + "0" * draw.randint(7, 12), str(2**draw.choice([31, 32, 62, 63, 64])), "9" * 400):
             yield make("huge", huge, False)
         yield make("odd", draw.choice([3, 5, 7, 11, 13]), False)
@@ -107,7 +108,7 @@ def of_value(path, name, value, draw):
     elif isinstance(value, tuple):
         yield make("empty", "()", False)
         text = draw.choice(["3", "abc", "(None,)", "({},)", "((),)", "([],)"])
-        yield make("type", text, text != "abc")  # a text is a tuple of one
+        yield make("type", text, text not in ("abc", "({},)"))  # a tuple of one text; of what may have all defaults
         yield make("block", "({'name': 'nonsense', 'sublayers': 3},)", True)
 
 

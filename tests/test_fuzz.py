@@ -35,7 +35,7 @@ SMALL = {
 RULE = re.compile(r"\bmust\b|\bis no\b|is missing|did you mean|does not exist|only one may|there is no")
 CHECKED, PREPARED = 250, 30
 """Of each config: mutations that are read, and mutated configs that are prepared."""
-MEMORY = 2**35
+MEMORY = 2**34
 
 
 def line(name, *flags_):

@@ -4,7 +4,7 @@ BERT, RoBERTa and their kin are this shell around post-norm blocks of attention 
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ class Config(config.Config):
     layers: stack.Config
     embedding: embeddings.Config = embeddings.Config()
     position: config.choice("positions") = none.Config()
-    global_tokens: config.SizeOrZero = 0
+    global_tokens: Annotated[int, config.Range(0, 1 << 16)] = 0
     token_types: config.SizeOrZero = 0
     embedding_norm: bool = False
     norm: norms.Config = norms.Config()

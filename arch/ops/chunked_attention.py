@@ -26,6 +26,8 @@ CHUNK, MOST_CHUNKS = 128, 8
 """Queries of a chunk, in rows of up to CHUNK * MOST_CHUNKS tokens: each chunk adds to the program."""
 MOST_BLOCK = 512
 """Queries and keys of a block of longer rows, at most, and an eighth of the row."""
+LONGEST = 1 << 22
+"""Tokens of a row."""
 
 
 def chunked_attend(
@@ -103,7 +105,9 @@ def _long(t: int) -> bool:
 
 
 def blocks_of(length: int, *, causal: bool, window: int = 0) -> patterns.BlockMap:
-    """The blocks of a long row."""
+    """The blocks of a long row. Raises ValueError when the host has too many to look at."""
+    if length > LONGEST:
+        raise ValueError(f"{length=} must be at most {LONGEST}")
     pattern = patterns.causal if causal else patterns.full
     size = min(MOST_BLOCK, -(-length // MOST_CHUNKS))
     pattern = pattern & patterns.window(window) if window else pattern

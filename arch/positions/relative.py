@@ -54,6 +54,9 @@ class Config(Position):
             raise ValueError("owner=False: an earlier layer must own the relative table and share it")
         else:
             table = shared[TABLE].value
+            if table.shape[1] != num_heads:
+                rule = f"must be {table.shape[1]}, those of the layer that owns the relative table"
+                raise ValueError(f"num_heads={num_heads} {rule}")
         of = partial(relative.bias, max_distance=self.max_distance, bidirectional=self.bidirectional)
         return LogitBias(of, table), {TABLE: Common(table)} if self.owner and self.shares else {}
 

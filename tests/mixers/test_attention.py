@@ -1,5 +1,7 @@
 """What is particular to attention: heads that group, caches, norms of heads."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,6 +144,13 @@ def test_an_owner_shares_its_table_and_a_reader_reads_it():
 def test_a_reader_without_an_owner_before_it_says_so():
     with pytest.raises(ValueError, match="owner=False: an earlier layer must own the relative table and share it"):
         READ.make().init(jax.random.key(0), inputs(), context(inputs()))
+
+
+def test_a_reader_has_as_many_heads_as_the_owner():
+    owner, x = Case(attention.Config(num_heads=3, head_dim=4, position=relative.Config())), inputs()
+    read = dataclasses.replace(context(x), shared=owner(x, context(x)).shared)
+    with pytest.raises(ValueError, match="num_heads=2 must be 3, those of the layer that owns the relative table"):
+        READ.make().init(jax.random.key(0), x, read)
 
 
 def test_a_table_that_is_not_shared_stays_in_its_layer():
