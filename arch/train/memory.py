@@ -25,8 +25,8 @@ from arch.models import encoder_decoder
 from arch.train import experiment, offload
 from arch.train import state as states
 
-PROBE = 4099
-"""Rows of the traced batch: a prime, so that an array that is split with the rows is known by its size."""
+PROBES = 2048, 4096
+"""Rows of the two traced batches: what differs between them is of rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,6 @@ def kept(model_cfg: Any, length: int, source_length: int = 0) -> tuple[int, int]
     """Bytes that the forward pass keeps for the backward pass: of each row, and of the weights (in another dtype)."""
     model = model_cfg.make()
     params = states.shapes(model)
-    rows = [jax.ShapeDtypeStruct((PROBE, size), jnp.int32) for size in (source_length, length) if size]
 
     def forward(params, rows, key):
         contexts = [Context(positions_of(row), valid=row >= 0, key=key, deterministic=False) for row in rows]
@@ -102,11 +101,16 @@ def kept(model_cfg: Any, length: int, source_length: int = 0) -> tuple[int, int]
     def residuals(params, rows, key):
         return jax.vjp(lambda params: forward(params, rows, key), params)[1]
 
-    traced = jax.make_jaxpr(residuals)(params, rows, jax.eval_shape(lambda: jax.random.key(0))).jaxpr
-    given = set(map(id, traced.invars))
-    kept = {id(var): var.aval for var in traced.outvars if not hasattr(var, "val") and id(var) not in given}
-    sizes = [aval.size * aval.dtype.itemsize for aval in kept.values()]
-    return sum(size // PROBE for size in sizes if size % PROBE == 0), sum(size for size in sizes if size % PROBE)
+    def of(count):
+        rows = [jax.ShapeDtypeStruct((count, size), jnp.int32) for size in (source_length, length) if size]
+        traced = jax.make_jaxpr(residuals)(params, rows, jax.eval_shape(lambda: jax.random.key(0))).jaxpr
+        given = set(map(id, traced.invars))
+        kept = {id(var): var.aval for var in traced.outvars if not hasattr(var, "val") and id(var) not in given}
+        return sum(aval.size * aval.dtype.itemsize for aval in kept.values())
+
+    few, many = map(of, PROBES)
+    of_row = (many - few) // (PROBES[1] - PROBES[0])
+    return of_row, few - PROBES[0] * of_row
 
 
 def _is_pair(model_cfg: Any) -> bool:
