@@ -115,9 +115,19 @@ def _muon(axes: Mapping[str, tuple[str, ...]], others: optax.GradientTransformat
         return _RMS * max(math.prod(update.shape[axis] for axis in side) for side in sides) ** 0.5 * update
 
     orthogonal = contrib.scale_by_muon(beta=b1, weight_dimension_numbers=lambda tree: by_path(lambda _, s: s, tree))
-    matrices = optax.chain(orthogonal, optax.stateless(lambda updates, _: by_path(scaled, updates)))
+    matrices = optax.chain(_of_weights(orthogonal), optax.stateless(lambda updates, _: by_path(scaled, updates)))
     label = lambda _, sides: "others" if sides is None else "matrices"
     return optax.partition({"matrices": matrices, "others": others}, lambda tree: by_path(label, tree))
+
+
+def _of_weights(muon: optax.GradientTransformation):
+    """Muon without the coefficients of its polynomial in its state, which are of no weight and no means."""
+
+    def update(updates, state, params=None):
+        updates, state = muon.update(updates, state._replace(ns_coeffs=muon.init({}).ns_coeffs), params)
+        return updates, state._replace(ns_coeffs=())
+
+    return optax.GradientTransformation(lambda params: muon.init(params)._replace(ns_coeffs=()), update)
 
 
 def matrix_sides(axes: tuple[str, ...]) -> contrib.MuonDimensionNumbers | None:
