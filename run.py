@@ -21,10 +21,11 @@ import os
 import pathlib
 import sys
 
-from arch.train import huge_pages
+from arch.train import cpu_devices, huge_pages
 from arch.train.startup import Startup
 
 if __name__ == "__main__":
+    cpu_devices.take_turns()
     huge_pages.ask()
 STARTUP = Startup()
 

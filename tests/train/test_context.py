@@ -17,7 +17,7 @@ from arch.models import decoder
 from arch.sharding import mesh as meshes
 from arch.tasks import next_token
 from arch.train.gradient import gradient_of
-from tests.contracts.sublayers import jit, random_like
+from tests.contracts.sublayers import random_like
 
 ROWS, TOKENS, EMBED, VOCAB = 8, 48, 16, 40
 DOCUMENTS = (7, 30, 11)
@@ -71,9 +71,10 @@ def batch():
 
 
 def gradient(family, **how):
-    """The function (params, batch, key) -> (gradients, log), compiled."""
+    """The function (params, batch, key) -> (gradients, log), compiled as `arch.train.cpu_devices` asks for."""
     module, _, _, trained = model(family)
-    return jit(gradient_of(module, trained, task=next_token.Config(), **how))
+    in_turn = {"xla_backend_optimization_level": 0, "xla_cpu_enable_concurrency_optimized_scheduler": False}
+    return jax.jit(gradient_of(module, trained, task=next_token.Config(), **how), compiler_options=in_turn)
 
 
 @functools.cache
