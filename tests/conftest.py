@@ -21,6 +21,7 @@ FLAGS = {
     "xla_force_host_platform_device_count": "8",
     # The tests compile much and compute little. The older way from fusions to LLVM takes a quarter of the time.
     "xla_backend_extra_options": "xla_cpu_disable_new_fusion_emitters",
+    "xla_cpu_enable_concurrency_optimized_scheduler": "false",  # see arch/train/cpu_devices.py
     # Eight devices take turns on two cores, which others may use too: XLA ends a process whose devices wait for 40 s.
     "xla_cpu_collective_call_terminate_timeout_seconds": "600",
 }

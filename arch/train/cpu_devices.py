@@ -1,7 +1,8 @@
 """Several devices of one CPU, as `XLA_FLAGS=--xla_force_host_platform_device_count=8` makes them, without a deadlock.
 
-XLA:CPU's scheduler for concurrency lets collectives that do not depend on each other begin in any order: where a device
-waits in one for the others, and they in another one for it, all wait for ever. XLA's plain order is the same everywhere.
+XLA:CPU's scheduler for concurrency lets collectives that do not depend on each other begin in any order: where one
+device waits in one of them for the others, and they in another one for it, all wait for ever. XLA's plain order is the
+same on all devices.
 """
 
 import os

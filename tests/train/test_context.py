@@ -17,7 +17,7 @@ from arch.models import decoder
 from arch.sharding import mesh as meshes
 from arch.tasks import next_token
 from arch.train.gradient import gradient_of
-from tests.contracts.sublayers import random_like
+from tests.contracts.sublayers import jit, random_like
 
 ROWS, TOKENS, EMBED, VOCAB = 8, 48, 16, 40
 DOCUMENTS = (7, 30, 11)
@@ -71,10 +71,9 @@ def batch():
 
 
 def gradient(family, **how):
-    """The function (params, batch, key) -> (gradients, log), compiled as `arch.train.cpu_devices` asks for."""
+    """The function (params, batch, key) -> (gradients, log), compiled."""
     module, _, _, trained = model(family)
-    in_turn = {"xla_backend_optimization_level": 0, "xla_cpu_enable_concurrency_optimized_scheduler": False}
-    return jax.jit(gradient_of(module, trained, task=next_token.Config(), **how), compiler_options=in_turn)
+    return jit(gradient_of(module, trained, task=next_token.Config(), **how))
 
 
 @functools.cache
