@@ -17,7 +17,7 @@ from arch.kernels.block_attention import choice
 from arch.kernels.decode_attention import choice as of_cache
 from arch.kernels.devices import is_tpu
 from arch.kernels.fused_attention import choice as of_row
-from arch.kernels.fused_attention import cudnn
+from arch.kernels.fused_attention import cudnn, splash
 from arch.layers.contract import Context, LogitBias
 from arch.ops.attention import attend, attention_mask
 from arch.ops.cache import slots, write
@@ -56,8 +56,8 @@ def attend_tokens(cfg: Any, query, key, value, sinks, bias: LogitBias | None, co
     if cfg.sparse:
         return _by_blocks(cfg, cfg.map(length), query, key, value, sinks, bias, context)
     kernel = "xla" if dropout or length <= CHUNK else _kernel_of_row(cfg, query, value, sinks, bias, context)
-    if kernel == "cudnn":
-        return _by_cudnn(cfg, query, key, value)
+    if kernel in ("cudnn", "splash"):
+        return _fused(cfg, kernel, query, key, value, segments)
     if kernel == "blocks":
         blocks = map_of(cfg.sight.whole, length, length, of_row.TILE)
         return _by_blocks(cfg, blocks, query, key, value, sinks, bias, context)
@@ -200,18 +200,24 @@ def _kernel_of_row(cfg, query, value, sinks, bias, context) -> of_row.Implementa
     return of_row.choose(device_kind(), query.dtype, (query.shape[-1], value.shape[-1]), **sight)
 
 
-def _by_cudnn(cfg, query, key, value):
-    """[b t n h] by cuDNN, on each shard of the rows and of the heads."""
+def _fused(cfg, kernel, query, key, value, segments):
+    """[b t n h] by this kernel, on each shard of the rows and of the heads."""
     (b, t, n, h), k = query.shape, key.shape[2]
-    implementations.tell("attention", "cudnn")
+    implementations.tell("attention", kernel)
 
-    def on_shard(query, key, value):
-        heads, sight = query.reshape(*query.shape[:2], -1, h), dict(causal=cfg.causal, window=cfg.window)
-        return cudnn.attend(heads, key, value, **sight, scale=cfg.scale or None).reshape(query.shape)
+    def on_shard(query, key, value, segments):
+        arrays = query.reshape(*query.shape[:2], -1, h), key, value
+        given = dict(window=cfg.window, scale=cfg.scale or None)
+        if kernel == "splash":
+            out = splash.attend(*arrays, **given, segments=segments, soft_cap=cfg.soft_cap)
+        else:
+            out = cudnn.attend(*arrays, **given, causal=cfg.causal)
+        return out.reshape(query.shape)
 
     grouped, single = ("batch", None, "kv_heads", None, None), ("batch", None, "kv_heads", None)
-    arrays = query.reshape(b, t, k, n // k, h), key, value
-    return per_shard(on_shard, arrays, (grouped, single, single), grouped, reduce="head_dim").reshape(query.shape)
+    arrays = query.reshape(b, t, k, n // k, h), key, value, segments
+    axes = grouped, single, single, ("batch", None)
+    return per_shard(on_shard, arrays, axes, grouped, reduce="head_dim").reshape(query.shape)
 
 
 def _by_blocks(cfg, blocks, query, key, value, sinks, bias, context):

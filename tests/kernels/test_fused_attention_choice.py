@@ -1,4 +1,4 @@
-"""Attention of rows without a pattern goes to cuDNN where it computes that, then to our kernels, else to XLA."""
+"""Attention of rows without a pattern goes to cuDNN or Splash where they compute it, then to our kernels, or to XLA."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from arch.ops.chunked_attention import CHUNK
 from arch.positions import alibi
 
 BLOCKS = "blocks" if compat.available() else "xla"
-H200, A100 = "NVIDIA H200", "NVIDIA A100-SXM4-80GB"
+H200, A100, TPU = "NVIDIA H200", "NVIDIA A100-SXM4-80GB", "TPU v5p"
 
 
 @pytest.fixture
@@ -46,7 +46,13 @@ def with_cudnn(monkeypatch):
         (H200, "bfloat16", (128, 128), (True, 0), ("bias",), "xla"),
         (H200, "bfloat16", (96, 96), (True, 0), ("segments",), "xla"),
         ("Tesla V100-SXM2-16GB", "float16", (128, 128), (True, 0), (), "xla"),
-        ("TPU v5p", "bfloat16", (128, 128), (True, 0), (), "xla"),
+        (TPU, "bfloat16", (128, 128), (True, 0), (), "splash"),
+        (TPU, "float32", (256, 256), (True, 1024), ("segments", "soft cap"), "splash"),
+        (TPU, "bfloat16", (64, 64), (True, 0), (), "blocks"),
+        (TPU, "bfloat16", (128, 128), (False, 0), (), "blocks"),
+        (TPU, "bfloat16", (128, 128), (True, 0), ("valid", "slopes", "sinks"), "blocks"),
+        (TPU, "bfloat16", (128, 128), (True, 0), ("bias",), "xla"),
+        (TPU, "float16", (128, 128), (True, 0), (), "xla"),
         ("cpu", "bfloat16", (128, 128), (True, 0), (), "xla"),
     ],
 )

@@ -1,18 +1,17 @@
 """Which kernel computes attention among the tokens of a row that see all, what came before, or a window.
 
-'cudnn' is NVIDIA's; 'blocks' are ours, over the blocks of such a pattern (`arch.kernels.block_attention`), for what
-cuDNN lacks: packed documents, keys that nobody sees, ALiBi, a soft cap, sinks. 'xla' is what the caller has for any
-device.
+'cudnn' is NVIDIA's and 'splash' JAX's for TPUs; 'blocks' are ours, over the blocks of such a pattern
+(`arch.kernels.block_attention`), for what these lack: keys that nobody sees, ALiBi, sinks; on GPUs packed documents and
+a soft cap, on TPUs heads of 64 channels and attention that is not causal. 'xla' is what the caller has for any device.
 """
 
 from collections.abc import Set
 from typing import Literal
 
 from arch.kernels.block_attention import choice
-from arch.kernels.devices import is_tpu
-from arch.kernels.fused_attention import cudnn
+from arch.kernels.fused_attention import cudnn, splash
 
-Implementation = Literal["cudnn", "blocks", "xla"]
+Implementation = Literal["cudnn", "splash", "blocks", "xla"]
 TILE = 128
 """Queries and keys of a block."""
 OF_BLOCKS = frozenset(("segments", "valid", "slopes", "soft cap", "sinks"))
@@ -33,7 +32,8 @@ def choose(
       beside: which of 'segments', 'valid', 'slopes', 'bias' (of logits, by anything but a slope), 'soft cap' and
         'sinks' there are.
     """
-    if not cudnn.misfit(device_kind, dtype, channels, causal=causal, window=window, beside=beside):
-        return "cudnn"
-    ours = "xla" if is_tpu(device_kind) else choice.choose(device_kind, dtype, channels, (TILE, TILE))
+    for name, module in (("cudnn", cudnn), ("splash", splash)):
+        if not module.misfit(device_kind, dtype, channels, causal=causal, window=window, beside=beside):
+            return name
+    ours = choice.choose(device_kind, dtype, channels, (TILE, TILE))
     return "blocks" if ours != "xla" and beside <= OF_BLOCKS else "xla"

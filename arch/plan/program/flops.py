@@ -2,7 +2,8 @@
 
     dot [b m k] [b k n]: 2 b m n k        convolution: 2 for each weight that meets an entry, so none in the padding
 
-A kernel has what it declares: `pl.CostEstimate`, and libtpu's own for a ragged dot. The rules are those of XLA's
+A kernel has what it declares: `pl.CostEstimate`, and libtpu's own for a ragged dot; or what `arch.kernels.cost` tells
+of it. The rules are those of XLA's
 HloCostAnalysis, but for transcendental functions, which are arithmetic as any other here.
 """
 
@@ -11,6 +12,7 @@ import re
 
 import numpy as np
 
+from arch.kernels import cost
 from arch.plan.program import hlo
 
 ELEMENTWISE = set(
@@ -57,7 +59,9 @@ def _summed(computation, one):
 def declared(one: hlo.Instruction) -> dict[str, float]:
     """What a kernel says that it costs: `flops`, `transcendentals`, `bytes_accessed`; {} where it does not say."""
     found = re.search(r'"cost_estimate":\{([^}]*)\}', one.text)
-    return {name: float(value) for name, value in re.findall(r'"(\w+)":"?(-?[\d.e+]+)', found[1])} if found else {}
+    if not found:
+        return cost.of(one.name, one.path)
+    return {name: float(value) for name, value in re.findall(r'"(\w+)":"?(-?[\d.e+]+)', found[1])}
 
 
 def ragged(one: hlo.Instruction) -> bool:
@@ -68,10 +72,10 @@ def ragged(one: hlo.Instruction) -> bool:
 def _declared_flops(one):
     if one.attribute("custom_call_target") in FREE_CALLS or one.name.startswith("ragged-dot-metadata"):
         return 0, 0
-    cost = declared(one)
-    if not cost:
+    costs = declared(one)
+    if not costs:
         raise ValueError(f"custom-call={one.name} ({one.attribute('custom_call_target')}) must declare its cost")
-    return cost.get("flops", 0), cost.get("transcendentals", 0)
+    return costs.get("flops", 0), costs.get("transcendentals", 0)
 
 
 def _convolution(computation, one):

@@ -19,6 +19,7 @@ NOT_ARRAYS = ("token", "opaque")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\(([^)]*)(.*)$")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+_METADATA = re.compile(r"kernel_metadata=\{\n(?:.*\n)*?\},?")  # of a kernel: it breaks its line
 _BODY = re.compile(r'"body":"[^"]*",?')
 
 
@@ -142,7 +143,7 @@ def parse(text: str, *, tiles: bool = True) -> Program:
       ValueError: where it has no entry computation.
     """
     computations, entry, current = {}, "", None
-    for line in text.splitlines():
+    for line in _METADATA.sub("", text).splitlines():
         if start := _COMPUTATION.match(line):
             current = computations.setdefault(start[2], Computation())
             entry = start[2] if start[1] else entry
