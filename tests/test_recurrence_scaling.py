@@ -8,8 +8,9 @@ from benchmarks import measure
 
 KEPT = json.loads((measure.RESULTS / "recurrence_scaling-cpu.json").read_text())
 PARTS = {command.split()[-1]: entry for command, entry in KEPT.items()}
-BESIDE = [part for part in ("2048", "16384") if part in PARTS]
-LAYERS = PARTS["length"]["layers"] if "length" in PARTS else {}
+BESIDE = ["2048", "16384"]
+LAYERS = PARTS["length"]["layers"]
+PAGE = (measure.RESULTS.parents[1] / "docs" / "kernels.md").read_text(encoding="utf-8")
 AT_LEAST = {
     "mamba over PyTorch's": 2.0,
     "mamba2 over PyTorch's": 1.0,
@@ -49,3 +50,28 @@ def test_decoding_takes_as_long_behind_100_000_tokens_as_behind_100_and_is_faste
     for found in PARTS["decoding"]["models"].values():
         assert 0.9 < found["late step over early"] < 1.1
         assert found["speed"] >= 1.0
+
+
+ROWS = {
+    "Mamba, a layer": "mamba over PyTorch's",
+    "Mamba-2, a layer": "mamba2 over PyTorch's",
+    "RWKV-4, a layer": "rwkv4 over PyTorch's",
+    "Performer, causal, a layer": "performer over PyTorch's",
+    "Mamba's scan alone": "selective scan over jax-linear-attention",
+    "Mamba-2's scan alone": "ssd over ssd, by tokens",
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_page_on_kernels_shows_what_was_measured(name):
+    (line,) = (line for line in PAGE.splitlines() if line.startswith(f"| {name} |"))
+    shown = [cell.strip() for cell in line.strip("| ").split("|")][2:] + [""]
+    measured = (PARTS[part]["speeds"].get(ROWS[name]) for part in ("2048", "16384"))
+    assert shown[:2] == ["" if speed is None else f"{speed:.2f}" for speed in measured]
+
+
+def test_the_page_on_kernels_shows_how_time_and_temporaries_grow():
+    of = lambda what: [round(layer["exponents"][what], 2) for layer in LAYERS.values()]
+    times, temporaries = of("time"), of("temporaries")
+    assert f"powers of {min(times):.2f} to {max(times):.2f} of the length" in " ".join(PAGE.split())
+    assert f"temporaries with at most {max(temporaries):.2f}" in " ".join(PAGE.split())
