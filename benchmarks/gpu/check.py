@@ -4,8 +4,8 @@
 
 Needs the wheels of `benchmarks.gpu_kernels`. Of each program: seconds to compile and MiB of temporaries, kept in
 benchmarks/results/gpu.check.json. Ours must compile, and fit the device. Other people's JAX code is compiled where it
-lets itself, made to believe in the device that is described; what it says instead is kept. Torch's cannot be checked
-so. Of cuDNN's graphs only the shapes are checked: XLA builds them where there is cuDNN.
+lets itself; what it says instead is kept. All are made to believe in the device that is described. Torch's cannot be
+checked so. Of cuDNN's graphs only the shapes are checked: XLA builds them where there is cuDNN.
 """
 
 import argparse

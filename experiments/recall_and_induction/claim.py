@@ -93,9 +93,7 @@ learn both tasks in fewer steps; nothing was tried for the other mixers, whose w
 steps. Linear attention and Performer have positions, and more features than there are keys, and neither forgets: what
 we expect is that elu + 1 is too flat to read one key of four, and that Performer's features approach attention's
 weights only roughly where these are sharp; this was not examined. It is one seed of a tiny model in a short run: what
-is not learned here may be learned in a longer one. Hyena's induction is: with 8000 steps, as
-`config.py:small,mixer=hyena,task=induction` and --config.total_steps=8000 (2026-11-22, not in the results), 28.6 % of
-the rows were right after 1600 steps and 99.8 % after 3200. All points were run on a machine so busy that times say
-nothing. The expectations were written down after a first run, which had not all of the points of induction."""
+is not learned here may be learned in a longer one. All points were run on a machine so busy that times say nothing. The
+expectations were written down after a first run, which had not all of the points of induction."""
     },
 )
