@@ -128,4 +128,10 @@ figure, on a corpus of the user's; with 10 d^2 parameters a layer instead of 12 
     figure=figure,
     caption="Bits per byte of the held-out text at each tenth of a run: the same evaluations over three costs.",
     expect=expect,
+    remarks={
+        "small": """512 000 tokens: what is early learned from near tokens counts most, and there the recurrences and
+the window are ahead of attention over all of the row; Jamba ties with Mamba-2. What longer runs give this one does not
+tell. Times are of a machine with other work, on which this one went first (a real-time priority, from LLaMA's 30th step
+on); LLaMA's may be the less exact for it."""
+    },
 )
