@@ -1,6 +1,7 @@
 """Rows that a program draws, of symbols instead of text: a data set that is a function of its seed.
 
-Each row is [t + 1] symbols, of which the first t are read and the last t are asked for, those that have a weight.
+Each row is [t + 1] symbols, of which the first t are read and the last t are asked for, those that have a weight; or
+it is any number of symbols, of which all are read, and has a class.
 """
 
 import hashlib
@@ -72,3 +73,24 @@ def tokenized(symbols: Symbols, **splits: tuple[Int[np.ndarray, "_ t"], Float[np
         made[name] = token_files.Split(tokens.ravel(), offsets, 0, (len(tokens),), {"weights": weights.ravel()})
         digest.update(tokens.tobytes() + weights.tobytes())
     return Tokenized(symbols, made, digest.hexdigest(), {})
+
+
+def classified(
+    symbols: Symbols, classes: Sequence[str], **splits: tuple[Sequence[np.ndarray], Sequence[int]]
+) -> Tokenized:
+    """Rows of any lengths, with a class each, as the data of a run: what `rows.Documents` reads.
+
+    Args:
+      symbols: what the ids are called.
+      classes: their names.
+      **splits: by name the ids of each row, and the number of its class.
+    """
+    made, digest = {}, hashlib.sha256()
+    for name, (drawn, numbers) in splits.items():
+        offsets = np.cumsum([0, *map(len, drawn)])
+        tokens = np.concatenate(drawn).astype(np.min_scalar_type(symbols.size - 1))
+        labels = np.full(len(tokens), -1, np.int8)
+        labels[offsets[:-1]] = numbers
+        made[name] = token_files.Split(tokens, offsets, 0, (len(drawn),), {"labels": labels})
+        digest.update(offsets.tobytes() + tokens.tobytes() + labels.tobytes())
+    return Tokenized(symbols, made, digest.hexdigest(), {"labels": list(classes)})

@@ -245,6 +245,11 @@ class HeadConfig(config.Config):
         """The Linen module with this config, a function (x, context, unembed) -> Output."""
         raise NotImplementedError
 
+    @property
+    def looks(self) -> bool:
+        """Whether the tokens that it reads must have seen the whole row."""
+        return True
+
     def flops(self, row: Row, unembed: Flops) -> Flops:
         """Of a forward pass over one row, of which `unembed` takes so many. Raises UnknownFlops unless overridden."""
         raise unknown(self)

@@ -11,22 +11,29 @@ log = logging.getLogger("arch")
 
 
 class Task(task.Task):
-    """Base of both: a document a row, `rows.Documents`, and the encoder's head called as the task."""
+    """Base of both: a document a row, `rows.Documents`.
+
+    Attributes:
+      heads: of the encoder, that suit.
+    """
 
     predicts_text: ClassVar[bool] = False
+    heads: ClassVar[tuple[str, ...]]
 
     @property
     def label(self) -> str:
-        """The name of the task, and of the head that it wants."""
+        """The name of the task."""
         return type(self).__module__.rsplit(".", 1)[-1]
 
     def must_suit(self, model_cfg: Any, *, seq_len: int) -> None:
-        """Raises ValueError unless the model is an encoder with this head that sees both ways, and so far."""
+        """Raises ValueError unless the model is an encoder with such a head, that sees as much as it reads, so far."""
         task.must_be(model_cfg, "encoder", task=self.label)
         head = type(model_cfg.head).__module__.rsplit(".", 1)[-1]
-        if head != self.label:
-            raise ValueError(f"model.head.name={head!r} must be {self.label!r} with task.name={self.label!r}")
-        task.must_look(model_cfg.layers, ahead=True, field="model.layers", task=self.label)
+        if head not in self.heads:
+            known = " or ".join(map(repr, self.heads))
+            raise ValueError(f"model.head.name={head!r} must be {known} with task.name={self.label!r}")
+        if model_cfg.head.looks:
+            task.must_look(model_cfg.layers, ahead=True, field="model.layers", task=self.label)
         task.must_reach(model_cfg, seq_len)
 
     def must_fit(self, model_cfg: Any, tokenized: dataset.Tokenized) -> None:

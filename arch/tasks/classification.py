@@ -1,4 +1,4 @@
-"""The class of a text, or of a pair of texts, told from the encoder's first token.
+"""The class of a text, or of a pair of texts, told from the encoder's first token, or from the mean of all.
 
     loss = -log p(class | text), the mean over the texts
 
@@ -17,8 +17,9 @@ from arch.tasks import _documents
 
 @config.frozen
 class Config(_documents.Task):
-    """Classes: an encoder with the head `classification`, a document a row."""
+    """Classes: an encoder with the head `classification` or `row_classification`, a document a row."""
 
+    heads: ClassVar[tuple[str, ...]] = ("classification", "row_classification")
     kind: ClassVar[str] = "classes"
     main_term: ClassVar[str] = "documents"
 

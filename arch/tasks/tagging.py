@@ -20,6 +20,7 @@ from arch.tasks import _documents
 class Config(_documents.Task):
     """Tags: an encoder with the head `tagging`, a document a row."""
 
+    heads: ClassVar[tuple[str, ...]] = ("tagging",)
     kind: ClassVar[str] = "tags"
     main_term: ClassVar[str] = "words"
 

@@ -11,7 +11,7 @@ import pytest
 
 import arch
 from arch import tree
-from arch.heads import classification, masked_lm, pooler, pretraining, span, tagging
+from arch.heads import classification, masked_lm, pooler, pretraining, row_classification, span, tagging
 from arch.layers import embedding
 from arch.layers.weight import axes, unbox
 from arch.ops.norm import layer_norm
@@ -117,6 +117,21 @@ def test_classification_labels_rows_and_tagging_tokens():
 def test_classification_reads_only_the_first_token():
     run = Run(classification.Config())
     assert holds(run(x=run.x.at[:, 1:].add(1.0)).x, run().x, 0)
+
+
+def test_a_row_s_class_is_a_perceptron_s_on_the_mean_of_what_is_no_padding():
+    run = Run(row_classification.Config(num_labels=4, hidden_dim=5, pool="mean"))
+    valid, p = jnp.arange(5) < jnp.array([[2], [5], [0]]), run.params
+    pooled = jnp.stack([run.x[0, :2].mean(0), run.x[1].mean(0), jnp.zeros(EMBED)])
+    expected = jax.nn.relu(pooled @ p["dense"] + p["dense_bias"]) @ p["output"] + p["output_bias"]
+    assert holds(run(valid=valid).x, expected) and holds(run().x[1], expected[1])
+
+
+def test_a_row_s_class_may_be_read_from_the_first_token_alone():
+    run = Run(row_classification.Config(hidden_dim=5))
+    assert holds(run(x=run.x.at[:, 1:].add(1.0)).x, run().x, 0) and run.head.cfg.looks
+    with pytest.raises(ValueError, match="segment_ids must be None"):
+        run(segment_ids=jnp.ones(run.x.shape[:2], jnp.int32))
 
 
 def test_span_gives_each_token_a_start_and_an_end():
