@@ -90,11 +90,15 @@ def _axis(values: Iterable[float], log: bool, start: float, pixels: float) -> Ax
     return Axis(low, high, log, start, pixels)
 
 
-UNITS = ((2**30, "Gi"), (2**20, "Mi"), (2**10, "Ki"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
+UNITS = tuple(
+    (size**power, name + end)
+    for size, end in ((1024, "i"), (1000, ""))
+    for power, name in ((4, "T"), (3, "G"), (2, "M"), (1, "K" if end else "k"))
+)
 
 
 def label(value: float) -> str:
-    """A tick's number: 131072 is 128Ki, 2e9 is 2G."""
+    """A tick's number: 131072 is 128Ki, 2e12 is 2T."""
     whole = (f"{value / unit:g}{name}" for unit, name in UNITS if value % unit == 0 and 1 <= value / unit < 1000)
     return next(whole, f"{value:g}")
 
