@@ -12,6 +12,11 @@ def recall_and_induction(cfg):
     return cfg.replace(eval_every_percent=0.0, eval_every_steps=2)
 
 
+def induction_heads(cfg):
+    task = cfg.task.replace(train_rows=16, valid_rows=8)
+    return cfg.replace(task=task, total_steps=3, batch_size=8)
+
+
 def parameter_counts(cfg):
     return cfg.replace(models=("mamba_lm.mamba_130m",))
 
