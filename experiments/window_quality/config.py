@@ -1,4 +1,4 @@
-"""What a window of attention costs in quality: the same model with windows from 4 to all tokens.
+"""What a window of attention costs in quality: the same model with windows from 2 to all tokens.
 
 Sources:   Beltagy et al., Longformer, 2020, arXiv 2004.05150, sec. 3.1; Jiang et al., Mistral 7B, 2023,
            arXiv 2310.06825, sec. 2
@@ -13,7 +13,7 @@ from arch import hyper
 from arch.train import experiment
 from experiments import options
 
-WINDOWS = ("4", "16", "64", "0")
+WINDOWS = ("2", "8", "32", "0")
 
 
 def get_config(arg=""):
@@ -23,14 +23,16 @@ def get_config(arg=""):
     block = dict(sublayers=(attention, dict(name="mlp", hidden_dim=256)))
     return experiment.config_dict(
         model=dict(name="decoder", vocab_size=264, embed_dim=64, layers=dict(pattern=(block,), repeats=2)),
-        optimizer=dict(learning_rate=4e-3),
-        total_steps=400,
-        batch_size=4,
-        seq_len=256,
+        optimizer=dict(learning_rate=4e-3, warmup_percent=10.0),
+        total_steps=2000,
+        batch_size=16,
+        seq_len=128,
+        log_every_percent=5.0,
+        eval_every_percent=20.0,
         eval_batches=32,
     )
 
 
 def sweep():
-    """For `--mode=sweep`: each window."""
-    return hyper.sweep("arg", [f"window={window}" for window in WINDOWS])
+    """For `--mode=sweep`: each window with two seeds."""
+    return hyper.product([hyper.sweep("seed", [0, 1]), hyper.sweep("arg", [f"window={window}" for window in WINDOWS])])
