@@ -1,34 +1,42 @@
 """Small cases of attention over a block map, and the dense computation that the kernels' results must agree with."""
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arch.kernels.block_attention import flash
+from arch.kernels.block_attention.rule import Tables
+from arch.kernels.block_attention.visits import FIRST, LAST, PARTIAL, VISIBLE
 from arch.ops import alibi, patterns
 from arch.ops.patterns import causal, full, global_tokens, random_blocks, window
 
-PATTERNS = {
-    "full": lambda size: full,
-    "causal": lambda size: causal,
-    "window": lambda size: window(size + size // 2),
-    "dilated": lambda size: causal & window(3, dilation=size // 2 + 1),
-    "longformer": lambda size: window(size // 2) | global_tokens(0, -1),
-    "bigbird, random in each head": lambda size: window(size // 2) | random_blocks(1, seed=3, size=size, draws=HEADS),
-    "rows that see nothing": lambda size: patterns.block_list(size, ((0,), (), (0, 1))),
-}
 HEADS = 4
+PATTERNS = {
+    "full": lambda size, _: full,
+    "causal": lambda size, _: causal,
+    "window": lambda size, _: window(size + size // 2),
+    "dilated": lambda size, _: causal & window(3, dilation=size // 2 + 1),
+    "longformer": lambda size, _: window(size // 2) | global_tokens(0, -1),
+    "bigbird, random in each head": lambda size, n: window(size // 2) | random_blocks(1, seed=3, size=size, draws=n),
+    "rows that see nothing": lambda size, _: patterns.block_list(size, ((0,), (), (0, 1))),
+}
+"""Of the size of a block, and the number of heads."""
+PER_HEAD = "bigbird, random in each head"
+SHARED = tuple(name for name in PATTERNS if name != PER_HEAD)
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Attention of b rows of t tokens, with HEADS heads.
+    """Attention of b rows of t tokens.
 
     Attributes:
       pattern: its name.
       dtype: of query, key and value.
+      heads: of the queries, at most HEADS.
       kv_heads: how many heads the keys have.
       length: of the row.
       block: (bq, bk) tokens.
@@ -42,6 +50,7 @@ class Case:
 
     pattern: str
     dtype: str = "float32"
+    heads: int = HEADS
     kv_heads: int = 2
     length: int = 23
     block: tuple[int, int] = (8, 8)
@@ -59,17 +68,18 @@ class Case:
     @property
     def map(self):
         """The block map."""
-        pattern = PATTERNS[self.pattern](self.block[1])
+        pattern = PATTERNS[self.pattern](self.block[1], self.heads)
         return patterns.block_map(pattern, self.length, self.length, block=self.block)
 
     def arrays(self):
         """query, key, value, and the gradients of out and logsumexp."""
         draw = np.random.default_rng(self.seed).normal
         b, t, h, v = self.rows, self.length, self.channels, self.value_channels
-        shapes = (b, t, HEADS, h), (b, t, self.kv_heads, h), (b, t, self.kv_heads, v), (b, t, HEADS, v)
+        n, k = self.heads, self.kv_heads
+        shapes = (b, t, n, h), (b, t, k, h), (b, t, k, v), (b, t, n, v)
         arrays = [jnp.asarray(draw(size=shape), self.dtype) for shape in shapes]
         arrays[0] *= jnp.asarray(self.gain, self.dtype)
-        return *arrays, jnp.asarray(draw(size=(b, HEADS, t)), jnp.float32)
+        return *arrays, jnp.asarray(draw(size=(b, n, t)), jnp.float32)
 
     def given(self) -> dict:
         """The keywords of `attend` that this case has."""
@@ -78,8 +88,8 @@ class Case:
         known = {
             "segments": {"query_segments": segments, "key_segments": segments},
             "valid": {"valid": jnp.asarray(np.arange(t)[None] % 5 != np.arange(b)[:, None])},
-            "slopes": {"slopes": jnp.asarray(alibi.slopes(HEADS), jnp.float32)},
-            "sinks": {"sinks": jnp.asarray([0.5, -1.0, 2.0, 0.0])},
+            "slopes": {"slopes": jnp.asarray(alibi.slopes(self.heads), jnp.float32)},
+            "sinks": {"sinks": jnp.asarray([0.5, -1.0, 2.0, 0.0][: self.heads])},
             "soft cap": {"soft_cap": 2.0},
         }
         return {name: value for extra in self.extras for name, value in known[extra].items()}
@@ -113,41 +123,93 @@ def dense(query, key, value, *, mask, soft_cap=0.0, slopes=None, sinks=None, val
     return out, jnp.where(seen, logsumexp, -jnp.inf)[..., 0]
 
 
-def with_gradients(function: Callable, case: Case) -> dict:
-    """Results of `function(query, key, value, **given)`, and the gradients by its arrays and the sinks, by name."""
-    *arrays, d_out, d_logsumexp = case.arrays()
-    given = case.given()
-    sinks = {"sinks": given.pop("sinks")} if "sinks" in given else {}
+def program(function: Callable, case: Case) -> Callable:
+    """`run(given)`: results of `function(query, key, value, given, **extras)`, and the gradients, by name.
 
-    def both(query, key, value, sinks):
-        call = lambda query, key, value, sinks: function(query, key, value, **sinks, **given)
+    The gradients are those by the case's three arrays and its sinks. What is given does not count to the program.
+    """
+    *arrays, d_out, d_logsumexp = case.arrays()
+    extras = case.given()
+    sinks = {"sinks": extras.pop("sinks")} if "sinks" in extras else {}
+
+    def both(given, query, key, value, sinks):
+        call = lambda query, key, value, sinks: function(query, key, value, given, **sinks, **extras)
         (out, logsumexp), pull = jax.vjp(call, query, key, value, sinks)
         *found, d_sinks = pull((d_out.astype(out.dtype), jnp.where(jnp.isfinite(logsumexp), d_logsumexp, 0.0)))
         return out, logsumexp, *found, d_sinks
 
-    names = ("out", "logsumexp", "d_query", "d_key", "d_value", "d_sinks")
-    return dict(zip(names, jax.jit(both)(*arrays, sinks)))
+    names, compiled = ("out", "logsumexp", "d_query", "d_key", "d_value", "d_sinks"), jax.jit(both)
+    return lambda given: dict(zip(names, compiled(given, *arrays, sinks)))
+
+
+def with_gradients(function: Callable, case: Case) -> dict:
+    """Results of `function(query, key, value, **extras)`, and the gradients by its arrays and the sinks, by name."""
+    return program(lambda query, key, value, _, **extras: function(query, key, value, **extras), case)(None)
 
 
 def agree(case: Case, attend: Callable) -> None:
-    """Asserts that values and gradients are those of the dense computation.
+    """Asserts that values and gradients are those of the dense computation."""
+    expected = with_gradients(lambda *args, **given: dense(*args, mask=case.map.dense(), **given), case)
+    _close(with_gradients(attend, case), expected, case, "")
+
+
+def agree_on(patterns: Sequence[str], case: Case, attend: Callable, kernels: str) -> None:
+    """The same of several patterns, whose lists and masks are data to one program."""
+    mine = program(lambda *args, **given: attend(*args[:3], case.map, given_tables=args[3], **given), case)
+    theirs = program(lambda *args, **given: dense(*args[:3], mask=args[3], **given), case)
+    maps = [dataclasses.replace(case, pattern=name).map for name in patterns]
+    for name, map_, read in zip(patterns, maps, _as_many(maps, case.heads // case.kv_heads, kernels)):
+        _close(mine(read), theirs(jnp.asarray(map_.dense())), case, name)
+
+
+def must_meet(pairs, *, dtypes: Sequence[str], kv_heads: Sequence[int], block: int) -> None:
+    """Asserts that each two of pattern, dtype, key-value heads, and whole or odd length meet in (patterns, case)."""
+    values = {"pattern": PATTERNS, "dtype": dtypes, "kv_heads": kv_heads, "odd": (False, True)}
+    met = set()
+    for patterns, case in pairs:
+        for pattern in patterns:
+            had = {"pattern": pattern, "dtype": case.dtype, "kv_heads": case.kv_heads, "odd": case.length % block > 0}
+            met |= set(itertools.combinations(had.items(), 2))
+    for one, other in itertools.combinations(values, 2):
+        for pair in itertools.product(values[one], values[other]):
+            assert tuple(zip((one, other), pair)) in met
+
+
+def _as_many(maps, group, kernels) -> list[Tables]:
+    """Tables of maps that all have as many visits, and masks, as the one that has most."""
+
+    def longer(*lists):
+        visits, masks = (max(each[i].shape[j] for each in lists) for i, j in ((0, 1), (5, 0)))
+        for each in lists:
+            more = (0, 0), (0, visits - each.place.shape[1])
+            flags = np.pad(each.flags & ~(VISIBLE | PARTIAL | FIRST | LAST), more, mode="edge")
+            flags[:, : each.flags.shape[1]] = each.flags
+            unused = np.zeros((masks - len(each.masks), *each.masks.shape[1:]), each.masks.dtype)
+            place = np.pad(each.place, more, mode="edge")
+            yield each._replace(place=place, flags=flags, masks=np.concatenate([each.masks, unused]))
+
+    forth, back = zip(*(flash.tables(map_, group, kernels) for map_ in maps))
+    return [Tables(*pair) for pair in zip(longer(*forth), longer(*back))]
+
+
+def _close(found: dict, expected: dict, case: Case, which: str) -> None:
+    """Asserts that results are near.
 
     Weights are rounded to the arrays' dtype before they are multiplied, as the operands are, and sums are in float32:
     errors are a few units of the last place of the greatest number of each result; a logit's, which grows with `gain`,
-    are relative ones of its weight.
+    are relative ones of its weight. Of float32 the sums' errors are as large as the operands', so that units count
+    twice.
     """
-    expected = with_gradients(lambda *args, **given: dense(*args, mask=case.map.dense(), **given), case)
-    found = with_gradients(attend, case)
     single = 2.0**-23
-    unit = max(float(jnp.finfo(case.dtype).eps), single * case.gain)
+    unit = max(float(jnp.finfo(case.dtype).eps), 2 * single * case.gain)
     for name, exact in expected.items():
         for mine, exact in zip(jax.tree.leaves(found[name]), jax.tree.leaves(exact), strict=True):
             mine, exact = (np.asarray(array, np.float64) for array in (mine, exact))
             finite = np.isfinite(exact)
-            np.testing.assert_array_equal(mine[~finite], exact[~finite], err_msg=name)
+            np.testing.assert_array_equal(mine[~finite], exact[~finite], err_msg=f"{which} {name}")
             most = np.abs(exact[finite]).max(initial=1.0)
             least = 8 * most * (single if name == "logsumexp" else unit)
-            np.testing.assert_allclose(mine[finite], exact[finite], rtol=0, atol=least, err_msg=name)
+            np.testing.assert_allclose(mine[finite], exact[finite], rtol=0, atol=least, err_msg=f"{which} {name}")
 
 
 def calls(module, name, monkeypatch):

@@ -12,13 +12,23 @@ from arch.kernels import compat
 from arch.kernels.block_attention import hopper, hopper_backward
 from arch.kernels.block_attention.flash import attend
 from arch.kernels.block_attention.hopper_parts import Launch
-from tests.kernels.block_attention_cases import HEADS, Case, agree, calls
+from tests.kernels.block_attention_cases import HEADS, PER_HEAD, SHARED, Case, agree, agree_on, calls, must_meet
 from tests.kernels.interpreter import watching
 
 EVERY = ("segments", "valid", "slopes", "sinks", "soft cap")
 case = functools.partial(Case, dtype="bfloat16", rows=1, block=(64, 64), channels=64, value_channels=64)
-FAST = [case("rows that see nothing", length=150, kv_heads=2, extras=("sinks",))]
-SLOW = [
+few = functools.partial(case, heads=2)
+PAIRS = [
+    (SHARED[2:], few("full", kv_heads=1, length=100, extras=("segments", "sinks"))),
+    (SHARED[:2] + SHARED[4:], few("full", kv_heads=2, length=128, extras=("slopes", "soft cap"))),
+    (SHARED[:4], few("full", dtype="float16", kv_heads=1, length=128, extras=("valid",))),
+    (SHARED, few("full", dtype="float16", kv_heads=2, length=100)),
+    ((PER_HEAD,), few(PER_HEAD, kv_heads=1, length=100)),
+    ((PER_HEAD,), few(PER_HEAD, dtype="float16", kv_heads=2, length=128)),
+]
+"""Each two of pattern, dtype, heads a key-value head has, and whole or odd length meet (`test_pairs`)."""
+CASES = [
+    case("rows that see nothing", length=150, kv_heads=2, extras=("sinks",)),
     case("bigbird, random in each head", length=200, kv_heads=2, extras=EVERY),
     case("bigbird, random in each head", length=128, kv_heads=1, dtype="float16", block=(128, 64)),
     case("longformer", length=201, kv_heads=4, extras=("slopes", "soft cap"), value_channels=128),
@@ -37,7 +47,18 @@ def interpreted(*args, **given):
     return attend(*args, kernels="hopper", launch=launch, **given)
 
 
-@pytest.mark.parametrize("case", [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)], ids=str)
+@pytest.mark.parametrize(("patterns", "case"), PAIRS, ids=[f"{len(names)} patterns, {case}" for names, case in PAIRS])
+def test_each_pattern_is_data_to_one_program_whose_results_are_those_of_dense_attention(patterns, case, capfd):
+    agree_on(patterns, case, interpreted, "hopper")
+    assert "RACE DETECTED" not in "".join(capfd.readouterr())
+
+
+def test_pairs():
+    must_meet(PAIRS, dtypes=("bfloat16", "float16"), kv_heads=(1, 2), block=64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients_are_those_of_dense_attention_without_a_race(case, capfd):
     agree(case, functools.partial(interpreted, block_map=case.map))
     assert "RACE DETECTED" not in "".join(capfd.readouterr())

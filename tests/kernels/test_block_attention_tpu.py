@@ -9,14 +9,22 @@ import pytest
 from arch.kernels import compat
 from arch.kernels.block_attention import tpu
 from arch.kernels.block_attention.flash import attend
-from tests.kernels.block_attention_cases import HEADS, Case, agree, calls
+from tests.kernels.block_attention_cases import HEADS, PER_HEAD, SHARED, Case, agree, agree_on, calls, must_meet
 
 EVERY = ("segments", "valid", "slopes", "sinks", "soft cap")
-FAST = [
+few = functools.partial(Case, heads=2, rows=1)
+PAIRS = [
+    (SHARED[2:], few("full", kv_heads=1, length=15, extras=("segments", "sinks"))),
+    (SHARED[:2] + SHARED[4:], few("full", kv_heads=2, length=16, extras=("slopes", "soft cap"))),
+    (SHARED[:4], few("full", "bfloat16", kv_heads=1, length=16, extras=("valid",))),
+    (SHARED, few("full", "bfloat16", kv_heads=2, length=15)),
+    ((PER_HEAD,), few(PER_HEAD, kv_heads=1, length=15)),
+    ((PER_HEAD,), few(PER_HEAD, "bfloat16", kv_heads=2, length=16)),
+]
+"""Each two of pattern, dtype, heads a key-value head has, and whole or odd length meet (`test_pairs`)."""
+CASES = [
     Case("bigbird, random in each head", "bfloat16", extras=("slopes", "sinks", "soft cap"), value_channels=16),
     Case("rows that see nothing", "float32", kv_heads=1, extras=("segments", "valid"), block=(8, 16)),
-]
-SLOW = [
     Case("full", "float32", kv_heads=4, length=16, gain=1e4),
     Case("full", "bfloat16", kv_heads=2, length=17, block=(16, 8), extras=EVERY),
     Case("causal", "bfloat16", kv_heads=1, length=29, gain=1e3),
@@ -41,7 +49,20 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(tpu, "BITS", 8)
 
 
-@pytest.mark.parametrize("case", [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)], ids=str)
+@pytest.mark.parametrize(("patterns", "case"), PAIRS, ids=[f"{len(names)} patterns, {case}" for names, case in PAIRS])
+def test_each_pattern_is_data_to_one_program_whose_results_are_those_of_dense_attention(patterns, case, capfd):
+    _, pltpu = compat.tpu()
+    watched = functools.partial(attend, kernels="tpu", launch=pltpu.InterpretParams(detect_races=True))
+    agree_on(patterns, case, watched, "tpu")
+    assert "RACE DETECTED" not in "".join(capfd.readouterr())
+
+
+def test_pairs():
+    must_meet(PAIRS, dtypes=("float32", "bfloat16"), kv_heads=(1, 2), block=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients_are_those_of_dense_attention(case):
     agree(case, functools.partial(interpreted, block_map=case.map))
 

@@ -39,6 +39,7 @@ def attend(
     sinks: Float[Array, "n"] | None = None,
     scale: float | None = None,
     soft_cap: float = 0.0,
+    given_tables: Tables | None = None,
     launch: Any = None,
 ) -> tuple[Float[Array, "b t n v"], Float[Array, "b n t"]]:
     """(out in query's dtype, logsumexp in float32); zeros and -inf where a query sees nothing.
@@ -56,6 +57,7 @@ def attend(
       sinks: [n] a logit of each head that stands in the softmax's denominator only; part of the logsumexp.
       scale: factor of the logits; None for 1 / sqrt(h).
       soft_cap: bound of the logits; 0 for none.
+      given_tables: the map's `tables` where they are arguments of the program; None for constants in it.
       launch: how the kernels are started, of their own kind; None as usual.
 
     Raises:
@@ -69,7 +71,6 @@ def attend(
     wrong = module.misfit(query.dtype, (h, value.shape[-1]), block_map.block)
     if wrong:
         raise ValueError(f"{wrong} for the kernels of kernels={kernels!r}")
-    masks = block_map.masks if len(block_map.masks) else np.zeros((1, bq, bk), bool)
     whole_queries, whole_keys = partial(_to_whole, block=bq), partial(_to_whole, block=bk)
     if valid is not None and key_segments is None:
         query_segments, key_segments = jnp.zeros(query.shape[:2], jnp.int32), jnp.zeros(key.shape[:2], jnp.int32)
@@ -81,14 +82,13 @@ def attend(
         None if slopes is None else jax.lax.stop_gradient(slopes.astype(jnp.float32)),
         None if sinks is None else sinks.astype(jnp.float32),
     )
-    forth, back = _visits(block_map, n // k)
-    tables = Tables(_lists(forth, module.stored(masks)), _lists(back, module.stored(masks.swapaxes(1, 2))))
     shared = block_map.heads == 1
-    count = forth.count * (n if shared else 1)
+    count = len(block_map.lists.blocks) * (n if shared else 1)
     rule = Rule(bq, bk, h**-0.5 if scale is None else scale, soft_cap, shared, count, launch)
     swap = (lambda array: array.swapaxes(1, 2)) if module.HEADS_FIRST else (lambda array: array)
     arrays = (swap(whole_queries(query)), swap(whole_keys(key)), swap(whole_keys(value)))
-    out, logsumexp = _attend(kernels, rule, *arrays, extras, tables)
+    read = given_tables or tables(block_map, n // k, kernels)
+    out, logsumexp = _attend(kernels, rule, *arrays, extras, read)
     return swap(out)[:, :t], logsumexp[..., :t]
 
 
@@ -112,6 +112,23 @@ def _to_whole(array, block):
     """[b blocks * block ...] with zeros behind."""
     more = -array.shape[1] % block
     return jnp.pad(array, ((0, 0), (0, more), *[(0, 0)] * (array.ndim - 2))) if more else array
+
+
+def tables(block_map: BlockMap, group: int, kernels: Kernels) -> Tables:
+    """The map as the kernels read it.
+
+    A program that takes tables as arguments serves every map of the same lengths, blocks and heads whose lists and masks
+    are as many.
+
+    Args:
+      block_map: which keys each query sees.
+      group: query heads of a key-value head.
+      kernels: of which kind of device.
+    """
+    stored = KERNELS[kernels].stored
+    masks = block_map.masks if len(block_map.masks) else np.zeros((1, *block_map.block), bool)
+    forth, back = _visits(block_map, group)
+    return Tables(_lists(forth, stored(masks)), _lists(back, stored(masks.swapaxes(1, 2))))
 
 
 def _lists(found, masks):
