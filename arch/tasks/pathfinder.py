@@ -30,6 +30,7 @@ class Config(_classed_rows.Task):
 
     Attributes:
       size: of an image, in width and height.
+      greys: levels of grey, from black to white.
       dashes: of each of the two curves.
       dash_length: of a dash.
       margin: half of the gap between two dashes of a curve that goes straight on.
@@ -45,6 +46,7 @@ class Config(_classed_rows.Task):
     """
 
     size: Annotated[int, config.Range(4)] = 32
+    greys: Annotated[int, config.Range(2, 256)] = 256
     dashes: config.PositiveInt = 14
     dash_length: config.PositiveFloat = 2.0
     margin: config.PositiveFloat = 1.0
@@ -58,8 +60,12 @@ class Config(_classed_rows.Task):
     train_rows: config.PositiveInt = 160_000
     valid_rows: config.PositiveInt = 20_000
 
-    symbols = tuple(map(str, range(256)))
     classes = ("no", "yes")
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The levels of grey."""
+        return tuple(map(str, range(self.greys)))
 
     @property
     def seq_len(self) -> int:
@@ -93,7 +99,8 @@ class Config(_classed_rows.Task):
         last = np.where(joined[:, None], one[:, 1], other[:, 1])
         dots = np.stack([np.stack([place, place], axis=1) for place in (one[:, 0], last)], axis=1)
         dashes = np.stack(curves.dashes, axis=1)
-        return _rendered([(dashes, self.thickness / 2), (dots, self.dot_radius)], self.size), joined
+        covered = _rendered([(dashes, self.thickness / 2), (dots, self.dot_radius)], self.size)
+        return np.round((self.greys - 1) * covered).astype(np.uint8), joined
 
 
 class _Curves:
@@ -169,7 +176,7 @@ def _distance(points: np.ndarray, lines: np.ndarray) -> np.ndarray:
 
 
 def _rendered(shapes: list[tuple[np.ndarray, float]], size: int) -> np.ndarray:
-    """uint8 [n size size] images of lines [n p 2 2] that reach so far around them, each pixel as far as it is covered.
+    """[n size size] of images of lines [n p 2 2], how far each pixel is covered by what reaches so far around them.
 
     A line that is NaN is left out.
     """
@@ -186,4 +193,4 @@ def _rendered(shapes: list[tuple[np.ndarray, float]], size: int) -> np.ndarray:
             covered *= ((pixels >= 0) & (pixels < size)).all(axis=2)
             places = (np.clip(pixels, 0, size - 1) * (size, 1)).sum(axis=2)
             np.maximum.at(image, (rows, places), covered)
-    return np.round(255 * image).astype(np.uint8).reshape(count, size, size)
+    return image.reshape(count, size, size)

@@ -57,6 +57,11 @@ def multi_query_recall(cfg):
     return cfg.replace(task=task, model=model, seq_len=task.seq_len, total_steps=3, batch_size=8)
 
 
+def long_range(cfg):
+    task = cfg.task.replace(max_depth=2, min_length=3, max_length=9, train_rows=16, valid_rows=8)
+    return cfg.replace(task=task, seq_len=task.seq_len, total_steps=3, batch_size=8)
+
+
 def window_quality(cfg):
     return cfg.replace(total_steps=2, batch_size=8, seq_len=16, eval_batches=1)
 

@@ -64,7 +64,7 @@ def test_turns_have_the_density_of_a_squared_cosine():
 def test_a_pixel_is_as_bright_as_it_is_covered():
     line = np.array([[[[2.0, 1.0], [2.0, 4.0]]]])
     image = pathfinder._rendered([(line, 0.25), (np.full((1, 1, 2, 2), np.nan), 0.25)], 6)[0]
-    assert image[2].tolist() == [0, 191, 191, 191, 191, 0] and image.sum() == 4 * 191
+    assert image[2].tolist() == [0, 0.75, 0.75, 0.75, 0.75, 0] and image.sum() == 3
 
 
 def test_rows_are_pixels_and_a_function_of_the_seed(monkeypatch):
@@ -75,6 +75,11 @@ def test_rows_are_pixels_and_a_function_of_the_seed(monkeypatch):
         assert np.array_equal(one[split][0], same[split][0]) and one[split][1] == same[split][1]
         assert not np.array_equal(one[split][0], other[split][0])
     assert {row.shape for row in one["train"][0]} == {(SMALL.seq_len,)} == {(361,)}
+
+
+def test_greys_are_as_many_as_asked_for():
+    few, many = (task.draw(np.random.default_rng(0), 64)[0] for task in (SMALL.replace(greys=4), SMALL))
+    assert set(np.unique(few)) == {0, 1, 2, 3} and np.array_equal(few, np.round(many / 85)) and many.max() == 255
 
 
 def test_the_benchmarks_images_are_the_default_and_can_be_drawn():
