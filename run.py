@@ -13,7 +13,7 @@
                                   --plan_search the fastest mesh, batch size and remat that fits
     --mode=export                 writes --export_to=FOLDER for transformers; --verify compares logits with it
 
-JAX's own flags work too (`--jax_debug_nans=True`). Exit status: 0 done or stopped by a signal, 1 failed, 2 bad input.
+--kernels=xla takes no kernel where one would suit the device; the log names what is taken. JAX's own flags work too (`--jax_debug_nans=True`). Exit status: 0 done or stopped by a signal, 1 failed, 2 bad input.
 """
 
 import logging
@@ -33,6 +33,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
+from arch.kernels import implementations
 from arch.train import command_line, experiment
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="file of the config, its argument behind a colon")
@@ -53,6 +54,7 @@ TOPOLOGY = flags.DEFINE_string("topology", "", "chips to plan for: v5e:8x8, v5p:
 PRICE = flags.DEFINE_float("price_per_chip_hour", 0.0, "of a plan's chips, in any currency; 0: none", lower_bound=0.0)
 PLAN_SEARCH = flags.DEFINE_boolean("plan_search", False, "plan the fastest mesh, batch size and remat that fits")
 PLAN_COMPILES = flags.DEFINE_integer("plan_compiles", 3, "of a search: how many that fit to compile", lower_bound=1)
+KERNELS = flags.DEFINE_enum("kernels", "best", ["best", "xla"], "what computes where a kernel suits the device")
 MULTIHOST = flags.DEFINE_boolean("multihost", False, "one of several processes: jax.distributed.initialize() first")
 HELP = flags.DEFINE_boolean("help", False, "print this and stop", short_name="h")
 
@@ -94,6 +96,12 @@ def main(argv):
         jax.config.update("jax_compilation_cache_dir", os.path.join(WORKDIR.value, "compilation_cache"))
     if MULTIHOST.value:
         join()
+    with implementations.without_kernels(KERNELS.value == "xla"):
+        perform(argv, cfg, overrides, points)
+
+
+def perform(argv, cfg, overrides, points):
+    """The mode, of a checked config or sweep."""
     if points:
         run_sweep(argv, overrides, points)
         return

@@ -1,6 +1,7 @@
 """Which of an operation's implementations suits a device: a kernel where it runs and takes the operands, else 'xla'.
 
 Each operation that has several tells which one it takes (`tell`), as it is traced; `told` collects what is told.
+`without_kernels` has all of them take what runs on any device, to see whether a fault is a kernel's.
 """
 
 import contextlib
@@ -14,6 +15,24 @@ KERNELS = {"tpu": is_tpu, "hopper": lambda kind: is_hopper(kind) and compat.avai
 """Whether kernels of this name run on devices of a kind. Whatever has another name runs on any."""
 
 
+_WITHOUT: contextvars.ContextVar[bool] = contextvars.ContextVar("without", default=False)
+
+
+@contextlib.contextmanager
+def without_kernels(really: bool = True) -> Iterator[None]:
+    """Within this, if really, no kernel suits any device: what is traced here takes none that is not named."""
+    before = _WITHOUT.set(really)
+    try:
+        yield
+    finally:
+        _WITHOUT.reset(before)
+
+
+def allowed() -> bool:
+    """Whether kernels may be chosen here."""
+    return not _WITHOUT.get()
+
+
 def suiting(options: Sequence[str], device_kind: str, misfit: Callable[[str], str]) -> str:
     """The first of these that is a kernel of the device and takes the operands; else 'xla'.
 
@@ -22,7 +41,7 @@ def suiting(options: Sequence[str], device_kind: str, misfit: Callable[[str], st
       device_kind: of the devices that will run this, as in `mesh.devices.flat[0].device_kind`: 'cpu', 'NVIDIA H200' ...
       misfit: why a kernel does not take the operands; '' if it does.
     """
-    kernels = (name for name in options if name in KERNELS and KERNELS[name](device_kind))
+    kernels = (name for name in options if allowed() and name in KERNELS and KERNELS[name](device_kind))
     return next((name for name in kernels if not misfit(name)), "xla")
 
 

@@ -8,6 +8,7 @@ a soft cap, on TPUs heads of 64 channels and attention that is not causal. 'xla'
 from collections.abc import Set
 from typing import Literal
 
+from arch.kernels import implementations
 from arch.kernels.block_attention import choice
 from arch.kernels.fused_attention import cudnn, splash
 
@@ -32,6 +33,8 @@ def choose(
       beside: which of 'segments', 'valid', 'slopes', 'bias' (of logits, by anything but a slope), 'soft cap' and
         'sinks' there are.
     """
+    if not implementations.allowed():
+        return "xla"
     for name, module in (("cudnn", cudnn), ("splash", splash)):
         if not module.misfit(device_kind, dtype, channels, causal=causal, window=window, beside=beside):
             return name

@@ -35,7 +35,8 @@ def choose(device_kind: str, dtype, d: int, f: int) -> Implementation:
     if is_tpu(device_kind):
         return "ragged_dot"
     fits = jnp.dtype(dtype) in hopper.DTYPES and d % hopper.MULTIPLE == f % hopper.MULTIPLE == 0
-    return "mosaic" if is_hopper(device_kind) and fits and compat.available() else "blocks"
+    runs = implementations.allowed() and is_hopper(device_kind) and compat.available()
+    return "mosaic" if runs and fits else "blocks"
 
 
 def grouped_matmul(
