@@ -13,6 +13,9 @@ SPLITS = ("train", "valid")
 START = "[CLS]"
 """The symbol 0, with which rows begin that have one for the class to be read from."""
 
+BYTES = (START, *(f"{byte:02x}" for byte in range(256)))
+"""The names of the symbols of `of_bytes`."""
+
 Rows = tuple[Sequence[np.ndarray], Sequence[int]]
 """The symbols of each row, and its class."""
 
@@ -61,6 +64,11 @@ class Task(classification.Config):
     def own_data(self) -> dataset.Tokenized:
         """The rows of both splits."""
         return drawn.classified(drawn.Symbols(self.symbols), self.classes, **self.drawn())
+
+
+def of_bytes(raw: bytes) -> np.ndarray:
+    """The symbols of some bytes behind the start: uint16[1 + len(raw)]."""
+    return np.concatenate([[0], 1 + np.frombuffer(raw, np.uint8).astype(np.uint16)]).astype(np.uint16)
 
 
 def split(rows: Rows, train: int, order: np.random.Generator) -> dict[str, Rows]:

@@ -40,7 +40,7 @@ class Config(_classed_rows.Task):
     length: Annotated[int, config.Range(2)] = 1000
     valid_rows: config.PositiveInt = 1000
 
-    symbols = (_classed_rows.START, *(f"{byte:02x}" for byte in range(256)))
+    symbols = _classed_rows.BYTES
     classes = ("ham", "spam")
 
     @property
@@ -65,7 +65,7 @@ class Config(_classed_rows.Task):
         for body, kind in mails:
             if begin := body[: self.length - 1]:
                 found.setdefault(begin, kind)
-        rows = [np.array([0, *(1 + byte for byte in begin)], np.uint16) for begin in found]
+        rows = [_classed_rows.of_bytes(begin) for begin in found]
         if self.valid_rows >= len(rows):
             raise ValueError(f"valid_rows={self.valid_rows} must be below {len(rows)}, the number of different mails")
         order = np.random.default_rng(self.draw_seed)
