@@ -89,7 +89,7 @@ def classified(
     for name, (drawn, numbers) in splits.items():
         offsets = np.cumsum([0, *map(len, drawn)])
         tokens = np.concatenate(drawn).astype(np.min_scalar_type(symbols.size - 1))
-        labels = np.full(len(tokens), -1, np.int8)
+        labels = np.full(len(tokens), -1, np.min_scalar_type(-len(classes)))
         labels[offsets[:-1]] = numbers
         made[name] = token_files.Split(tokens, offsets, 0, (len(drawn),), {"labels": labels})
         digest.update(offsets.tobytes() + tokens.tobytes() + labels.tobytes())

@@ -58,8 +58,8 @@ class Task(classification.Config):
         if seq_len != self.seq_len:
             raise ValueError(f"seq_len={seq_len} must be {self.seq_len}, the length of the rows of task {self.label!r}")
         if model_cfg.head.looks and self.symbols[0] != START:
-            rule = f"must read the mean of the row with task.name={self.label!r}, which has no token for its class"
-            raise ValueError(f"model.head={model_cfg.head} {rule}")
+            rule = f"with task.name={self.label!r}, whose rows have no token for their class"
+            raise ValueError(f"model.head must be a row_classification of pool='mean' {rule}: {model_cfg.head}")
 
     def own_data(self) -> dataset.Tokenized:
         """The rows of both splits."""

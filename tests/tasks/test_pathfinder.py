@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from arch.tasks import pathfinder
+from arch.train import experiment
 
 WIDE = pathfinder.Config(
     size=64, dashes=4, dash_length=4.0, margin=0.75, clearance=6.0, thickness=0.8, dot_radius=1.3, start_distance=11.0,
@@ -91,3 +92,14 @@ def test_curves_without_room_are_refused(monkeypatch):
     monkeypatch.setattr(pathfinder, "AT_ONCE", 64)
     with pytest.raises(ValueError, match="size=8 must leave room for two curves of dashes=14"):
         pathfinder.Config(size=8).own_data()
+
+
+def test_the_class_is_read_from_the_mean_of_the_pixels():
+    layers = dict(pattern=(dict(sublayers=(dict(name="attention", num_heads=1, head_dim=2, causal=False),)),))
+    model = dict(name="encoder", vocab_size=256, embed_dim=2, layers=layers)
+    fields = dict(task=SMALL, seq_len=SMALL.seq_len, batch_size=8, total_steps=1)
+    head = lambda pool: dict(name="row_classification", pool=pool)
+    of = lambda pool: experiment.from_dict(fields | dict(model=model | dict(head=head(pool)))).model
+    SMALL.must_suit(of("mean"), seq_len=SMALL.seq_len)
+    with pytest.raises(ValueError, match="model.head must be a row_classification of pool='mean' with task"):
+        SMALL.must_suit(of("first"), seq_len=SMALL.seq_len)
