@@ -90,6 +90,7 @@ class Context:
         repeated part of a stack may change its values, not its names.
       deterministic: no dropout, no noise.
       recording: routers tell where they send each token (`arch.train.routes`).
+      passing: what passes the repeated part of a stack in its place (`arch.train.pipelined`); None for the stack.
     """
 
     positions: Int[Array, "b t"]
@@ -107,6 +108,7 @@ class Context:
     shared: dict[str, Any] = dataclasses.field(default_factory=dict)
     deterministic: bool = dataclasses.field(default=True, metadata={"static": True})
     recording: bool = dataclasses.field(default=False, metadata={"static": True})
+    passing: Callable | None = dataclasses.field(default=None, metadata={"static": True})
 
     def fold(self, number: int | Array) -> "Context":
         """The same context with `number` folded into the key."""

@@ -178,14 +178,15 @@ class Stack(nn.Module):
         """The repeated part: one period, scanned over its stacked parameters."""
         cfg = self.cfg
         begin, step = len(cfg.prefix), len(cfg.pattern)
-        if pipelines.stages() > 1 and not self.is_initializing():
+        if (context.passing or pipelines.stages() > 1) and not self.is_initializing():
 
             def staged_period(stacked, number, carry, context):
                 make = lambda j, layer: _stacked_block(layer, cfg.remat, str(j), stacked)
                 return _period(cfg, make, carry, begin + step * number, context)
 
             weights = unbox(self.get_variable("params", cfg.scan_name))
-            carry, aux = staged.scan(staged_period, weights, carry, context, cfg.pipeline)
+            passing = context.passing or partial(staged.scan, cfg=cfg.pipeline)
+            carry, aux = passing(staged_period, weights, carry, dataclasses.replace(context, passing=None))
         else:
             period = nn.scan(
                 Period,

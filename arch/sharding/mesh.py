@@ -125,6 +125,8 @@ def abstract(cfg: Config, num_devices: int) -> AbstractMesh:
 def spec(axes: Sequence[str | None], dims: Sequence[int], mesh) -> PartitionSpec:
     """Where the rules place an array: a dimension that its mesh axes do not divide stays whole.
 
+    Rows that `stage` alone does not divide, as those of a micro-batch may be, are split by the other axes.
+
     Args:
       axes: the logical name of each dimension, None for one that is never split.
       dims: the sizes of the dimensions.
@@ -137,6 +139,8 @@ def spec(axes: Sequence[str | None], dims: Sequence[int], mesh) -> PartitionSpec
         if axis is not None and axis not in RULES:
             raise ValueError(f"axis {axis!r} has no rule; there are {', '.join(RULES)}")
         names = [name for name in RULES.get(axis, ()) if sizes.get(name, 1) > 1 and name not in taken]
+        if axis == "batch" and dim % math.prod(sizes[name] for name in names):
+            names = [name for name in names if name != "stage"]
         if names and dim % math.prod(sizes[name] for name in names) == 0:
             taken.update(names)
             parts.append(tuple(names) if len(names) > 1 else names[0])

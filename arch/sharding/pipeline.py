@@ -19,7 +19,7 @@ reach a loss or a gradient.
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +43,17 @@ class Config(config.Config):
         many as stages.
       rounds: how often a micro-batch passes all stages, each time through other layers. More make the bubble smaller,
         and send as many times as many messages, and the layers to their stages in each step.
+      schedule: of training: 'gpipe' for all forward passes and then all backward ones, or '1f1b' for each backward pass
+        as early as it can be (`arch.sharding.one_forward_one_backward`), which keeps less and computes more again.
     """
 
     micro_batches: config.NonNegativeInt = 0
     rounds: config.PositiveInt = 1
+    schedule: Literal["gpipe", "1f1b"] = "gpipe"
+
+    def check(self):
+        if self.schedule == "1f1b" and self.rounds > 1:
+            raise ValueError(f"rounds={self.rounds} must be 1 with schedule='1f1b'")
 
     def parts(self, num_stages: int) -> int:
         """M."""
@@ -146,7 +153,7 @@ class Stacked:
 
     def take(self) -> Any:
         """The layer's."""
-        return _counting(self.busy, _at(self.leaves, self.place))
+        return _counting(self.busy, at(self.leaves, self.place))
 
 
 def run(layer: Callable, weights: Any, carry: Any, rows: Any, alike: Any, *, cfg: Config) -> tuple[Any, Any]:
@@ -174,21 +181,21 @@ def run(layer: Callable, weights: Any, carry: Any, rows: Any, alike: Any, *, cfg
         everyones, rows = jax.tree.map(lambda leaf: _everyones(leaf, size), (carry, rows))
 
         def compute(busy, r, m, carry):
-            carry, *read = _counting(busy, (carry, _at(rows, m), alike))
+            carry, *read = _counting(busy, (carry, at(rows, m), alike))
             step = lambda carry, which: layer(Stacked(weights, which[0], busy), which[1], m, carry, *read)
             return lax.scan(step, carry, (r * layers.size + layers, (r * size + stage) * layers.size + layers))
 
         def tick(state, k):
             carry, everyones, sums = state
             busy, r, m = turn(k, stage, size, cfg)
-            before = _at(everyones, m)
-            carry, found = compute(busy, r, m, _where((stage == 0) & (r == 0), before, carry))
+            before = at(everyones, m)
+            carry, found = compute(busy, r, m, where((stage == 0) & (r == 0), before, carry))
             put = lambda leaf, new: lax.dynamic_update_index_in_dim(leaf, new, m, 0)
-            everyones = jax.tree.map(put, everyones, _where(busy, carry, before))
+            everyones = jax.tree.map(put, everyones, where(busy, carry, before))
             sums = jax.tree.map(lambda total, new: total.at[r].add(jnp.where(busy, new, 0)), sums, found)
             return (jax.tree.map(lambda leaf: lax.ppermute(leaf, AXIS, ring), carry), everyones, sums), None
 
-        first = _at(everyones, 0)
+        first = at(everyones, 0)
         _, like = jax.eval_shape(compute, jnp.bool(True), jnp.int32(0), jnp.int32(0), first)
         sums = jax.tree.map(lambda leaf: jnp.zeros((rounds, *leaf.shape), leaf.dtype), like)
         (_, everyones, sums), _ = lax.scan(tick, (first, everyones, sums), jnp.arange(cfg.ticks(size)))
@@ -233,7 +240,7 @@ def _own_parts(leaf: Shaped[Array, "l ..."], stage, size: int, rounds: int) -> S
         sent = [(c + s * shift // size) % rounds for s in range(size)]
         part = [rounds * s + place for s, place in enumerate(sent)]
         to = {number % size: number // size for number in part}
-        got = lax.ppermute(_at(held, jnp.array(sent)[stage]), AXIS, [(s, n % size) for s, n in enumerate(part)])
+        got = lax.ppermute(at(held, jnp.array(sent)[stage]), AXIS, [(s, n % size) for s, n in enumerate(part)])
         own = lax.dynamic_update_index_in_dim(own, got, jnp.array([to[s] for s in range(size)])[stage], 0)
     return own.reshape(leaf.shape)
 
@@ -252,9 +259,11 @@ def _when(busy, leaf):
 _when.defvjp(lambda busy, leaf: (leaf, busy), lambda busy, gradient: (None, jnp.where(busy, gradient, 0)))
 
 
-def _at(tree: Any, index) -> Any:
+def at(tree: Any, index) -> Any:
+    """The leaves' entries of this index along their first axis."""
     return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), tree)
 
 
-def _where(condition, one: Any, other: Any) -> Any:
+def where(condition, one: Any, other: Any) -> Any:
+    """Leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)

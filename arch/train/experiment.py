@@ -130,7 +130,7 @@ class Config(config.Config):
 FIXED = ("model", "task", "data", "seed", "batch_size", "seq_len")
 """Fields that a run keeps when it resumes: they decide what its parameters and its data order are."""
 
-FREE = ("dtype", "remat", "dropout", "split", "pipeline", "micro_batches", "rounds")
+FREE = ("dtype", "remat", "dropout", "split", "pipeline", "micro_batches", "rounds", "schedule")
 """Leaves of the model that may change all the same."""
 
 

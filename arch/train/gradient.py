@@ -1,4 +1,4 @@
-"""The gradient of a batch, in micro-batches that follow each other to save memory.
+"""The gradient of a batch, in micro-batches that follow each other to save memory; on stages by their schedule.
 
 They add up exactly: the sums of a task's terms are divided by the whole batch's weights, and the layers' losses are
 means over rows, of which every micro-batch has as many.
@@ -13,7 +13,7 @@ from arch import tree
 from arch.data.task import Batch, Task
 from arch.layers import token_loss
 from arch.tasks import next_token
-from arch.train import loss_scale
+from arch.train import loss_scale, pipelined, stages
 from arch.train.objective import objective, totals
 from arch.typing import Array, Key
 
@@ -38,18 +38,21 @@ def gradient_of(
       loss: of a token.
     """
 
+    def loss_of(trained, given, rows, index, parts, passing=None):
+        buffers, weights, key, scaling = given
+        whole, own = tree.merge(trained, buffers), jax.random.fold_in(key, index)
+        how = dict(task=task, loss=loss, micro_batches=parts, passing=passing)
+        value, log = objective(model, whole, rows, weights, own, **how)
+        return value * scaling.scale if scaling else value, log | {"loss": value}
+
+    plain = jax.value_and_grad(loss_of, has_aux=True)
+
     def gradient(params, batch: Batch, key: Key[Array, ""], scaling=()):
         trained, buffers = tree.partition(params, trainable)
-        weights = totals(task, batch)
-
-        def loss_of(trained, part, index):
-            part_key = jax.random.fold_in(key, index)
-            whole = tree.merge(trained, buffers)
-            how = dict(task=task, loss=loss, micro_batches=micro_batches)
-            value, log = objective(model, whole, part, weights, part_key, **how)
-            return value * scaling.scale if scaling else value, log | {"loss": value}
-
-        (_, log), gradients = _accumulated(jax.value_and_grad(loss_of, has_aux=True), trained, batch, micro_batches)
+        given = buffers, totals(task, batch), key, scaling
+        differentiate = pipelined.value_and_grad(loss_of, model.cfg) if stages.in_turns(model.cfg) else plain
+        of_rows = lambda trained, rows, index: differentiate(trained, given, rows, index, micro_batches)
+        (_, log), gradients = _accumulated(of_rows, trained, batch, micro_batches)
         return loss_scale.unscaled(gradients, scaling) if scaling else gradients, log
 
     return gradient
@@ -76,5 +79,4 @@ def _accumulated(value_and_grad: Callable, trained, batch: Batch, micro_batches:
         return jax.tree.map(jnp.add, sums, value_and_grad(trained, rows, index)), None
 
     ((loss, log), gradients), _ = jax.lax.scan(add, zeros, (jnp.arange(micro_batches), parts))
-    mean = jax.tree.map(lambda x: x / micro_batches, {"losses": log["losses"], "stats": log["stats"]})
-    return (loss, log | mean), gradients
+    return (loss, pipelined.averaged(log, micro_batches)), gradients

@@ -5,7 +5,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 
@@ -31,6 +31,7 @@ def objective(
     loss: token_loss.Config = token_loss.Config(),
     micro_batches: int = 1,
     watched: Int[Array, "n"] | None = None,
+    passing: Callable | None = None,
 ) -> tuple[Array, dict]:
     """The part of the loss that these rows add, and what to log of it.
 
@@ -44,11 +45,12 @@ def objective(
       loss: of a token.
       micro_batches: as many parts as this one make the whole batch.
       watched: as in `Context`.
+      passing: as in `Context`.
 
     Returns:
       The value, and `terms` (each term's `token_loss.Sums`), `losses` (the layers' own) and `stats`.
     """
-    context = dataclasses.replace(context_of(batch, key), watched=watched)
+    context = dataclasses.replace(context_of(batch, key), watched=watched, passing=passing)
     terms, aux = model.apply({"params": params}, batch, context, loss, method=task.terms)
     value = sum(sums.loss / totals[name] for name, sums in terms.items()) + sum(aux.losses.values()) / micro_batches
     return value, {"terms": terms, "losses": aux.losses, "stats": aux.stats}

@@ -1,4 +1,4 @@
-"""What a mesh with stages asks of a run, that layers and rows divide; and how long its stages idle."""
+"""What a mesh with stages asks of a run, that layers and rows divide; its schedule, and how long its stages idle."""
 
 from typing import Any
 
@@ -10,7 +10,10 @@ from arch.train.mixtures import stacks
 
 def must_divide(model_cfg: Any, num_rows: int, mesh: Mesh | AbstractMesh) -> None:
     """Raises ValueError unless the repeated layers of each stack split into stages, and rows into its micro-batches."""
-    for name, layers in stacks(model_cfg).items():
+    every = stacks(model_cfg)
+    for name, layers in every.items():
+        if len(every) > 1 and layers.pipeline.schedule == "1f1b" and pipeline.stages(mesh) > 1:
+            raise ValueError(f"model.{name}.pipeline.schedule='1f1b' must be 'gpipe' in a model of {len(every)} stacks")
         try:
             pipeline.must_divide(layers.pipeline, layers.repeats, num_rows, mesh)
         except ValueError as error:
@@ -29,6 +32,11 @@ def one_each(model_cfg: Any) -> Any:
     return model_cfg.replace(**{name: plain(layers) for name, layers in stacks(model_cfg).items()})
 
 
+def in_turns(model_cfg: Any) -> bool:
+    """Whether stages turn between forward and backward (1F1B), on the mesh that `jax.set_mesh` set."""
+    return pipeline.stages() > 1 and any(each.pipeline.schedule == "1f1b" for each in stacks(model_cfg).values())
+
+
 def bubble(model_cfg: Any, mesh: Mesh | AbstractMesh) -> float:
     """The share of a step's time for which a stage idles: of two stacks the larger share; 0 without stages."""
     return max(layers.pipeline.bubble(pipeline.stages(mesh)) for layers in stacks(model_cfg).values())
@@ -44,6 +52,7 @@ def table(model_cfg: Any, mesh: Mesh | AbstractMesh) -> str:
         how, period = layers.pipeline, len(layers.pattern)
         part = f"{layers.repeats // size // how.rounds * period} layers a part"
         kind = "GPipe" if how.rounds == 1 else f"circular, {how.rounds} rounds"
+        kind = "1F1B" if how.schedule == "1f1b" else kind
         rows.append(f"| {name} | {kind} | {part} | {how.parts(size)} | {how.bubble(size):.1%} |")
     head = [f"| stack | schedule of {size} stages | layers | micro-batches | idle |", "|---|---|---|---|---|"]
     return "\n".join([*head, *rows])

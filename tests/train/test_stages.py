@@ -14,6 +14,7 @@ from arch.families import t5
 from arch.layers.weight import axes, trainable, unbox
 from arch.models import decoder
 from arch.sharding import mesh as meshes
+from arch.sharding import pipeline
 from arch.tasks import next_token, span_corruption
 from arch.train import evaluation, experiment, stages
 from arch.train.describe import describe
@@ -37,17 +38,16 @@ FAMILIES = {
 }
 
 
-def config_of(family, rounds=1, micro_batches=0, remat="full"):
+def config_of(family, remat="full", **how):
     """A model of four periods, behind one layer of another kind; of the pair two stacks."""
-    pipeline = dict(rounds=rounds, micro_batches=micro_batches)
     if family == "pair":
         widths = dict(vocab_size=VOCAB, embed_dim=EMBED, hidden_dim=24, num_heads=4, head_dim=2)
         cfg = t5.compose(num_layers=5, buckets=8, max_distance=11, dropout=0.0, **widths)
-        how = dict(remat=remat, pipeline=config.from_dict(type(cfg.encoder.pipeline), pipeline))
-        return cfg.replace(encoder=cfg.encoder.replace(**how), decoder=cfg.decoder.replace(**how))
+        passed = dict(remat=remat, pipeline=pipeline.Config(**how))
+        return cfg.replace(encoder=cfg.encoder.replace(**passed), decoder=cfg.decoder.replace(**passed))
     pattern = tuple(dict(sublayers=sublayers) for sublayers in FAMILIES[family])
     prefix = (dict(sublayers=(FULL,)),)
-    layers = dict(prefix=prefix, pattern=pattern, repeats=4, remat=remat, pipeline=pipeline)
+    layers = dict(prefix=prefix, pattern=pattern, repeats=4, remat=remat, pipeline=how)
     return config.from_dict(decoder.Config, dict(vocab_size=VOCAB, embed_dim=EMBED, layers=layers))
 
 
@@ -108,7 +108,7 @@ def assert_as_alone(family, sizes, parts=1, **how):
 
 def assert_lean(text, mesh, params):
     """Stages send to the next one, and nobody gathers the weights of all layers, or of all of a stage."""
-    pairs = re.findall(r"\{(\d+),(\d+)\}", "".join(re.findall(r"source_target_pairs=\{(.*?)\}\}", text)))
+    pairs = re.findall(r"\{(\d+),(\d+)\}", "".join(re.findall(r"source_target_pairs=\{(.*?\})\}", text)))
     moves = [np.not_equal(*np.transpose(np.unravel_index(np.array(pair, int), mesh.axis_sizes))) for pair in pairs]
     assert "stage" in [mesh.axis_names[np.argmax(move)] for move in moves if move.sum() == 1]
     found = re.findall(r"= \(?\w+\[([\d,]+)\]\S* all-gather(?:-start)?\(", text)
@@ -135,6 +135,10 @@ def assert_lean(text, mesh, params):
         ("hybrid", dict(stage=2, context=2), dict(rounds=2)),
         ("pair", dict(stage=2, fsdp=2), dict(micro_batches=2)),
         ("pair", dict(data=2, stage=2, tensor=2), dict(rounds=2)),
+        ("mixture", dict(stage=2, fsdp=2, expert=2), dict(schedule="1f1b")),
+        ("hybrid", dict(stage=4), dict(schedule="1f1b", micro_batches=8, remat="none")),
+        ("dense", dict(data=2, stage=2, tensor=2), dict(schedule="1f1b", micro_batches=4, remat="dots")),
+        ("state space", dict(stage=2, context=2), dict(schedule="1f1b")),
     ],
     ids=str,
 )
@@ -145,6 +149,25 @@ def test_loss_and_gradients_are_those_of_one_device(family, sizes, how):
 @pytest.mark.slow
 def test_parts_of_a_step_that_follow_each_other_pass_the_stages_one_by_one():
     assert_as_alone("mixture", dict(stage=2, fsdp=2), parts=2, rounds=2)
+
+
+@pytest.mark.parametrize(("noise", "parts"), [(0.0, 1), pytest.param(0.3, 2, marks=pytest.mark.slow)])
+def test_1f1b_is_as_if_its_micro_batches_followed_each_other(noise, parts):
+    """On one device, with the same noise: rows are dealt out there, and here cut."""
+    pattern = (dict(sublayers=(dict(name="mlp", hidden_dim=6, activation="relu"),), dropout=noise),)
+    fields = dict(vocab_size=11, embed_dim=4, layers=dict(pattern=pattern, repeats=2), dropout=noise, final_norm=False)
+    cfg = config.from_dict(decoder.Config, fields)
+    boxes = jax.eval_shape(cfg.make().init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params, rng, key = random_like(unbox(boxes)), np.random.default_rng(0), jax.random.key(1)
+    ids = rng.integers(11, size=(2, 4, 5), dtype=np.int32)
+    rows = dict(tokens=ids[0], targets=ids[1], weights=rng.random((4, 5)).astype(np.float32))
+    rows["positions"] = np.broadcast_to(np.arange(5, dtype=np.int32), (4, 5))
+    dealt = jax.tree.map(lambda leaf: leaf[np.array([0, 2, 1, 3])], rows)
+    expected = jit(gradient_of(cfg.make(), trainable(boxes), micro_batches=parts))(params, dealt, key)
+    staged = cfg.replace(layers=cfg.layers.replace(pipeline=pipeline.Config(schedule="1f1b"))).make()
+    with jax.set_mesh(meshes.make(meshes.Config(data=1, stage=2), jax.devices()[:2])):
+        found = jit(gradient_of(staged, trainable(boxes)))(params, rows, key)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7), found, expected)
 
 
 def curve(text, workdir, total, **changes):
@@ -183,6 +206,13 @@ def test_layers_and_rows_that_do_not_divide_are_refused(changes, rule):
         stages.must_divide(config_of("dense"), changes.get("rows", 24), mesh)
 
 
+def test_1f1b_of_two_stacks_is_refused():
+    mesh = meshes.abstract(meshes.Config(data=1, stage=2), 2)
+    rule = "model.encoder.pipeline.schedule='1f1b' must be 'gpipe' in a model of 2 stacks"
+    with pytest.raises(ValueError, match=rule):
+        stages.must_divide(config_of("pair", schedule="1f1b"), 8, mesh)
+
+
 def test_samples_of_text_are_refused_on_stages():
     mesh = meshes.abstract(meshes.Config(data=1, stage=2), 2)
     with pytest.raises(ValueError, match="mesh.stage=2 must be 1 with sample_prompt='a': a token passes all layers"):
@@ -193,3 +223,9 @@ def test_the_bubble_is_described():
     fields = tiny.fields("hybrid") | dict(mesh=dict(data=1, stage=2))
     fields["model"] = fields["model"] | dict(layers=tiny.LAYERS["hybrid"] | dict(pipeline=dict(micro_batches=8)))
     assert "| layers | GPipe | 2 layers a part | 8 | 11.1% |" in describe(experiment.from_dict(fields), {})
+
+
+def test_1f1b_idles_as_gpipe_does():
+    mesh = meshes.abstract(meshes.Config(data=1, stage=2), 2)
+    found = stages.table(config_of("hybrid", schedule="1f1b", micro_batches=8), mesh)
+    assert "| layers | 1F1B | 4 layers a part | 8 | 11.1% |" in found
