@@ -2,8 +2,8 @@
 
     memory     weights, optimizer, average: exact, on TPUs as they lie in tiles (`arch.plan.tiles`); gradients,
                activations and gathered weights: of the moment that holds most (`arch.plan.held`)
-    FLOPs      passes * what the model executes forward; 3 passes, 4 where everything is computed again; and what stages
-               execute that idle (`arch.sharding.pipeline`)
+    FLOPs      passes * what the model executes forward; 3 passes, one more where everything is computed again, and one
+               more by 1F1B; and what stages execute that idle (`arch.sharding.pipeline`)
     traffic    weights once a pass, the optimizer's arrays, and what the layers would keep, 2 times a pass
     messages   by axis: weights gathered for the forward and the backward pass and their gradients scattered, in the
                dtype of the arithmetic; gradients summed over `data` in float32; a sublayer's result and its gradient
@@ -18,6 +18,7 @@ import math
 from typing import Any
 
 import jax
+from jax.sharding import AbstractMesh, Mesh
 
 from arch.layers import stack
 from arch.plan import held
@@ -87,7 +88,7 @@ def estimate(run: Run, kind: str = "") -> Estimate:
     size = lambda leaves: sum(held.size_of(leaf, kind) for leaf in jax.tree.leaves(leaves))
     parts = dict(parameters=size(state.params), optimizer=size(state.opt_state), average=size(state.average))
     parts = memory.Memory(**parts, gradients=moment.gradients, activations=moment.activations)
-    rows, again = cfg.batch_size / meshes.batch_shards(mesh), passes(cfg.model)
+    rows, again = cfg.batch_size / meshes.batch_shards(mesh), passes(cfg.model, mesh)
     alone = math.prod(mesh.shape[axis] for axis in ("context", "tensor"))
     touched = rows * held.per_row(memory.without_remat(cfg.model)[1], kind, **lengths) / alone
     busy = 1 - stages.bubble(cfg.model, mesh)
@@ -102,9 +103,10 @@ def estimate(run: Run, kind: str = "") -> Estimate:
     )
 
 
-def passes(model_cfg: Any) -> int:
-    """Forward passes that a step of training costs."""
-    return 4 if any(layers.remat in ("full", "offload") for layers in _stacks(model_cfg)) else 3
+def passes(model_cfg: Any, mesh: Mesh | AbstractMesh) -> int:
+    """Forward passes that a step of training costs: 1F1B goes through each stage once more."""
+    again = any(layers.remat in ("full", "offload") for layers in _stacks(model_cfg))
+    return 3 + again + stages.in_turns(model_cfg, mesh)
 
 
 def _stacks(model_cfg: Any) -> list[stack.Config]:
@@ -116,7 +118,7 @@ def _received(run: Run, weights: list[held.Weight], tokens: float) -> dict[str, 
     """By axis, `fsdp` standing for all that gather weights; `tokens` are those of a device."""
     cfg, sizes, out = run.cfg, run.mesh.shape, {}
     out["fsdp"] = sum(3 * cfg.micro_batches * each.size * (each.ways - 1) / each.ways for each in weights)
-    stream, again = tokens * cfg.model.embed_dim * held.width(run), passes(cfg.model) - 1
+    stream, again = tokens * cfg.model.embed_dim * held.width(run), passes(cfg.model, run.mesh) - 1
     if (n := sizes["data"]) > 1:
         leaves = jax.tree.leaves(run.plan.abstract.params)
         own = sum(4 * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)

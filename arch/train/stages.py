@@ -32,9 +32,9 @@ def one_each(model_cfg: Any) -> Any:
     return model_cfg.replace(**{name: plain(layers) for name, layers in stacks(model_cfg).items()})
 
 
-def in_turns(model_cfg: Any) -> bool:
-    """Whether stages turn between forward and backward (1F1B), on the mesh that `jax.set_mesh` set."""
-    return pipeline.stages() > 1 and any(each.pipeline.schedule == "1f1b" for each in stacks(model_cfg).values())
+def in_turns(model_cfg: Any, mesh: Mesh | AbstractMesh | None = None) -> bool:
+    """Whether stages turn between forward and backward (1F1B), on the mesh of `jax.set_mesh` unless given."""
+    return pipeline.stages(mesh) > 1 and any(each.pipeline.schedule == "1f1b" for each in stacks(model_cfg).values())
 
 
 def bubble(model_cfg: Any, mesh: Mesh | AbstractMesh) -> float:
