@@ -1,5 +1,7 @@
 """Splash, as it is called here, is the dense reference in its interpreter; what it costs is told to whoever counts."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,18 @@ def test_a_model_on_a_tpu_calls_it_and_tells_its_cost(monkeypatch):
     for kind, products in (("fwd", 2), ("dq", 3), ("dkv", 4)):
         assert f"splash_mha_{kind}" in text
         assert f"._{kind}-{2 * CHANNELS * pairs * products}-{pairs}-" in text
+
+
+def test_layers_that_share_a_kernel_each_tell_its_cost(monkeypatch):
+    """The paths of a function that is called several times are not those of its calls."""
+    monkeypatch.setattr(_attend, "device_kind", lambda: "TPU v5p")
+    cfg = attention.Config(num_heads=2, num_kv_heads=1, head_dim=CHANNELS)
+    read = Context(positions=jnp.tile(jnp.arange(LENGTH), (2, 1)))
+    layer = lambda query, key, value: _attend.attend_tokens(cfg, query, key, value, None, None, read)
+    twice = lambda query, *others: layer(layer(query, *others), *others)
+    text = jax.jit(twice).trace(*arrays(jnp.bfloat16)).lower(lowering_platforms=("tpu",)).as_text(debug_info=True)
+    paths = re.findall(r'loc\("([^"]*)/pallas_call"', text)
+    assert len(paths) >= 2 and all("cost._fwd-" in path for path in paths)
 
 
 CALL = """

@@ -72,9 +72,15 @@ def attend(
     if segments is not None:  # without them, what fills a row up is behind all that is real and seen by none of it
         arrays.append(jnp.pad(segments.astype(jnp.int32), ((0, 0), (0, more)), constant_values=NOBODY))
     kernels, run = _splash()[0], _kernel(t + more, size, n, window, soft_cap, interpret)
-    one = lambda query, key, value, *ids: run(query, key, value, kernels.SegmentIds(*ids, *ids) if ids else None)
+    one = lambda query, key, value, *ids: _run(run, query, key, value, kernels.SegmentIds(*ids, *ids) if ids else None)
     with cost.told(_costs(arrays[0], arrays[1], size, window)):
         return jax.vmap(one)(*arrays).swapaxes(1, 2)[:, :t]
+
+
+def _run(kernel, *operands):
+    """The call of a kernel but for its own `jit`: where layers share that, XLA forgets in which scope it was called."""
+    kernels, infos = _splash()[0], (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
+    return kernels._splash_attention.__wrapped__(*infos, *operands, **kernel.kwargs)
 
 
 def _costs(query, key, size: int, window: int) -> dict[str, tuple[int, int, int]]:
