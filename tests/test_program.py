@@ -192,6 +192,12 @@ def test_a_row_that_is_looked_up_counts_as_itself_or_as_its_tile(tiles, rows):
     assert count.total(count.ops(LOOKUP, tiles=tiles))["memory"] == 4 * (16 + 16 * 256 + rows * 16 * 256)
 
 
+@pytest.mark.parametrize("tiles, entries", [(False, 8 * 6), (True, 8 * 128)])
+def test_what_tiles_leave_empty_counts_with_them(tiles, entries):
+    body = "  ROOT %y = f32[8,6]{1,0:T(8,128)} negate(%x)\n  %x = f32[8,6]{1,0:T(8,128)} parameter(1)"
+    assert one(body, result="f32[8,6]", parameters="p: f32[8,6], x: f32[8,6]", tiles=tiles)["memory"] == 2 * 4 * entries
+
+
 SCATTER = """
 %add (x: f32[], y: f32[]) -> f32[] {
   %x = f32[] parameter(0)

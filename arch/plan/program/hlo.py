@@ -51,6 +51,11 @@ class Array:
         """Bytes."""
         return self.entries * _bits(self.dtype) // 8
 
+    @property
+    def held(self) -> int:
+        """Bytes of the tiles that it lies in."""
+        return self.in_tiles(self.dims) * _bits(self.dtype) // 8
+
     def in_tiles(self, sizes: tuple[int, ...]) -> int:
         """Entries of the tiles that a slice of these sizes lies in."""
         steps = dict(zip(self.order, reversed(self.tile)))

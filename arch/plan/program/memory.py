@@ -3,8 +3,9 @@
 Operands and results count whole, but for arrays of which only a part is touched: what is sliced counts as the slice,
 what is updated in place as the update, rows that are looked up as these rows, or as the tiles they lie in if the
 program was read with tiles; also inside a fusion, and what that keeps inside or hands on counts nothing. A kernel has
-what it declares (`pl.CostEstimate`). With tiles the rules are those of XLA's cost analysis but in two places: there a
-copy or slice that begins and ends apart counts in both places, and each part of a collective in several fusions again.
+what it declares (`pl.CostEstimate`). With tiles, what they leave empty counts too, and the rules are those of XLA's cost
+analysis but in two places: there a copy or slice that begins and ends apart counts in both places, and each part of a
+collective in several fusions again.
 """
 
 import math
@@ -38,17 +39,17 @@ def of(
     elif flops.ragged(one):
         some = [array for arrays in (one.results, *read) for array in arrays]
         for array in some:
-            out[array.space] += array.size * (filled if len(array.dims) == 2 else 1)  # [rows d]; weights are [e d d]
+            out[array.space] += array.held * (filled if len(array.dims) == 2 else 1)  # [rows d]; weights are [e d d]
     elif one.opcode == "ragged-all-to-all":
         some = [one.results[0], read[0][0]]
         for array in some:
-            out[array.space] += min(array.size, filled * max(array.size for array in some))
+            out[array.space] += min(array.held, filled * max(array.held for array in some))
     elif one.opcode == "copy-start":
         out += _moved(one.results[:2])
     elif one.opcode in ("slice-start", *SLICES):
         part = one.results[len(read) if one.opcode == "slice-start" else 0]
         out += _moved([part, *(array for arrays in read[1:] for array in arrays)])
-        out[read[0][0].space] += part.size
+        out[read[0][0].space] += part.held
     elif one.opcode == "dynamic-update-slice":
         out += _moved([*read[1], *read[1]])
     elif one.opcode == "gather":
@@ -67,7 +68,7 @@ def of(
 def _moved(arrays) -> Counter:
     out = Counter()
     for array in arrays:
-        out[array.space] += array.size
+        out[array.space] += array.held
     return out
 
 
@@ -93,7 +94,7 @@ def _scattered(computation, one) -> list[int]:
 
 def _read(program, inner, name, counted) -> tuple[int, int]:
     """Bytes of a value that are read inside a fusion: (at most all of it, tiles for each row looked up)."""
-    whole = sum(array.size for array in inner[name].results)
+    whole = sum(array.held for array in inner[name].results)
     uses = [_used(program, inner, name, user, whole, counted) for user in inner.users[name]]
     return min(whole, sum(plain for plain, _ in uses)), sum(tiles for _, tiles in uses)
 
@@ -110,7 +111,7 @@ def _used(program, inner, name, user, whole, counted) -> tuple[int, int]:
     if user.opcode == "gather" and first:
         return 0, _gathered(inner, user)
     if user.opcode in SLICES and first:
-        return user.results[0].size, 0
+        return user.results[0].held, 0
     if user.opcode == "bitcast":
         return _read(program, inner, user.name, counted)
     if user.opcode == "fusion":
@@ -139,18 +140,18 @@ def _written(program, inner, one, counted) -> list[int]:
         made = {part for part, name in zip(nested.parameters, one.operands, strict=True) if not _given(inner, name)}
         into = nested.root.operands[0] if nested.root.opcode == "scatter" else ""
         if into in made:  # no rows are read, all are written
-            return [array.size for array in one.results]
+            return [array.held for array in one.results]
         return _written(program, nested, nested.root, counted)
     if one.opcode == "dynamic-update-slice":
-        return [inner[one.operands[1]].results[0].size]
+        return [inner[one.operands[1]].results[0].held]
     if one.opcode == "scatter" and _given(inner, one.operands[0]):
         return _scattered(inner, one)
     if one.attribute("custom_call_target") in flops.HAND_ON:
         made = [inner[name] for name in one.operands if name not in counted and inner[name].opcode in collectives.KINDS]
         shapes = [(array.dtype, array.dims) for message in made for array in message.results]
-        return [array.size if (array.dtype, array.dims) in shapes else 0 for array in one.results]
+        return [array.held if (array.dtype, array.dims) in shapes else 0 for array in one.results]
     handed_on = one.opcode == "parameter" or one.name in counted
-    return [0 if handed_on else array.size for array in one.results]
+    return [0 if handed_on else array.held for array in one.results]
 
 
 def _given(inner, name) -> bool:
