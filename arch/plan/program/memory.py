@@ -3,9 +3,9 @@
 Operands and results count whole, but for arrays of which only a part is touched: what is sliced counts as the slice,
 what is updated in place as the update, rows that are looked up as these rows, or as the tiles they lie in if the
 program was read with tiles; also inside a fusion, and what that keeps inside or hands on counts nothing. A kernel has
-what it declares (`pl.CostEstimate`). With tiles, what they leave empty counts too, and the rules are those of XLA's cost
-analysis but in two places: there a copy or slice that begins and ends apart counts in both places, and each part of a
-collective in several fusions again.
+what it declares (`pl.CostEstimate`). With tiles, what they leave empty counts too, and the rules are those of XLA's
+cost analysis but in two places: there a copy or slice that begins and ends apart counts in both places, and each part
+of a collective in several fusions again.
 """
 
 import math
