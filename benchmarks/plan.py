@@ -85,6 +85,20 @@ def described(text: str, sizes: dict[str, int]):
     return meshes.make(meshes.Config(**{"data": 1} | sizes), topology.devices(topology.parse(text)))
 
 
+def table(rows: dict[str, dict]) -> str:
+    """What is kept of each command, a line each, for docs/planning.md."""
+    told = "parameters", "peak GiB, of", "temporaries MiB", "tokens/s", "MFU", "compiled in"
+    lines = [f"| {' | '.join(['`python -m benchmarks.plan`', *told])} |", "|---" * (1 + len(told)) + "|"]
+    for command, row in rows.items():
+        arguments, sizes = command.removeprefix("python -m benchmarks.plan "), row["train"]["memory"]
+        lines.append(
+            f"| `{arguments}` | {row['parameters']['total'] / 1e9:,.1f} B "
+            f"| {sizes['peak'] / 2**30:.2f}, {row['capacity'] / 2**30:.2f} | {sizes['temporaries'] / 2**20:,.0f} "
+            f"| {row['tokens_per_second']:,.0f} | {100 * row['mfu_bound']:.1f} % | {row['train']['compile_cpu_s']} s |"
+        )
+    return "\n".join(lines)
+
+
 def main(name: str, text: str, *options: str) -> None:
     """Plans, and adds the row to benchmarks/results/plan.json."""
     given = dict(pair.split("=") for pair in options)

@@ -19,8 +19,8 @@ BEYOND = {
     "gpt_neox.pythia_410m v5e:2x4 none rows=1 length=2048 fsdp=4 tensor=2": 0.73,
     "performer.performer_trembl_causal v5e:2x2 full rows=1 length=8192 fsdp=4": 0.74,
 }
-"""Steps whose temporaries the closed form misses by more, and the ratio: kernels keep arrays of 64 or 65 channels, which
-libtpu lays along 128 lanes."""
+"""Steps whose temporaries the closed form misses by more, and the ratio: kernels keep arrays of 64 or 65 channels,
+which libtpu lays along 128 lanes."""
 
 
 def test_at_least_thirty_configs_were_held_out_of_which_as_many_steps_are_within_a_quarter():
