@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-ROWS = json.loads((pathlib.Path(__file__).parents[1] / "benchmarks/results/pipeline_memory-cpu.json").read_text())["rows"]
+RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks/results"
+ROWS = json.loads((RESULTS / "pipeline_memory-cpu.json").read_text())["rows"]
 
 
 def temporaries(schedule, remat):

@@ -39,12 +39,13 @@ class Cut(NamedTuple):
     carry: tuple[Any, dict]
     context: Context
 
-    def through(self, first) -> tuple[tuple[Any, dict], Aux]:
-        """The carry behind the layers, the first of which has this number, and [repeats ...] of their own."""
+    def through(self, first) -> tuple[tuple[Any, dict], tuple[dict, dict]]:
+        """The carry behind the layers, the first of which has this number, and their [repeats ...] (losses, stats)."""
 
         def step(carry, place):
             weights = pipeline.Stacked(self.weights, place, jnp.bool_(True))
-            return self.period(weights, first + place, carry, self.context)
+            carry, aux = self.period(weights, first + place, carry, self.context)
+            return carry, (aux.losses, aux.stats)
 
         return lax.scan(step, self.carry, jnp.arange(jax.tree.leaves(self.weights)[0].shape[0]))
 
@@ -55,13 +56,13 @@ class Passed(NamedTuple):
     carry: (x, shared).
     rows: the leaves of the context that the layers read.
     key: the data of the context's, if it has one.
-    aux: [repeats ...] of the layers, zeros for those that come.
+    sums: [repeats ...] (losses, stats) of the layers, zeros for those that come.
     """
 
     carry: tuple[Any, dict]
     rows: list
     key: Any
-    aux: Aux
+    sums: tuple[dict, dict]
 
 
 def value_and_grad(loss_of: Callable, model_cfg: Any) -> Callable:
@@ -97,8 +98,8 @@ def value_and_grad(loss_of: Callable, model_cfg: Any) -> Callable:
 
         def enter(rest, m) -> Passed:
             here = cut(rest, m)
-            _, aux = jax.eval_shape(here.through, 0)
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), aux)
+            _, like = jax.eval_shape(here.through, 0)
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
             key = here.context.key
             return Passed(here.carry, _rows(here.context)[0], None if key is None else jax.random.key_data(key), zeros)
 
@@ -112,10 +113,10 @@ def value_and_grad(loss_of: Callable, model_cfg: Any) -> Callable:
             first = stage * jax.tree.leaves(weights)[0].shape[0]
             carry, own = Cut(period, weights, passed.carry, context).through(first)
             put = lambda leaf, new: lax.dynamic_update_slice_in_dim(leaf, new, first, 0)
-            return passed._replace(carry=carry, aux=jax.tree.map(put, passed.aux, own))
+            return passed._replace(carry=carry, sums=jax.tree.map(put, passed.sums, own))
 
         def leave(rest, m, passed: Passed):
-            return loss(rest, m, lambda *_: (passed.carry, passed.aux))
+            return loss(rest, m, lambda *_: (passed.carry, Aux(*passed.sums)))
 
         (value, log), gradients = one_forward_one_backward.value_and_grad(
             *(enter, through, leave, layers, fixed, rest),
