@@ -1,86 +1,110 @@
 """The count that is read from a compiled step, beside XLA's own, beside that of scanned layers, beside the closed form.
 
-python -m benchmarks.roofline_check 2 3 4
+python -m benchmarks.roofline_check dense 4 [scan] [closed_form]
 
-A small Mixtral on a described v5e:2x4. XLA's count is true of operations that stand one behind the other and run once,
-so for `xla` so many layers are compiled without a scan, and without what XLA's count takes several times: prefetches
-to VMEM (counted where they begin and where they end) and collectives in parts beside other work (each part counts
-whole). Rows that are looked up count there as the tiles they lie in, as XLA does it. `scan` is of the programs as they
-are, four layers scanned over the same four in a row. `closed_form` is `benchmarks/roofline.py` over the difference that
-one layer makes. XLA tells no received bytes. Needs libtpu, no TPU.
+A small model of one of `FAMILIES`, of so many periods, on a described v5e:2x4. XLA's count is true of operations that
+stand one behind the other and run once, so the periods are compiled without a scan, and without what XLA's count takes
+several times: prefetches to VMEM (counted where they begin and where they end) and collectives in parts beside other
+work (each part counts whole). What is a loop nevertheless, products in parts, counts once on both sides. Arrays count
+as the tiles they lie in, as XLA does it, and rows that are looked up too. Kernels that declare no cost, which
+`arch/kernels/cost.py` tells, are no FLOPs to XLA, and left out of ours here. `scan` is the count of the same periods
+scanned over that of them in a row. `closed_form`, of the family moe, is `benchmarks/roofline.py` over the difference
+that the last layer makes. XLA tells no received bytes. Needs libtpu, no TPU.
 """
 
-import json
 import sys
 
-from arch.families import mixtral
-from arch.models import decoder
+from arch.families import bigbird, jamba, llama, mamba2_lm, mixtral, transformer
+from arch.models import encoder_decoder
 from arch.plan import loads
 from arch.plan.program import count
 from benchmarks import measure, roofline
 from benchmarks import plan as planning
 
-TOPOLOGY, SIZES, LENGTH = "v5e:2x4", dict(data=1, fsdp=2, expert=4), 256
-MODEL = dict(embed_dim=1024, num_layers=1, num_heads=8, num_kv_heads=2, hidden_dim=3584, vocab_size=4096)
+TOPOLOGY, WHOLE, WITH_EXPERTS, LENGTH = "v5e:2x4", dict(data=1, fsdp=8), dict(data=1, fsdp=2, expert=4), 256
+WIDTHS = dict(embed_dim=512, vocab_size=2048)
+DENSE = WIDTHS | dict(num_layers=1, num_heads=4, hidden_dim=1792)
+GROUPED = DENSE | dict(num_kv_heads=2)
+PERIOD = dict(num_layers=2, attention_period=2, attention_offset=1, expert_period=2, expert_offset=1, num_experts=8)
+WIDE = dict(embed_dim=1024, vocab_size=4096, num_layers=1, num_heads=8, num_kv_heads=2, hidden_dim=3584)
+FAMILIES = {
+    "dense": (llama.compose(**GROUPED), WHOLE, LENGTH),
+    "moe": (mixtral.compose(**WIDE), WITH_EXPERTS, LENGTH),
+    "sparse": (bigbird.compose(**DENSE), WHOLE, 4 * LENGTH),
+    "ssm": (mamba2_lm.compose(**WIDTHS, num_layers=1), WHOLE, LENGTH),
+    "hybrid": (jamba.compose(**GROUPED | PERIOD), WITH_EXPERTS, LENGTH),
+    "encoder_decoder": (transformer.compose(**DENSE), WHOLE, LENGTH),
+}
+"""(model of one period, mesh, tokens of a row)."""
 ONCE = {"xla_tpu_enable_async_collective_fusion": False, "xla_vf_vmem_memory_space_assignment": False}
+TOLD = ("products", "elementwise", "memory", "received")
 
 
-def small(*, pattern: int = 1, repeats: int = 1) -> decoder.Config:
-    """A Mixtral of so many layers in a row, scanned over so often."""
-    cfg = mixtral.compose(**MODEL)
-    layers = cfg.layers.replace(pattern=cfg.layers.pattern * pattern, repeats=repeats, remat="full")
-    return cfg.replace(dtype="bfloat16", layers=layers)
+def small(family: str, *, in_a_row: int = 1, repeats: int = 1):
+    """A model of so many periods in a row, scanned over so often."""
+    cfg, _, _ = FAMILIES[family]
+    fields = ("encoder", "decoder") if isinstance(cfg, encoder_decoder.Config) else ("layers",)
+
+    def grown(layers):
+        return layers.replace(pattern=layers.pattern * in_a_row, repeats=repeats, remat="full")
+
+    return cfg.replace(dtype="bfloat16", **{field: grown(getattr(cfg, field)) for field in fields})
 
 
-def compiled(cfg: decoder.Config, **options):
+def compiled(family: str, cfg):
     """(its step on the described chips, how many parameters it has)."""
-    program, parameters = planning.lowered(cfg, planning.described(TOPOLOGY, SIZES), length=LENGTH)
-    return program.compile(compiler_options=options), parameters
+    _, sizes, length = FAMILIES[family]
+    program, parameters = planning.lowered(cfg, planning.described(TOPOLOGY, sizes), length=length)
+    return program.compile(compiler_options=ONCE), parameters
 
 
-def beside_xla(layers: int) -> dict:
-    """Our sums over XLA's."""
-    program, _ = compiled(small(pattern=layers), **ONCE)
-    cost, own = program.cost_analysis(), count.total(count.ops(program.as_text(), tiles=True))
-    xla = dict(flops=cost["flops"] + cost["transcendentals"], memory=cost["bytes accessed"])
-    ours = dict(flops=own["products"] + own["elementwise"], memory=own["memory"])
-    return dict(layers=layers, xla=xla, ours=ours, ratio=ratios(ours, xla))
+def beside_xla(program) -> dict:
+    """Our sums over XLA's, of all places of buffers and one trip of loops; FLOPs without what XLA takes for nothing."""
+    cost, ops = program.cost_analysis(), count.ops(program.as_text(), tiles=True)
+    xla = dict(flops=cost["flops"] + cost.get("transcendentals", 0.0), memory=cost["bytes accessed"])
+    known = [op for op in ops if not (op.kind == "custom-call" and "cost." in op.path)]
+    flops = sum((op.products + op.elementwise) / op.trips for op in known if op.trips)
+    ours = dict(flops=flops, memory=sum(op.memory / op.trips for op in ops if op.trips))
+    return dict(xla=xla, ours=ours, ratio=ratios(ours, xla))
 
 
 def ratios(some: dict[str, float], others: dict[str, float]) -> dict[str, float]:
     """Of each number that both have."""
-    return {name: round(some[name] / others[name], 4) for name in some if name in others}
+    return {name: round(some[name] / others[name], 4) for name in some if others.get(name)}
 
 
-def sums(cfg: decoder.Config) -> tuple[dict, int]:
-    """(those of the program as it is, by the rows that are there, parameters)."""
-    program, parameters = compiled(cfg)
-    own = count.total(count.ops(program.as_text(), filled=loads.even_load(cfg, SIZES["expert"])[0]))
-    return {name: own[name] for name in ("products", "elementwise", "memory", "received")}, parameters
+def sums(family: str, program) -> dict:
+    """Those of a program by the rows that are there."""
+    cfg, sizes, _ = FAMILIES[family]
+    own = count.total(count.ops(program.as_text(), filled=loads.even_load(cfg, sizes.get("expert", 1))[0]))
+    return {name: own[name] for name in TOLD}
 
 
 def closed_form(parameters: int) -> dict:
-    """The estimate of a layer with so many."""
-    place = roofline.Place(1, LENGTH, SIZES["fsdp"], SIZES["expert"])
-    ops = roofline.of_layer(small().layers.pattern[0], MODEL["embed_dim"], place)
+    """The estimate of a layer of the mixture with so many."""
+    cfg, sizes, length = FAMILIES["moe"]
+    place = roofline.Place(1, length, sizes["fsdp"], sizes["expert"])
+    ops = roofline.of_layer(cfg.layers.pattern[0], cfg.embed_dim, place)
     ops += [roofline.update(parameters, place)]
     fields = dict(products="flops", memory="memory", received="received")
     return {name: sum(getattr(op, field) for op in ops) for name, field in fields.items()}
 
 
-def main(*layers: str) -> None:
-    """Compiles, compares, and writes benchmarks/results/roofline_check.json."""
-    (three, before), (four, after) = sums(small(pattern=3)), sums(small(pattern=4))
-    scanned, _ = sums(small(repeats=4))
-    layer, closed = {name: four[name] - three[name] for name in four}, closed_form(after - before)
-    command = " ".join(["python -m benchmarks.roofline_check", *layers])
-    out = dict(command=command, date=measure.today(), topology=TOPOLOGY, mesh=SIZES)
-    out |= dict(length=LENGTH, model=MODEL) | measure.compilers()
-    out |= dict(scan=dict(scanned=scanned, in_a_row=four, ratio=ratios(scanned, four)))
-    out |= dict(closed_form=dict(program=layer, closed=closed, ratio=ratios(closed, layer)))
-    out |= dict(xla=[beside_xla(int(number)) for number in layers])
-    (measure.RESULTS / "roofline_check.json").write_text(json.dumps(out, indent=2) + "\n")
-    print(json.dumps(out, indent=2))
+def main(family: str, periods: str, *also: str) -> None:
+    """Compiles, compares, and adds the row to benchmarks/results/roofline_check.json."""
+    _, sizes, length = FAMILIES[family]
+    number = int(periods)
+    in_a_row, parameters = compiled(family, small(family, in_a_row=number))
+    row = dict(topology=TOPOLOGY, mesh=sizes, length=length) | beside_xla(in_a_row)
+    if "scan" in also:
+        scanned, last = sums(family, compiled(family, small(family, repeats=number))[0]), sums(family, in_a_row)
+        row |= dict(scan=dict(scanned=scanned, in_a_row=last, ratio=ratios(scanned, last)))
+    if "closed_form" in also:
+        fewer, before = compiled(family, small(family, in_a_row=number - 1))
+        last, fewer = sums(family, in_a_row), sums(family, fewer)
+        layer, closed = {name: last[name] - fewer[name] for name in TOLD}, closed_form(parameters - before)
+        row |= dict(closed_form=dict(program=layer, closed=closed, ratio=ratios(closed, layer)))
+    measure.add("roofline_check", (family, periods, *also), row)
 
 
 if __name__ == "__main__":

@@ -192,6 +192,11 @@ def test_a_row_that_is_looked_up_counts_as_itself_or_as_its_tile(tiles, rows):
     assert count.total(count.ops(LOOKUP, tiles=tiles))["memory"] == 4 * (16 + 16 * 256 + rows * 16 * 256)
 
 
+def test_rows_that_are_looked_up_count_in_the_dtype_that_they_become():
+    text = LOOKUP.replace("ROOT %g = f32", "ROOT %g = bf16")
+    assert count.total(count.ops(text, tiles=True))["memory"] == 4 * 16 + 2 * (16 * 256 + 8 * 16 * 256)
+
+
 @pytest.mark.parametrize("tiles, entries", [(False, 8 * 6), (True, 8 * 128)])
 def test_what_tiles_leave_empty_counts_with_them(tiles, entries):
     body = "  ROOT %y = f32[8,6]{1,0:T(8,128)} negate(%x)\n  %x = f32[8,6]{1,0:T(8,128)} parameter(1)"

@@ -12,12 +12,14 @@ from arch.layers.flops import Row, UnknownFlops
 from arch.plan import loads
 from arch.plan import roofline as of_program
 from arch.plan.program.count import Op
-from benchmarks import roofline
+from benchmarks import roofline, roofline_check
 
 RESULTS = pathlib.Path(roofline.__file__).parent / "results"
 SMALL = dict(vocab_size=11, embed_dim=24, num_layers=3, num_heads=3, hidden_dim=7)
 PLACE = roofline.Place(rows=2, length=160, fsdp=2, expert=4)
-CHECK = json.loads((RESULTS / "roofline_check.json").read_text())
+COUNTED = json.loads((RESULTS / "roofline_check.json").read_text())
+CHECK = {tuple(command.split()[3:]): row for command, row in COUNTED.items()}
+LAYERS = CHECK["moe", "4", "scan", "closed_form"]
 KEPT = json.loads((RESULTS / "roofline.json").read_text())
 COMPILED = json.loads((RESULTS / "least_time.json").read_text())
 
@@ -100,23 +102,30 @@ def test_an_even_load_takes_so_many_rounds(factor, load):
     assert loads.even_load(cfg.replace(layers=layers), 4) == load
 
 
-@pytest.mark.parametrize("row", CHECK["xla"], ids=lambda row: str(row["layers"]))
-def test_the_count_of_layers_in_a_row_is_xla_s_within_a_tenth(row):
-    for name, value in row["ours"].items():
-        assert value == pytest.approx(row["xla"][name], rel=0.1), name
+def test_programs_of_each_family_are_counted():
+    assert {family for family, *_ in CHECK} == set(roofline_check.FAMILIES)
+    for family in ("dense", "moe"):
+        assert {periods for name, periods, *_ in CHECK if name == family} == {"2", "3", "4"}
+
+
+@pytest.mark.parametrize("command", CHECK, ids=" ".join)
+def test_the_count_of_layers_in_a_row_is_xla_s_within_a_tenth(command):
+    for name, value in CHECK[command]["ours"].items():
+        assert value == pytest.approx(CHECK[command]["xla"][name], rel=0.1), name
 
 
 @pytest.mark.parametrize("name", ["products", "elementwise", "memory", "received"])
 def test_the_count_of_a_scan_is_that_of_its_layers_in_a_row_within_a_tenth(name):
-    assert CHECK["scan"]["scanned"][name] == pytest.approx(CHECK["scan"]["in_a_row"][name], rel=0.1)
+    assert LAYERS["scan"]["scanned"][name] == pytest.approx(LAYERS["scan"]["in_a_row"][name], rel=0.1)
 
 
 def test_the_closed_form_has_the_products_of_a_layer_of_the_program():
-    assert CHECK["closed_form"]["closed"]["products"] == pytest.approx(CHECK["closed_form"]["program"]["products"])
+    closed, program = LAYERS["closed_form"]["closed"], LAYERS["closed_form"]["program"]
+    assert closed["products"] == pytest.approx(program["products"])
 
 
 def test_the_closed_form_receives_what_a_layer_of_the_program_does_within_a_tenth():
-    closed, program = CHECK["closed_form"]["closed"], CHECK["closed_form"]["program"]
+    closed, program = LAYERS["closed_form"]["closed"], LAYERS["closed_form"]["program"]
     assert closed["received"] == pytest.approx(program["received"], rel=0.1)
 
 

@@ -8,6 +8,7 @@ cost analysis but in two places: there a copy or slice that begins and ends apar
 of a collective in several fusions again.
 """
 
+import dataclasses
 import math
 from collections import Counter
 
@@ -78,8 +79,9 @@ def _looked_up(array, sizes, places) -> int:
 
 
 def _gathered(computation, one) -> int:
-    """Bytes that a gather reads of the array in which it looks up."""
-    return _looked_up(computation[one.operands[0]].results[0], one.dims("slice_sizes"), one.results[0])
+    """Bytes that a gather reads of the array in which it looks up, in the dtype of what it gives."""
+    (result,), (array,) = one.results, computation[one.operands[0]].results
+    return _looked_up(dataclasses.replace(array, dtype=result.dtype), one.dims("slice_sizes"), result)
 
 
 def _scattered(computation, one) -> list[int]:
