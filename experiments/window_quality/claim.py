@@ -84,9 +84,9 @@ the row, and after each fifth of the run.""",
     remarks={
         "small": """The widest two are nearer to each other than the seeds of either, so that this run does not tell
 which of them is better. At the first evaluation all of the row is the worst to look at, and at the end it is not: with
-more to leave out a model begins more slowly. That may be what reversed the order in an earlier run of a tenth of the bytes,
-400 steps of 4 rows of 256. What is expected here, and how long it runs, was written down before this one ran. The
-machine was busy, so that the times say little; run with
+more to leave out a model begins more slowly. That may be what reversed the order in an earlier run of a tenth of the
+bytes, 400 steps of 4 rows of 256. What is expected here, and how long it runs, was written down before this one ran.
+The machine was busy, so that the times say little; run with
 `XLA_FLAGS="--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"`, which compile faster."""
     },
 )
