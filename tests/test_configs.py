@@ -24,7 +24,7 @@ EDGES = {file.stem: file for file in [*FILES, ROOT / "tests" / "tiny_config.py"]
 
 APART = re.compile(
     r"^resume$|^upcycle|^replay$|\.group$|tokenizer\.\w+$|\.mixture$|_(steps|tokens|examples|epochs|percent)$"
-    r"|^data\.(kind|pair_field)$|^profile\.steps$|^optimizer\.moments$|\.(matmul|chunk_tokens|round_factor)$"
+    r"|^data\.(kind|pair_field)$|^profile\.steps$|^optimizer\.moments$|\.(matmul|chunk_tokens|round_factor|schedule)$"
 )
 """Leaves whose rules want other leaves changed with them, or left alone."""
 
