@@ -112,10 +112,10 @@ written down after a first run of these points, and before this one."""
     remarks={
         "small": """The losses and the bias, which are told of loads, even out both layers, the variance just short of
 what is asked of it here. The z-loss, jitter and dropping experts are not told of loads, and end hardly better than no
-remedy in the layer that is worse. A capacity drops what it does not balance. Evenness is not free in so short a run, but for
-the bias, which adds nothing to the loss. A first run, of an earlier commit and the same seed, had a larger crowd
-without a remedy, so that the variance halved it: with one seed the margins are chance. The machine was busy, so that
-the times say little; run with
+remedy in the layer that is worse. A capacity drops what it does not balance. Evenness is not free in so short a run,
+but for the bias, which adds nothing to the loss. A first run, of an earlier commit and the same seed, had a larger
+crowd without a remedy, so that the variance halved it: with one seed the margins are chance. The machine was busy, so
+that the times say little; run with
 `XLA_FLAGS="--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"`, which compile faster."""
     },
 )
