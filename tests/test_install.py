@@ -108,7 +108,7 @@ def test_annotated_shapes_are_checked():
 
 
 def test_every_import_is_declared():
-    distributions = {"absl": "absl-py", "orbax": "orbax-checkpoint", "jla": "jax-linear-attention"}
+    distributions = {"absl": "absl-py", "orbax": "orbax-checkpoint", "jla": "jax-linear-attention", "PIL": "pillow"}
     extras = "\n".join(setup_cfg()["options.extras_require"].values())
     optional = [Requirement(line) for line in extras.splitlines() if line]
     declared = {canonicalize_name(requirement.name) for requirement in [*direct_requirements(), *optional]}

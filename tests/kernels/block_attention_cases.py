@@ -166,8 +166,8 @@ def must_meet(pairs, *, dtypes: Sequence[str], kv_heads: Sequence[int], block: i
     """Asserts that each two of pattern, dtype, key-value heads, and whole or odd length meet in (patterns, case)."""
     values = {"pattern": PATTERNS, "dtype": dtypes, "kv_heads": kv_heads, "odd": (False, True)}
     met = set()
-    for patterns, case in pairs:
-        for pattern in patterns:
+    for names, case in pairs:
+        for pattern in names:
             had = {"pattern": pattern, "dtype": case.dtype, "kv_heads": case.kv_heads, "odd": case.length % block > 0}
             met |= set(itertools.combinations(had.items(), 2))
     for one, other in itertools.combinations(values, 2):
