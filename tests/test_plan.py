@@ -30,6 +30,7 @@ LISTED = (
     "mixtral.mixtral_8x7b v5e:8x8 fsdp=8 expert=8",
     "mamba2_lm.mamba2_2_7b v5e:4x4 fsdp=16 length=8192",
     "gpt.gpt3_175b v5p:8x8x8 fsdp=64 tensor=8 length=2048",
+    "jamba.jamba_v0_1 v5p:2x4x4 fsdp=2 expert=16",
 )
 PAGE = (RESULTS.parents[2] / "docs" / "planning.md").read_text(encoding="utf-8")
 

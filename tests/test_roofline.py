@@ -104,7 +104,7 @@ def test_an_even_load_takes_so_many_rounds(factor, load):
 
 def test_programs_of_each_family_are_counted():
     assert {family for family, *_ in CHECK} == set(roofline_check.FAMILIES)
-    for family in ("dense", "moe"):
+    for family in roofline_check.FAMILIES:
         assert {periods for name, periods, *_ in CHECK if name == family} == {"2", "3", "4"}
 
 
@@ -114,14 +114,18 @@ def test_the_count_of_layers_in_a_row_is_xla_s_within_a_tenth(command):
         assert value == pytest.approx(CHECK[command]["xla"][name], rel=0.1), name
 
 
-@pytest.mark.parametrize("name", ["products", "elementwise", "memory", "received"])
+@pytest.mark.parametrize("name", ["products", "elementwise", "received"])
 def test_the_count_of_a_scan_is_that_of_its_layers_in_a_row_within_a_tenth(name):
     assert LAYERS["scan"]["scanned"][name] == pytest.approx(LAYERS["scan"]["in_a_row"][name], rel=0.1)
 
 
-def test_the_closed_form_has_the_products_of_a_layer_of_the_program():
+def test_a_scan_moves_up_to_a_fifth_more_bytes_than_its_layers_in_a_row():
+    assert 1 <= LAYERS["scan"]["scanned"]["memory"] / LAYERS["scan"]["in_a_row"]["memory"] < 1.2
+
+
+def test_the_closed_form_has_the_products_of_a_layer_of_the_program_whose_kernel_has_whole_blocks():
     closed, program = LAYERS["closed_form"]["closed"], LAYERS["closed_form"]["program"]
-    assert closed["products"] == pytest.approx(program["products"])
+    assert 0.98 * program["products"] < closed["products"] <= program["products"]
 
 
 def test_the_closed_form_receives_what_a_layer_of_the_program_does_within_a_tenth():
