@@ -31,6 +31,7 @@ LISTED = (
     "mamba2_lm.mamba2_2_7b v5e:4x4 fsdp=16 length=8192",
     "gpt.gpt3_175b v5p:8x8x8 fsdp=64 tensor=8 length=2048",
     "jamba.jamba_v0_1 v5p:2x4x4 fsdp=2 expert=16",
+    "bigbird.bigbird_base v5e:2x4 fsdp=8 length=32768",
 )
 PAGE = (RESULTS.parents[2] / "docs" / "planning.md").read_text(encoding="utf-8")
 
