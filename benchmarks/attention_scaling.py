@@ -23,7 +23,7 @@ import numpy as np
 
 from arch.ops.attention import attend
 from arch.ops.chunked_attention import chunked_attend
-from arch.ops.patterns import block_map
+from arch.ops.patterns import Pattern, block_map
 from arch.ops.sparse_attention import sparse_attend
 from arch.patterns import bigbird, longformer
 from arch.train import huge_pages
@@ -43,29 +43,27 @@ HEADS, BASE_HEADS = 4, 12
 FITTED, ROUNDS = 8192, 5
 
 
-def function(form: str, length: int):
-    """Of query, key, value [1 t n h]."""
-    if form in PATTERNS:
-        pattern, block = PATTERNS[form]
-        map_ = block_map(pattern, length, length, block=block)
-        return lambda *arrays: sparse_attend(*arrays, map_)[0]
-    return {"dense": functools.partial(chunked_attend, causal=False), "reference": attend}[form]
-
-
-def share(form: str, length: int) -> dict:
-    """The share of all pairs that see each other, and of those in blocks that are not empty."""
-    if form not in PATTERNS:
-        return {}
-    map_ = block_map(PATTERNS[form][0], length, length, block=PATTERNS[form][1])
+def over_blocks(pattern: Pattern, block: tuple[int, int], length: int, heads: int) -> Compiled:
+    """Attention over a pattern's blocks, and its gradients; the shares of pairs that are visible, and in those blocks."""
+    map_ = block_map(pattern, length, length, block=block)
     pairs = {"density": map_.visible_pairs, "visited": map_.visited_pairs}
-    return {name: round(number / length**2, 5) for name, number in pairs.items()}
+    about = {name: round(number / length**2, 5) for name, number in pairs.items()}
+    function = lambda *arrays: sparse_attend(*arrays, map_)[0]
+    return Compiled(measure.with_gradients(function, 3), *arrays(length, heads), **about)
+
+
+def arrays(length: int, heads: int) -> list:
+    """query, key, value, and the gradient of the result."""
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.standard_normal((1, length, heads, HEAD_DIM), np.float32)) for _ in range(4)]
 
 
 def ours(form: str, length: int, heads: int) -> Compiled:
     """A form's result and gradients."""
-    rng = np.random.default_rng(0)
-    arrays = [jnp.asarray(rng.standard_normal((1, length, heads, HEAD_DIM), np.float32)) for _ in range(4)]
-    return Compiled(measure.with_gradients(function(form, length), 3), *arrays, **share(form, length))
+    if form in PATTERNS:
+        return over_blocks(*PATTERNS[form], length, heads)
+    function = {"dense": functools.partial(chunked_attend, causal=False), "reference": attend}[form]
+    return Compiled(measure.with_gradients(function, 3), *arrays(length, heads))
 
 
 def peer(form: str, length: int, heads: int) -> Peer:
