@@ -64,3 +64,6 @@ def test_the_page_on_kernels_says_what_was_measured():
     assert "less time than all pairs at every length from 1k on" in text
     assert not any(length for ahead in attention_scaling.crossover().values() for length in ahead.values())
     assert f"Longformer's blocks take {share('longformer')} and BigBird's {share('bigbird')}, at {density.pop()} of" in text
+    speeds = [PARTS["4k"]["rows"][form]["speed_over_transformers"] for form in attention_scaling.PATTERNS]
+    assert min(speeds) >= 3
+    assert "they are {:.1f} and {:.1f} times as fast as transformers' Longformer and BigBird".format(*speeds) in text
