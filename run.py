@@ -13,7 +13,8 @@
                                   --plan_search the fastest mesh, batch size and remat that fits
     --mode=export                 writes --export_to=FOLDER for transformers; --verify compares logits with it
 
---kernels=xla takes no kernel where one would suit the device; the log names what is taken. JAX's own flags work too (`--jax_debug_nans=True`). Exit status: 0 done or stopped by a signal, 1 failed, 2 bad input.
+--kernels=xla takes no kernel where one would suit the device; the log names what is taken. JAX's own flags work too
+(`--jax_debug_nans=True`). Exit status: 0 done or stopped by a signal, 1 failed, 2 bad input.
 """
 
 import logging

@@ -62,11 +62,16 @@ def test_the_persistent_bytes_of_the_closed_form_are_those_of_the_compiled_argum
     assert sum(row["state"].values()) == pytest.approx(row["train"]["memory"]["arguments"], rel=0.01)
 
 
-@pytest.mark.parametrize("row", PLANS.values(), ids=PLANS)
+TILES = "BigBird's blocks of 64 tokens lie in a kernel's tiles of 128, of which the closed form knows nothing"
+OF_PROGRAM = [
+    pytest.param(row, id=command, marks=[pytest.mark.xfail(strict=True, reason=TILES)] * ("bigbird" in command))
+    for command, row in PLANS.items()
+]
+
+
+@pytest.mark.parametrize("row", OF_PROGRAM)
 def test_the_flops_of_the_closed_form_are_those_of_the_program(row):
-    """BigBird's blocks of 64 tokens lie in a TPU kernel's tiles of 128, of which the program computes all."""
-    most = 0.1 if "bigbird" not in row["model"] else 0.21
-    assert row["closed_form"]["flops"] == pytest.approx(row["train"]["flops"], rel=most)
+    assert row["closed_form"]["flops"] == pytest.approx(row["train"]["flops"], rel=0.1)
 
 
 @pytest.mark.parametrize("row", PLANS.values(), ids=PLANS)
