@@ -95,9 +95,9 @@ class Case:
         return {name: value for extra in self.extras for name, value in known[extra].items()}
 
 
-def dense(query, key, value, *, mask, soft_cap=0.0, slopes=None, sinks=None, valid=None, **segments):
-    """(out, logsumexp) of all pairs, in float32."""
-    query, key, value = (array.astype(jnp.float32) for array in (query, key, value))
+def dense(query, key, value, *, mask, dtype="float32", soft_cap=0.0, slopes=None, sinks=None, valid=None, **segments):
+    """(out, logsumexp) of all pairs, computed in this dtype."""
+    query, key, value = (array.astype(dtype) for array in (query, key, value))
     group = query.shape[2] // key.shape[2]
     key, value = (jnp.repeat(array, group, axis=2) for array in (key, value))
     logits = jnp.einsum("btnh,bsnh->bnts", query, key, precision="highest") * query.shape[-1] ** -0.5
@@ -135,7 +135,8 @@ def program(function: Callable, case: Case) -> Callable:
     def both(given, query, key, value, sinks):
         call = lambda query, key, value, sinks: function(query, key, value, given, **sinks, **extras)
         (out, logsumexp), pull = jax.vjp(call, query, key, value, sinks)
-        *found, d_sinks = pull((d_out.astype(out.dtype), jnp.where(jnp.isfinite(logsumexp), d_logsumexp, 0.0)))
+        d_seen = jnp.where(jnp.isfinite(logsumexp), d_logsumexp, 0.0).astype(logsumexp.dtype)
+        *found, d_sinks = pull((d_out.astype(out.dtype), d_seen))
         return out, logsumexp, *found, d_sinks
 
     names, compiled = ("out", "logsumexp", "d_query", "d_key", "d_value", "d_sinks"), jax.jit(both)
@@ -148,18 +149,23 @@ def with_gradients(function: Callable, case: Case) -> dict:
 
 
 def agree(case: Case, attend: Callable) -> None:
-    """Asserts that values and gradients are those of the dense computation."""
-    expected = with_gradients(lambda *args, **given: dense(*args, mask=case.map.dense(), **given), case)
+    """Asserts that values and gradients are those of the dense computation in float64."""
+    exact = lambda *args, **given: dense(*args, mask=case.map.dense(), dtype="float64", **given)
+    with jax.enable_x64(True):
+        expected = with_gradients(exact, case)
     _close(with_gradients(attend, case), expected, case, "")
 
 
 def agree_on(patterns: Sequence[str], case: Case, attend: Callable, kernels: str) -> None:
     """The same of several patterns, whose lists and masks are data to one program."""
     mine = program(lambda *args, **given: attend(*args[:3], case.map, given_tables=args[3], **given), case)
-    theirs = program(lambda *args, **given: dense(*args[:3], mask=args[3], **given), case)
+    with jax.enable_x64(True):
+        theirs = program(lambda *args, **given: dense(*args[:3], mask=args[3], dtype="float64", **given), case)
     maps = [dataclasses.replace(case, pattern=name).map for name in patterns]
     for name, map_, read in zip(patterns, maps, _as_many(maps, case.heads // case.kv_heads, kernels)):
-        _close(mine(read), theirs(jnp.asarray(map_.dense())), case, name)
+        with jax.enable_x64(True):
+            expected = theirs(jnp.asarray(map_.dense()))
+        _close(mine(read), expected, case, name)
 
 
 def must_meet(pairs, *, dtypes: Sequence[str], kv_heads: Sequence[int], block: int) -> None:
@@ -197,11 +203,10 @@ def _close(found: dict, expected: dict, case: Case, which: str) -> None:
 
     Weights are rounded to the arrays' dtype before they are multiplied, as the operands are, and sums are in float32:
     errors are a few units of the last place of the greatest number of each result; a logit's, which grows with `gain`,
-    are relative ones of its weight. Of float32 the sums' errors are as large as the operands', so that units count
-    twice.
+    are relative ones of its weight.
     """
     single = 2.0**-23
-    unit = max(float(jnp.finfo(case.dtype).eps), 2 * single * case.gain)
+    unit = max(float(jnp.finfo(case.dtype).eps), single * case.gain)
     for name, exact in expected.items():
         for mine, exact in zip(jax.tree.leaves(found[name]), jax.tree.leaves(exact), strict=True):
             mine, exact = (np.asarray(array, np.float64) for array in (mine, exact))
