@@ -15,18 +15,18 @@ STEPS = {case: row for case, row in ROWS.items() if "temporaries" in row["compil
 
 
 BEYOND = {
-    "gpt_neox.pythia_160m v5e:2x2 dots rows=8 length=2048 fsdp=4": 0.69,
-    "gpt_neox.pythia_410m v5e:2x4 none rows=1 length=2048 fsdp=4 tensor=2": 0.73,
-    "performer.performer_trembl_causal v5e:2x2 full rows=1 length=8192 fsdp=4": 0.74,
+    "gpt_neox.pythia_160m v5e:2x2 dots rows=8 length=2048 fsdp=4",
+    "gpt_neox.pythia_410m v5e:2x4 none rows=1 length=2048 fsdp=4 tensor=2",
+    "performer.performer_trembl_causal v5e:2x2 full rows=1 length=8192 fsdp=4",
 }
-"""Steps whose temporaries the closed form misses by more, and the ratio: kernels keep arrays of 64 or 65 channels,
+"""Steps whose temporaries the closed form misses by more (0.69, 0.73, 0.74): kernels keep arrays of 64 or 65 channels,
 which libtpu lays along 128 lanes."""
 
 
 def test_at_least_thirty_configs_were_held_out_of_which_as_many_steps_are_within_a_quarter():
     fitted, held_out = set(closed_form.FITTED), set(closed_form.HELD_OUT)
     assert set(ROWS) <= fitted | held_out and not fitted & held_out
-    assert len(set(STEPS) & held_out - set(BEYOND)) >= 30
+    assert len(set(STEPS) & held_out - BEYOND) >= 30
 
 
 @pytest.mark.parametrize("case", ROWS)
@@ -35,13 +35,13 @@ def test_its_persistent_bytes_are_the_arguments_within_a_hundredth(case):
     assert row["closed_form"]["persistent"] == pytest.approx(row["compiled"]["persistent"], rel=0.01)
 
 
-@pytest.mark.parametrize("case", STEPS)
-def test_its_temporaries_are_the_heap_within_a_quarter_but_where_it_is_said(case):
-    closed, compiled = (ROWS[case][which]["temporaries"] for which in ("closed_form", "compiled"))
-    if case in BEYOND:
-        assert round(closed / compiled, 2) == BEYOND[case]
-    else:
-        assert closed == pytest.approx(compiled, rel=0.25)
+MISSED = pytest.mark.xfail(strict=True, reason="arrays of 64 or 65 channels lie along 128 lanes")
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[MISSED] * (case in BEYOND)) for case in STEPS])
+def test_its_temporaries_are_the_heap_within_a_quarter(case):
+    row = ROWS[case]
+    assert row["closed_form"]["temporaries"] == pytest.approx(row["compiled"]["temporaries"], rel=0.25)
 
 
 LOG = [
