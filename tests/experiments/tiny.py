@@ -12,6 +12,11 @@ def recall_and_induction(cfg):
     return cfg.replace(eval_every_percent=0.0, eval_every_steps=2)
 
 
+def hyena_recall(cfg):
+    task = cfg.task.replace(pairs=3, train_rows=16, valid_rows=8)
+    return cfg.replace(task=task, seq_len=task.seq_len, total_steps=3, batch_size=8)
+
+
 def induction_heads(cfg):
     task = cfg.task.replace(train_rows=16, valid_rows=8)
     return cfg.replace(task=task, total_steps=3, batch_size=8)
