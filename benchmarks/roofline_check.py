@@ -6,10 +6,11 @@ A small model of one of `FAMILIES`, of so many periods, on a described v5e:2x4. 
 stand one behind the other and run once, so the periods are compiled without a scan, and without what XLA's count takes
 several times: prefetches to VMEM (counted where they begin and where they end) and collectives in parts beside other
 work (each part counts whole). What is a loop nevertheless, products in parts, counts once on both sides. Arrays count
-as the tiles they lie in, as XLA does it, and rows that are looked up too. Kernels that declare no cost, which
-`arch/kernels/cost.py` tells, are no FLOPs to XLA, and left out of ours here. `scan` is the count of the same periods
-scanned over that of them in a row. `closed_form`, of the family moe, is `benchmarks/roofline.py` over the difference
-that the last layer makes. XLA tells no received bytes. Needs libtpu, no TPU.
+as the tiles they lie in. So does to XLA what is looked up, be it a single number, and here to us; `planned` is the
+memory with what is looked up alone, as a plan has it. Kernels that declare no cost, which `arch/kernels/cost.py` tells,
+are no FLOPs to XLA, and left out of ours here. `scan` is the count of the same periods scanned over that of them in a
+row. `closed_form`, of the family moe, is `benchmarks/roofline.py` over the difference that the last layer makes. XLA
+tells no received bytes. Needs libtpu, no TPU.
 """
 
 import sys
@@ -60,12 +61,14 @@ def compiled(family: str, cfg):
 
 def beside_xla(program) -> dict:
     """Our sums over XLA's, of all places of buffers and one trip of loops; FLOPs without what XLA takes for nothing."""
-    cost, ops = program.cost_analysis(), count.ops(program.as_text(), tiles=True)
+    cost, text = program.cost_analysis(), program.as_text()
+    ops, planned = count.ops(text, tiles=True), count.ops(text)
     xla = dict(flops=cost["flops"] + cost.get("transcendentals", 0.0), memory=cost["bytes accessed"])
     known = [op for op in ops if not (op.kind == "custom-call" and "cost." in op.path)]
     flops = sum((op.products + op.elementwise) / op.trips for op in known if op.trips)
-    ours = dict(flops=flops, memory=sum(op.memory / op.trips for op in ops if op.trips))
-    return dict(xla=xla, ours=ours, ratio=ratios(ours, xla))
+    once = lambda ops: sum(op.memory / op.trips for op in ops if op.trips)
+    ours = dict(flops=flops, memory=once(ops))
+    return dict(xla=xla, ours=ours, ratio=ratios(ours, xla), planned=once(planned))
 
 
 def ratios(some: dict[str, float], others: dict[str, float]) -> dict[str, float]:

@@ -57,7 +57,8 @@ def ops(text: str, *, filled: float = 1.0, trips: Trips = lambda path: 0, tiles:
       filled: share of the places of ragged products and messages that hold rows. XLA knows places alone; how many rows
         there are at an even load of experts, a config tells.
       trips: how often a loop runs, by its path, where its end is found as the program runs; 0 for what is not known.
-      tiles: whether a row that is looked up counts as the tiles it lies in, on TPUs eight rows, as XLA counts it.
+      tiles: whether a row that is looked up counts as the tiles it lies in, on TPUs eight rows, as XLA counts it: more
+        than a chip must read.
 
     Raises:
       ValueError: where the trips of a loop, or the FLOPs of an operation, are not known.

@@ -2,8 +2,8 @@
 
     dot [b m k] [b k n]: 2 b m n k        convolution: 2 for each weight that meets an entry, so none in the padding
 
-A kernel has what it declares: `pl.CostEstimate`, and libtpu's own for a ragged dot; or what `arch.kernels.cost` tells of
-it. The rules are those of XLA's HloCostAnalysis, but for transcendental functions, which are arithmetic as any other
+A kernel has what it declares: `pl.CostEstimate`, and libtpu's own for a ragged dot; or what `arch.kernels.cost` tells
+of it. The rules are those of XLA's HloCostAnalysis, but for transcendental functions, which are arithmetic as any other
 here.
 """
 

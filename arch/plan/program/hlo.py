@@ -33,6 +33,7 @@ class Array:
       space: the memory it is in, 0 for the main one.
       order: its axes, the fastest first.
       tile: entries that are kept together, of the fastest axis last; () for none.
+      whole: whether what is looked up in it counts as the tiles that it lies in.
     """
 
     dtype: str
@@ -40,6 +41,7 @@ class Array:
     space: int = 0
     order: tuple[int, ...] = ()
     tile: tuple[int, ...] = ()
+    whole: bool = False
 
     @property
     def entries(self) -> int:
@@ -141,8 +143,12 @@ class Program:
     entry: str
 
 
-def parse(text: str, *, tiles: bool = True) -> Program:
-    """The program of a text, with the tiles of its layouts or without.
+def parse(text: str, *, tiles: bool = False) -> Program:
+    """The program of a text.
+
+    Args:
+      text: of it.
+      tiles: whether what is looked up in an array counts as the tiles that it lies in.
 
     Raises:
       ValueError: where it has no entry computation.
@@ -164,15 +170,15 @@ def parse(text: str, *, tiles: bool = True) -> Program:
 
 
 @functools.lru_cache(maxsize=None)
-def arrays(shapes: str, tiles: bool = True) -> tuple[Array, ...]:
-    """Those of a shape's text, `(f32[2,3]{1,0}, s32[])`, with their tiles or without."""
+def arrays(shapes: str, tiles: bool = False) -> tuple[Array, ...]:
+    """Those of a shape's text, `(f32[2,3]{1,0}, s32[])`; `tiles` as in `parse`."""
     out = []
     for dtype, dims, layout in _ARRAY.findall(shapes):
         if dtype not in NOT_ARRAYS:
             order, _, rest = layout.partition(":")
             space, tile = re.search(r"S\((\d+)\)", rest), re.search(r"T\(([\d,]+)\)", rest)
-            kept = _numbers(tile[1]) if tile and tiles else ()
-            out.append(Array(dtype, _numbers(dims), int(space[1]) if space else 0, _numbers(order), kept))
+            kept = _numbers(tile[1]) if tile else ()
+            out.append(Array(dtype, _numbers(dims), int(space[1]) if space else 0, _numbers(order), kept, tiles))
     return tuple(out)
 
 

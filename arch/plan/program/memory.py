@@ -1,11 +1,11 @@
 """Bytes that an operation of a compiled program reads and writes, by the memory they are in.
 
-Operands and results count whole, but for arrays of which only a part is touched: what is sliced counts as the slice,
-what is updated in place as the update, rows that are looked up as these rows, or as the tiles they lie in if the
-program was read with tiles; also inside a fusion, and what that keeps inside or hands on counts nothing. A kernel has
-what it declares (`pl.CostEstimate`). With tiles, what they leave empty counts too, and the rules are those of XLA's
-cost analysis but in two places: there a copy or slice that begins and ends apart counts in both places, and each part
-of a collective in several fusions again.
+Operands and results count whole, with what their tiles leave empty, but for arrays of which only a part is touched:
+what is sliced counts as the slice, what is updated in place as the update, rows that are looked up as these rows; also
+inside a fusion, and what that keeps inside or hands on counts nothing. A kernel has what it declares
+(`pl.CostEstimate`). So XLA's cost analysis has it, but in three places: there a row that is looked up, be it a single
+number, counts as the tiles that it lies in, which a program that was read with `tiles` has too; a copy or slice that
+begins and ends apart counts in both places; and each part of a collective in several fusions again.
 """
 
 import dataclasses
@@ -74,7 +74,9 @@ def _moved(arrays) -> Counter:
 
 
 def _looked_up(array, sizes, places) -> int:
-    """Bytes of slices of these sizes, of which there are as many as the entries of `places` make; all in tiles."""
+    """Bytes of slices of these sizes, of which there are as many as the entries of `places` make."""
+    if not array.whole:
+        return array.size * places.entries // array.entries
     return array.size * array.in_tiles(sizes) * places.in_tiles(places.dims) // (array.entries * math.prod(sizes))
 
 
