@@ -90,6 +90,24 @@ class Documents(Rows):
         return row | {"positions": places, "valid": valid}
 
 
+class Pairs(Documents):
+    """Two documents a row, each in a half of it: a half is as a row of one, and the label that of the first document.
+
+    Args:
+      part: as of documents, which are paired as they come.
+      seq_len: of both halves.
+    """
+
+    def __init__(self, part: Split, *, seq_len: int, seed: int = 0, shuffled: bool):
+        super().__init__(part, seq_len=seq_len // 2, seed=seed, shuffled=shuffled)
+        self.samples_per_epoch //= 2
+
+    def _row(self, number: int) -> Sample:
+        first, second = super()._row(2 * number), super()._row(2 * number + 1)
+        second |= {name: np.zeros_like(second[name]) for name in ("targets", "weights")}
+        return {name: np.concatenate([first[name], second[name]]) for name in first}
+
+
 def _kept(lengths: np.ndarray, seq_len: int) -> np.ndarray:
     """Which tokens of a document, of one part or two of these lengths, a row holds."""
     if sum(lengths) <= seq_len:

@@ -138,7 +138,15 @@ class Encoder(nn.Module):
             cfg.position.must_know(tokens.shape[1])
             context = Context(positions=positions_of(tokens))
         context = dataclasses.replace(context, tokens=tokens)
-        x = self.embedding.encode(tokens, jnp.dtype(cfg.dtype))
+        out = self.encoded(context)
+        unembed = self.embedding.unembedding(out.x.dtype)
+        result = self.head(out.x, context.fold(len(cfg.layers.blocks) + 1), unembed)
+        return Output(result.x, None, out.aux.under("layers") + result.aux, result.shared)
+
+    def encoded(self, context: Context) -> Output:
+        """x = the hidden states [b t d] of `context.tokens`, which the head reads, and what the layers say beside."""
+        cfg = self.cfg
+        x = self.embedding.encode(context.tokens, jnp.dtype(cfg.dtype))
         x = self._add_types(self.position(x, context), context)
         if cfg.embedding_norm:
             x = self.embedding_norm(x)
@@ -146,10 +154,7 @@ class Encoder(nn.Module):
             x = dropout(x, context.fold(len(cfg.layers.blocks)).key, rate=cfg.dropout)
         out = self.layers(*self._behind_globals(x, context))
         x = out.x[:, cfg.global_tokens :]
-        x = self.norm(x) if cfg.final_norm else x
-        unembed = self.embedding.unembedding(x.dtype)
-        result = self.head(x, context.fold(len(cfg.layers.blocks) + 1), unembed)
-        return Output(result.x, None, out.aux.under("layers") + result.aux, result.shared)
+        return dataclasses.replace(out, x=self.norm(x) if cfg.final_norm else x)
 
     def _add_types(self, x, context: Context):
         """x with the vector of each token's type; a type that there is not makes the token NaN."""

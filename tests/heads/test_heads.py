@@ -11,7 +11,16 @@ import pytest
 
 import arch
 from arch import tree
-from arch.heads import classification, masked_lm, pooler, pretraining, row_classification, span, tagging
+from arch.heads import (
+    classification,
+    masked_lm,
+    pair_classification,
+    pooler,
+    pretraining,
+    row_classification,
+    span,
+    tagging,
+)
 from arch.layers import embedding
 from arch.layers.weight import axes, unbox
 from arch.ops.norm import layer_norm
@@ -132,6 +141,16 @@ def test_a_row_s_class_may_be_read_from_the_first_token_alone():
     assert holds(run(x=run.x.at[:, 1:].add(1.0)).x, run().x, 0) and run.head.cfg.looks
     with pytest.raises(ValueError, match="segment_ids must be None"):
         run(segment_ids=jnp.ones(run.x.shape[:2], jnp.int32))
+
+
+@pytest.mark.parametrize("pool", ["first", "mean"])
+def test_a_pair_s_class_is_a_perceptron_s_on_both_texts_their_product_and_their_difference(pool):
+    run, valid = Run(pair_classification.Config(num_labels=4, hidden_dim=5, pool=pool)), jnp.arange(5) != 4
+    x, p = np.asarray(run.x), jax.tree.map(np.asarray, run.params)
+    first, second = (x[:, 0], x[:, 2]) if pool == "first" else (x[:, :2].mean(1), x[:, 2:4].mean(1))
+    both = np.concatenate([first, second, first * second, first - second], axis=1)
+    expected = np.maximum(both @ p["dense"] + p["dense_bias"], 0) @ p["output"] + p["output_bias"]
+    assert holds(run(valid=jnp.broadcast_to(valid, (3, 5))).x, expected)
 
 
 def test_span_gives_each_token_a_start_and_an_end():
