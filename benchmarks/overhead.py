@@ -25,6 +25,7 @@ import jax
 
 from arch.ops.routing import statistics as routing
 from arch.train import experiment, loop, report, setup
+from arch.train.consent import Consent
 from arch.train.interrupt import Interrupt
 from arch.train.startup import Startup
 from benchmarks import measure
@@ -100,10 +101,10 @@ def write_text(file: pathlib.Path) -> pathlib.Path:
     return file
 
 
-def begin(name: str, text: pathlib.Path, workdir: pathlib.Path, interrupt: Interrupt):
+def begin(name: str, text: pathlib.Path, workdir: pathlib.Path, consent: Consent):
     """A run of a variant behind its first block, and its batches."""
     ready = setup.prepare(config(text, **VARIANTS[name]), workdir)
-    run, sums = loop.Run(ready, {}, interrupt, Startup(), None), routing.sums
+    run, sums = loop.Run(ready, {}, consent, Startup(), None), routing.sums
     if name.endswith("without_dashboard"):
         ready.__dict__["watched"] = None  # a cached property
         run.logger._alarm = run.logger._loads = Silent()
@@ -136,7 +137,7 @@ def main(rounds: int) -> None:
         folder = pathlib.Path(folder)
         text, runs = write_text(folder / "text.txt"), {}
         for name in VARIANTS:
-            runs[name] = begin(name, text, folder / name, interrupt)
+            runs[name] = begin(name, text, folder / name, Consent(interrupt))
             stack.callback(runs[name][0].close)
             stack.callback(runs[name][1].close)
         for _ in range(rounds):

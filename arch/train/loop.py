@@ -10,8 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from arch import config, tree
 from arch.data import dataset
@@ -21,6 +19,7 @@ from arch.sharding import mesh as meshes
 from arch.train import bad_batch, connection, evaluation, implementations, ledger, provenance
 from arch.train.checkpoint import Checkpoints
 from arch.train.clock import Clock
+from arch.train.consent import Consent
 from arch.train.guard import Guard
 from arch.train.histograms import Histograms
 from arch.train.interrupt import Interrupt
@@ -58,9 +57,10 @@ def train(
       BadBatchError: a batch ends the run (see `arch.train.bad_batch`).
       DisconnectedError: a balance loss does not reach its router (see `arch.train.connection`).
       CheckpointError: a checkpoint cannot be read or written.
+      FailedError: another process has failed.
     """
-    with Interrupt() as interrupt, jax.set_mesh(setup.mesh):
-        run = Run(setup, overrides, interrupt, startup or Startup(), hparams)
+    with Interrupt() as interrupt, Consent(interrupt) as consent, jax.set_mesh(setup.mesh):
+        run = Run(setup, overrides, consent, startup or Startup(), hparams)
         with contextlib.closing(run):
             try:
                 return run.train()
@@ -71,9 +71,9 @@ def train(
 class Run:
     """One process's side of a training run, between its start and its end or a signal."""
 
-    def __init__(self, setup: Setup, overrides: Mapping, interrupt: Interrupt, startup: Startup, hparams: Any):
+    def __init__(self, setup: Setup, overrides: Mapping, consent: Consent, startup: Startup, hparams: Any):
         self.hparams = config.to_dict(setup.cfg) if hparams is None else hparams
-        self.setup, self.cfg, self.interrupt, self.startup = setup, setup.cfg, interrupt, startup
+        self.setup, self.cfg, self.consent, self.startup = setup, setup.cfg, consent, startup
         self.main = jax.process_index() == 0
         with contextlib.ExitStack() as opened:  # a start that fails leaves nothing open
             self._open(opened, overrides)
@@ -136,7 +136,7 @@ class Run:
     def advance(self, batches: Reader) -> None:
         """One step, and what is due behind it."""
         with self.watch.phase("data"), self.logger.waiting(self.under_way):
-            rows = batches.next(give_up=lambda: self.interrupt.requested)
+            rows = batches.next(give_up=self.consent.wanted)
         self._heed()
         metrics = self._take(rows)
         self.under_way = metrics["loss"]
@@ -270,11 +270,7 @@ class Run:
                 self.ledger.write(done=self.step >= self.cfg.total_steps)
 
     def _heed(self) -> None:
-        """Raises Stopped when a signal came: at once in a single process, by common consent in several."""
+        """Raises Stopped when a signal came, to this process or another one: all stop here."""
         self.watch.step(self.step)
-        requested = self.interrupt.requested
-        if jax.process_count() > 1:
-            votes = multihost_utils.process_allgather(np.int32(bool(requested)))
-            requested = (requested or "a signal to another process") if np.any(votes) else ""
-        if requested:
-            raise Stopped(requested)
+        if reason := self.consent.stop():
+            raise Stopped(reason)

@@ -13,6 +13,7 @@ from arch.decode import generate as decoding
 from arch.train import (
     capacity,
     connection,
+    consent,
     evaluation,
     experiment,
     guard,
@@ -47,7 +48,8 @@ def train(
             ready = setup.prepare(cfg, workdir)
             capacity.state_must_fit(ready.cfg.model, ready.plan, ready.mesh)
         startup.mark("setup")
-        with one_line_errors(OSError, guard.BadBatchError, start.StartError, connection.DisconnectedError):
+        own = guard.BadBatchError, start.StartError, connection.DisconnectedError, consent.FailedError
+        with one_line_errors(OSError, *own):
             return loop.train(ready, overrides, startup, hparams)
 
 

@@ -5,19 +5,25 @@ import re
 import signal
 import socket
 import subprocess
+import time
 
 import numpy as np
 import pytest
 
-from tests.train import tiny
+from tests.train import tiny, without_data
 
 pytestmark = pytest.mark.slow
 MESH = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
 SAMPLES = ["--config.sample_prompt=each", "--config.sample.max_new_tokens=3"]
 
 
-def start(text, workdir, cache, *flags, count=2):
-    """The processes of a run on four devices; their standard error holds what they say."""
+def start(text, workdir, cache, *flags, count=2, data=""):
+    """The processes of a run on four devices; their standard error holds what they say.
+
+    With `data` 'silent' or 'broken', process 0 has none behind some batches (tests/train/without_data.py).
+    """
+    program, *rest = tiny.command(text, workdir, "mlp", "--multihost", *MESH, *SAMPLES, *flags)
+    command = [program, str(tiny.ROOT / "tests/train/without_data.py"), data, *rest[1:]] if data else [program, *rest]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -27,7 +33,7 @@ def start(text, workdir, cache, *flags, count=2):
         collectives = {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
         processes.append(
             subprocess.Popen(
-                tiny.command(text, workdir, "mlp", "--multihost", *MESH, *SAMPLES, *flags),
+                command,
                 env=tiny.environment(cache / str(index), 4 // count) | where | collectives,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -36,8 +42,8 @@ def start(text, workdir, cache, *flags, count=2):
     return processes
 
 
-def finish(processes):
-    """Waits for all; returns what they said."""
+def finish(processes, status=0):
+    """Waits for all to end with this status; returns what they said."""
     said = []
     try:
         for process in processes:
@@ -45,8 +51,16 @@ def finish(processes):
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0] * len(processes), said
+    assert [process.returncode for process in processes] == [status] * len(processes), said
     return said
+
+
+def read_to(process, text):
+    """Reads what a process says up to a line that holds this."""
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"it ended without {text!r}")
 
 
 def alone(text, workdir, cache, *flags):
@@ -86,9 +100,7 @@ def test_a_stop_of_one_process_stops_both_and_one_process_goes_on(text, tmp_path
     long = ["--config.total_steps=400", "--config.log_every_steps=50"]
     long += ["--config.eval_every_steps=0", "--config.checkpoint_every_steps=0"]
     processes = start(text, tmp_path, cache_dir, *long)
-    for line in processes[0].stderr:
-        if "step 50/400" in line:
-            break
+    read_to(processes[0], "step 50/400")
     processes[1].send_signal(signal.SIGTERM)
     said = finish(processes)
     assert "SIGTERM: stopped at step " in said[1] and "a signal to another process: stopped at step " in said[0]
@@ -96,6 +108,34 @@ def test_a_stop_of_one_process_stops_both_and_one_process_goes_on(text, tmp_path
     assert 50 <= stopped < 400
     assert f"resumed step {stopped} " in alone(text, tmp_path, cache_dir, *long)
     assert [step for step, name, _ in tiny.curve(tmp_path) if name == "train/loss"] == list(range(50, 401, 50))
+
+
+LONG = ["--config.total_steps=400", "--config.log_every_steps=50", "--config.checkpoint_every_steps=0"]
+
+
+@pytest.mark.parametrize(
+    ("line", "data", "flags", "step"),
+    [
+        ("compiling the step", "", ["--config.eval_every_steps=0"], 0),
+        ("step 50/400", "", ["--config.eval_every_steps=50", "--config.eval_batches=0"], 50),
+        ("silent", "silent", ["--config.eval_every_steps=0"], without_data.BATCHES),
+    ],
+    ids=["compile", "evaluation", "data"],
+)
+def test_a_signal_to_process_1_stops_both_whatever_process_0_does(line, data, flags, step, text, tmp_path, cache_dir):
+    processes = start(text, tmp_path, cache_dir, *LONG, *flags, data=data)
+    read_to(processes[0], line)
+    time.sleep(1 if data else 0)  # until process 1 waits for process 0, which waits for its disk
+    processes[1].send_signal(signal.SIGTERM)
+    for who, of in zip(("a signal to another process", "SIGTERM"), finish(processes)):
+        assert f"{who}: stopped at step {step} of 400" in of
+    assert tiny.steps_in(tmp_path) == ([step] if step else [])
+
+
+def test_a_disk_that_fails_process_0_ends_process_1_which_says_why(text, tmp_path, cache_dir):
+    said = finish(start(text, tmp_path, cache_dir, *LONG, "--config.eval_every_steps=0", data="broken"), status=2)
+    assert "error: Input/output error: 'text'" in said[0]
+    assert re.search(r"^error: failed: process 0 \(.+\): OSError: Input/output error: 'text'$", said[1], re.MULTILINE)
 
 
 def test_what_is_left_of_a_killed_process_s_run_goes_on_with_another_number_of_processes(text, tmp_path, cache_dir):
@@ -106,16 +146,14 @@ def test_what_is_left_of_a_killed_process_s_run_goes_on_with_another_number_of_p
     run = tmp_path / "run"
     processes = start(text, run, cache_dir, *every, count=4)
     try:
-        for line in processes[0].stderr:
-            if "step 50/90" in line:
-                break
+        read_to(processes[0], "step 50/90")
         processes[2].kill()
-        for process in processes:
-            process.communicate(timeout=300)
+        said = [process.communicate(timeout=300)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
     assert all(process.returncode for process in processes)
+    assert any("heartbeat" in of for of in said)  # JAX names the process; the others' errors are of its connection
     steps = tiny.steps_in(run)
     assert steps and set(steps) <= {20, 40, 60, 80} and not list((run / "checkpoints").glob("*tmp*"))
     told = {path.name for path in (run / "processes").glob("*.json")}
@@ -142,4 +180,4 @@ def test_the_log_names_a_process_that_is_stopped(text, tmp_path, cache_dir):
         processes[1].send_signal(signal.SIGCONT)
     finish(processes)
     assert named and int(named[1]) == processes[1].pid
-    assert "in _heed" in (tmp_path / "processes" / "0.stacks.txt").read_text()
+    assert "in advance" in (tmp_path / "processes" / "0.stacks.txt").read_text()
