@@ -114,5 +114,5 @@ def test_a_run_learns_the_pairs_of_its_files(mixer, folder, tmp_path):
     cfg = cfg.replace(task=own, seq_len=own.seq_len, batch_size=8, total_steps=30)
     modes.train(cfg, str(tmp_path / "run"), {}, Startup())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["train/loss"] for line in lines if "train/loss" in line]
-    assert losses[-1] < 0.1 < losses[0] and lines[-1]["eval/valid/accuracy"] == 1.0
+    of = lambda name: [line[name] for line in lines if name in line]
+    assert of("train/loss")[-1] < 0.1 < of("train/loss")[0] and of("eval/valid/accuracy")[-1] == 1.0
