@@ -13,6 +13,7 @@ from arch import config, tree
 from arch.families import t5
 from arch.layers.weight import axes, trainable, unbox
 from arch.models import decoder
+from arch.ops.routing.replay import RECORDED
 from arch.sharding import mesh as meshes
 from arch.sharding import pipeline
 from arch.tasks import next_token, span_corruption
@@ -32,6 +33,7 @@ MAMBA = dict(name="mamba", inner_dim=24, state_dim=3)
 FAMILIES = {
     "dense": ((FULL, MLP),),
     "mixture": ((FULL, MOE),),
+    "replayed": ((FULL, MOE | dict(router=dict(name="replay"))),),
     "sparse": ((STRIDED, MLP), (WINDOW, MLP)),
     "state space": ((MAMBA,),),
     "hybrid": ((MAMBA, MOE), (FULL, MLP)),
@@ -68,6 +70,10 @@ def batch(family):
     if family == "pair":
         valid = dict(valid=places < TOKENS - first // 2, source_valid=places < TOKENS - first)
         return fields | valid | dict(source=ids[2], positions=places, source_positions=places)
+    if family == "replayed":  # of the mixtures of layers 1 to 4
+        routes = rng.permuted(np.broadcast_to(np.arange(4, dtype=np.int32), (ROWS, TOKENS, 5, 4)), axis=3)[..., :2]
+        routes[:, :, 0] = -1
+        fields |= dict(zip(RECORDED, (routes, (routes >= 0).astype(np.float32))))
     positions = np.where(places < first, places, places - first)
     return fields | dict(segment_ids=1 + (places >= first).astype(np.int32), positions=positions)
 
@@ -139,6 +145,7 @@ def assert_lean(text, mesh, params):
         ("hybrid", dict(stage=4), dict(schedule="1f1b", micro_batches=8, remat="none")),
         ("dense", dict(data=2, stage=2, tensor=2), dict(schedule="1f1b", micro_batches=4, remat="dots")),
         ("state space", dict(stage=2, context=2), dict(schedule="1f1b")),
+        ("replayed", dict(stage=2, expert=2), dict(schedule="1f1b")),
     ],
     ids=str,
 )
@@ -191,6 +198,16 @@ def test_a_run_with_stages_goes_on_without_and_the_other_way_round(quick, text, 
         workdir = tmp_path / f"{first['mesh.data']}{len(first)}"
         curve(text, workdir, 2, **first)
         np.testing.assert_allclose(curve(text, workdir, 4, **then), whole, rtol=2e-5)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_under_the_other_schedule_and_back(quick, text, tmp_path):
+    how = lambda schedule: {"mesh.data": 1, "mesh.stage": 2, "model.layers.pipeline": dict(schedule=schedule)}
+    whole = curve(text, tmp_path / "gpipe", 6, **how("gpipe"))
+    for total, schedule in ((2, "gpipe"), (4, "1f1b"), (6, "gpipe")):
+        found = curve(text, tmp_path / "both", total, **how(schedule))
+    np.testing.assert_allclose(found, whole, rtol=2e-5)
+    assert len(found) == 6
 
 
 @pytest.mark.parametrize(
