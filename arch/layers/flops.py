@@ -2,7 +2,7 @@
 
     a product of [m k] and [k n] takes m n k multiply-adds, 2 m n k operations
 
-Two numbers: what the result *requires*, and what our XLA code *executes*. They differ where a mask makes half of a
+Two numbers: what the result *requires*, and what our code *executes*. They differ where a mask makes half of a
 product vain: causal attention requires t (t + 1) / 2 pairs of tokens, the dense code multiplies all t^2. Model FLOPs
 utilisation is about the first (Chowdhery et al., PaLM, 2022, arXiv 2204.02311, app. B, which does not halve causal
 attention; we do), XLA's own count is of the second, and a test holds it to that.
@@ -46,27 +46,30 @@ class Flops:
 
     Attributes:
       required: by the result.
-      executed: by our XLA code, masked products among them; without rematerialisation.
+      executed: by our code, masked products among them; without rematerialisation.
+      anew: of these, what the backward pass executes once more by itself: attention keeps no weights of pairs.
     """
 
     required: int = 0
     executed: int = 0
+    anew: int = 0
 
     def __add__(self, other: "Flops") -> "Flops":
-        return Flops(self.required + other.required, self.executed + other.executed)
+        return Flops(self.required + other.required, self.executed + other.executed, self.anew + other.anew)
 
     def __mul__(self, times: int) -> "Flops":
-        return Flops(self.required * times, self.executed * times)
+        return Flops(self.required * times, self.executed * times, self.anew * times)
 
 
-def multiply_adds(count: int, *, executed: int = 0) -> Flops:
+def multiply_adds(count: int, *, executed: int = 0, anew: int = 0) -> Flops:
     """So many multiply-adds, of two operations each.
 
     Args:
       count: what the result requires.
-      executed: what our XLA code does; 0 for the same.
+      executed: what our code does; 0 for the same.
+      anew: what it does once more in the backward pass.
     """
-    return Flops(2 * count, 2 * (executed or count))
+    return Flops(2 * count, 2 * (executed or count), 2 * anew)
 
 
 def unknown(config: object) -> UnknownFlops:

@@ -19,6 +19,7 @@ from arch.kernels.devices import is_tpu
 from arch.kernels.fused_attention import choice as of_row
 from arch.kernels.fused_attention import cudnn, splash
 from arch.layers.contract import Context, LogitBias
+from arch.layers.flops import Flops, multiply_adds
 from arch.ops.attention import attend, attention_mask
 from arch.ops.cache import slots, write
 from arch.ops.chunked_attention import CHUNK, blocks_of, chunked_attend
@@ -47,6 +48,15 @@ def map_of(pattern: Pattern, queries: int, keys: int, block: int) -> BlockMap:
     if length > most:
         raise ValueError(f"length={length} must be at most {most} with a pattern of {pattern.heads} heads in {block=}")
     return block_map(pattern, queries, keys, block=(block, block))
+
+
+def of_pairs(seen: int, met: int) -> Flops:
+    """Multiply-adds of pairs of tokens, of which as many are met in blocks.
+
+    The backward pass has the logits again; on TPU it meets all blocks twice, by queries and by keys, with 3 and 4
+    products for the 2 of the forward pass, where 4 count as those of the gradients.
+    """
+    return multiply_adds(seen, executed=met, anew=3 * met // 2 if is_tpu(device_kind()) else met // 2)
 
 
 def attend_tokens(cfg: Any, query, key, value, sinks, bias: LogitBias | None, context: Context) -> Array:

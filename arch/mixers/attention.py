@@ -16,7 +16,7 @@ from arch import config
 from arch.layers.contract import Context, LogitBias, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, normal, weight
-from arch.mixers._attend import Block, attend_cache, attend_tokens, map_of
+from arch.mixers._attend import Block, attend_cache, attend_tokens, map_of, of_pairs
 from arch.mixers._split_attention import Sight, Split, attend_split
 from arch.ops import patterns
 from arch.ops.attention import visible_pairs
@@ -135,11 +135,11 @@ class Config(SublayerConfig):
         if self.sparse:
             blocks = self.map(row.length)
             pairs, met = (a_pair * count // blocks.heads for count in (blocks.visible_pairs, blocks.visited_pairs))
-            return multiply_adds(projections) + multiply_adds(pairs, executed=met)
+            return multiply_adds(projections) + of_pairs(pairs, met)
         pairs = visible_pairs(row.length, **sight)
-        dense = self.form(row.length, self.dropout) == "dense"
-        met = row.length**2 if dense else visited_pairs(row.length, **sight)
-        return multiply_adds(projections) + multiply_adds(a_pair * pairs, executed=a_pair * met)
+        if self.form(row.length, self.dropout) == "dense":
+            return multiply_adds(projections) + multiply_adds(a_pair * pairs, executed=a_pair * row.length**2)
+        return multiply_adds(projections) + of_pairs(a_pair * pairs, a_pair * visited_pairs(row.length, **sight))
 
     def lacks(self) -> tuple[str, ...]:
         """Attention that looks ahead is not causal, and from a cache it sees what came so far, not all.

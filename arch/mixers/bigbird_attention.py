@@ -18,7 +18,7 @@ import flax.linen as nn
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
-from arch.mixers._attend import Block, attend_blocks, map_of
+from arch.mixers._attend import Block, attend_blocks, map_of, of_pairs
 from arch.mixers._heads import from_heads, projections, to_heads
 from arch.ops import patterns
 from arch.ops.sparse_attention import merge
@@ -83,7 +83,7 @@ class Config(SublayerConfig):
             2 * channels * sum(getattr(blocks, kind) // blocks.heads for blocks in maps)
             for kind in ("visible_pairs", "visited_pairs")
         )
-        return multiply_adds(projections(row, self.num_heads, *[self.head_dim] * 4)) + multiply_adds(seen, executed=met)
+        return multiply_adds(projections(row, self.num_heads, *[self.head_dim] * 4)) + of_pairs(seen, met)
 
     def lacks(self) -> tuple[str, ...]:
         """It looks ahead, and so decodes nothing; blocks are those of the row, whatever is packed or padded in it."""

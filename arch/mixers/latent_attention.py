@@ -90,9 +90,10 @@ class Config(SublayerConfig):
         down = d * (self.latent_dim + self.rope_dim + self.query_latent_dim)
         up = n * ((self.query_latent_dim or d) * wide + self.latent_dim * (self.head_dim + self.value_dim))
         a_pair, pairs = n * (wide + self.value_dim), visible_pairs(row.length, causal=True)
-        met = visited_pairs(row.length, causal=True) if self.chunked(row.length, self.dropout) else row.length**2
+        in_chunks = self.chunked(row.length, self.dropout)
+        met = a_pair * (visited_pairs(row.length, causal=True) if in_chunks else row.length**2)
         projections = multiply_adds(row.length * (down + up + n * self.value_dim * d))
-        return projections + multiply_adds(a_pair * pairs, executed=a_pair * met)
+        return projections + multiply_adds(a_pair * pairs, executed=met, anew=in_chunks * met // 2)
 
 
 class LatentAttention(nn.Module):

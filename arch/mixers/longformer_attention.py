@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from arch import config
 from arch.layers.contract import Context, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
-from arch.mixers._attend import Block, attend_blocks, map_of
+from arch.mixers._attend import Block, attend_blocks, map_of, of_pairs
 from arch.mixers._heads import from_heads, to_heads
 from arch.ops import patterns
 from arch.ops.sparse_attention import merge
@@ -82,7 +82,7 @@ class Config(SublayerConfig):
             2 * channels * sum(getattr(blocks, kind) // blocks.heads for blocks in maps)
             for kind in ("visible_pairs", "visited_pairs")
         )
-        return multiply_adds(own) + multiply_adds(seen, executed=met)
+        return multiply_adds(own) + of_pairs(seen, met)
 
     def lacks(self) -> tuple[str, ...]:
         """It looks ahead, and so decodes nothing."""

@@ -19,7 +19,7 @@ from arch import config
 from arch.layers.contract import Context, LogitBias, Output, SublayerConfig
 from arch.layers.flops import Flops, Row, multiply_adds
 from arch.layers.weight import constant, weight
-from arch.mixers._attend import Block, attend_blocks, map_of
+from arch.mixers._attend import Block, attend_blocks, map_of, of_pairs
 from arch.mixers._heads import from_heads, projections, to_heads
 from arch.ops import patterns
 from arch.ops.norm import rms_norm
@@ -76,7 +76,7 @@ class Config(SublayerConfig):
             2 * own * sum(getattr(blocks, kind) for blocks in maps) for kind in ("visible_pairs", "visited_pairs")
         )
         of_tokens = projections(row, self.num_heads, *[self.head_dim] * 4)
-        return multiply_adds(of_tokens + of_summaries) + multiply_adds(seen, executed=met)
+        return multiply_adds(of_tokens + of_summaries) + of_pairs(seen, met)
 
     def lacks(self) -> tuple[str, ...]:
         """It looks ahead, and so decodes nothing."""

@@ -3,7 +3,8 @@
     memory     weights, optimizer, average: exact, on TPUs as they lie in tiles (`arch.plan.tiles`); gradients,
                activations and gathered weights: of the moment that holds most (`arch.plan.held`)
     FLOPs      passes * what the model executes forward; 3 passes, one more where everything is computed again, and one
-               more by 1F1B; and what stages execute that idle (`arch.sharding.pipeline`)
+               more by 1F1B; what attention computes anew in the backward pass; and what stages execute that idle
+               (`arch.sharding.pipeline`)
     traffic    weights once a pass, the optimizer's arrays, and what the layers would keep, 2 times a pass
     messages   by axis: weights gathered for the forward and the backward pass and their gradients scattered, in the
                dtype of the arithmetic; gradients summed over `data` in float32; a sublayer's result and its gradient
@@ -21,7 +22,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from arch.layers import stack
-from arch.plan import held
+from arch.plan import activations, held
 from arch.plan.lowering import Run
 from arch.plan.topology import Topology
 from arch.sharding import mesh as meshes
@@ -82,7 +83,8 @@ def estimate(run: Run, kind: str = "") -> Estimate:
     """
     cfg, mesh, weights = run.cfg, run.mesh, held.weights(run, kind)
     lengths = cfg.task.lengths(cfg.seq_len)
-    flops = cfg.model.flops(**lengths)
+    with activations.on(kind):
+        flops = cfg.model.flops(**lengths)
     lengths.pop("predicted", None)
     moment, state = held.peak(run, kind), run.plan.abstract
     size = lambda leaves: sum(held.size_of(leaf, kind) for leaf in jax.tree.leaves(leaves))
@@ -90,13 +92,13 @@ def estimate(run: Run, kind: str = "") -> Estimate:
     parts = memory.Memory(**parts, gradients=moment.gradients, activations=moment.activations)
     rows, again = cfg.batch_size / meshes.batch_shards(mesh), passes(cfg.model, mesh)
     alone = math.prod(mesh.shape[axis] for axis in ("context", "tensor"))
-    touched = rows * held.per_row(memory.without_remat(cfg.model)[1], kind, **lengths) / alone
+    touched = rows * activations.per_row(memory.without_remat(cfg.model)[1], kind, **lengths) / alone
     busy = 1 - stages.bubble(cfg.model, mesh)
     read = cfg.micro_batches * sum(weight.size for weight in weights)
     return Estimate(
         memory=parts,
         gathered=moment.gathered,
-        flops=again * flops.executed * cfg.batch_size / math.prod(mesh.shape.values()) / busy,
+        flops=(again * flops.executed + flops.anew) * cfg.batch_size / math.prod(mesh.shape.values()) / busy,
         traffic=again * (read + TOUCHED * touched) + UPDATE * memory.size(state.params),
         received=_received(run, weights, rows * sum(lengths.values()) / mesh.shape["context"]),
         required=3 * flops.required * cfg.batch_size,
@@ -118,7 +120,7 @@ def _received(run: Run, weights: list[held.Weight], tokens: float) -> dict[str, 
     """By axis, `fsdp` standing for all that gather weights; `tokens` are those of a device."""
     cfg, sizes, out = run.cfg, run.mesh.shape, {}
     out["fsdp"] = sum(3 * cfg.micro_batches * each.size * (each.ways - 1) / each.ways for each in weights)
-    stream, again = tokens * cfg.model.embed_dim * held.width(run), passes(cfg.model, run.mesh) - 1
+    stream, again = tokens * cfg.model.embed_dim * activations.width(run), passes(cfg.model, run.mesh) - 1
     if (n := sizes["data"]) > 1:
         leaves = jax.tree.leaves(run.plan.abstract.params)
         own = sum(4 * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)

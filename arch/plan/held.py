@@ -9,24 +9,22 @@
               other devices also the gradient in float32 and `HIDDEN` hidden layers of rows
     update    of each weight a float32; the gradient of the embedding by its rows, whole, before it joins the table's
 
+What the forward pass keeps, and a layer computes again, `arch.plan.activations` tells. Where a step goes by
+micro-batches, its own or those of stages, gradients are added up.
 What a chip keeps near its arithmetic (`VMEM`) is not in its memory: so much less of the logits or of a layer is there.
 That this is how libtpu 0.0.48 has it, its own log of buffers showed on the steps that `benchmarks/closed_form.py` calls
 FITTED.
 """
 
-import contextlib
-import functools
-import inspect
 import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import AbstractDevice, use_abstract_mesh
 
-from arch.plan import tiles
+from arch.plan import activations, tiles
 from arch.plan.lowering import Run
 from arch.sharding import mesh as meshes
+from arch.sharding import pipeline
 from arch.train import memory
 from arch.train.mixtures import mixtures
 
@@ -85,9 +83,9 @@ def weights(run: Run, kind: str) -> list[Weight]:
                 path=name,
                 layers=shape[0] if "layers" in axes else 0,
                 ways=math.prod(sizes[name] for name in split - stays),
-                size=leaf.size * width(run) // parts,
+                size=leaf.size * activations.width(run) // parts,
                 here=size_of(leaf, kind),
-                turned=_turned(shape) if name in TABLES and tiled(kind) else 0,
+                turned=_turned(shape) if name in TABLES and activations.tiled(kind) else 0,
             )
         )
     return out
@@ -98,21 +96,11 @@ def _turned(shape: tuple[int, int]) -> int:
     return tiles.by_rows(shape, 4) if tiles.minor(shape) == 0 else 0
 
 
-def tiled(kind: str) -> bool:
-    """Whether arrays lie in tiles there."""
-    return kind.startswith("TPU")
-
-
 def size_of(leaf: Any, kind: str) -> int:
     """Bytes of a device's part of an array with a sharding."""
-    if not tiled(kind):
+    if not activations.tiled(kind):
         return memory.size(leaf)
     return tiles.size(leaf.sharding.shard_shape(leaf.shape), leaf.dtype.itemsize) if memory.size(leaf) else 0
-
-
-def width(run: Run) -> int:
-    """Bytes of a number of the arithmetic."""
-    return jnp.dtype(getattr(run.cfg.model, "dtype", "float32")).itemsize
 
 
 def peak(run: Run, kind: str) -> Moment:
@@ -121,51 +109,23 @@ def peak(run: Run, kind: str) -> Moment:
 
 
 def _moments(run: Run, some: list[Weight], kind: str) -> list[Moment]:
-    near, bulk = VMEM.get(kind, 0), run.cfg.micro_batches > 1
+    near, bulk = VMEM.get(kind, 0), run.cfg.micro_batches > 1 or pipeline.stages(run.mesh) > 1
     tables = [weight for weight in some if weight.whole] if run.cfg.task.predicts_text else []
-    table = 4 // width(run) * max((weight.size for weight in tables), default=0)
+    table = 4 // activations.width(run) * max((weight.size for weight in tables), default=0)
     gathered = max((weight.size for weight in some if weight.ways > 1 and not weight.layers), default=0)
     turned = 3 * sum(weight.turned for weight in some)
-    converted = sum(weight.size // weight.ways for weight in some if weight.layers) if width(run) < 4 else 0
+    converted = sum(weight.size // weight.ways for weight in some if weight.layers) if activations.width(run) < 4 else 0
     period = sum(weight.size // weight.layers for weight in some if weight.ways > 1 and weight.layers)
     tied = not any(weight.path == OUTPUT for weight in some)
     own = sum(weight.here for weight in some if not (tied and weight in tables))
     added = own if bulk else 0
-    kept, layer, logits = _activations(run, kind)
+    kept, layer, logits = activations.of(run, kind)
     always, later = converted + turned, table if tied else 0
     return [
         Moment(added, kept + max(0, logits - near), always + table + gathered),
         Moment(own + added, kept + max(0, layer - near), always + later + 3 * period + _exchanged(run)),
         Moment(own + added, 0, always + later + table),
     ]
-
-
-def _activations(run: Run, kind: str) -> tuple[int, int, int]:
-    """What is kept from the forward pass; of a layer that is computed again; the logits' and their gradient's."""
-    cfg, mesh = run.cfg, run.mesh
-    lengths = cfg.task.lengths(cfg.seq_len)
-    predicted = lengths.pop("predicted", lengths["length"])
-    rows = -(-cfg.batch_size // cfg.micro_batches // meshes.batch_shards(mesh))
-    layers, plain = memory.without_remat(cfg.model)
-    inner = mesh.shape["context"] * mesh.shape["tensor"]
-    kept = rows * per_row(cfg.model, kind, **lengths) // (inner if plain == cfg.model else mesh.shape["context"])
-    layer = 0 if plain == cfg.model else rows * per_row(plain, kind, **lengths) // layers // inner
-    tokens = min(rows * predicted, -(-cfg.loss.chunk_tokens // meshes.batch_shards(mesh)) or math.inf)
-    return kept, layer, 2 * 4 * tokens * cfg.model.vocab_size // inner if cfg.task.predicts_text else 0
-
-
-@functools.lru_cache(maxsize=8)
-def per_row(model_cfg: Any, kind: str, **lengths: int) -> int:
-    """Bytes of a row that the forward pass keeps, with the kernels of these devices where they are TPUs."""
-    with use_abstract_mesh(_one(kind)) if tiled(kind) else contextlib.nullcontext():
-        return memory.kept.__wrapped__(model_cfg, **lengths)[0]
-
-
-def _one(kind: str) -> Any:
-    """A mesh of one such device, which need not be here."""
-    known = dict(device_kind=kind, num_cores=None, platform="tpu")
-    device = AbstractDevice(**{name: known[name] for name in inspect.signature(AbstractDevice).parameters})
-    return meshes.abstract(meshes.Config(data=1), 1).update(abstract_device=device)
 
 
 def _exchanged(run: Run) -> int:
@@ -178,5 +138,5 @@ def _exchanged(run: Run) -> int:
         if part.round_factor:
             places = math.ceil(part.round_factor * tokens * part.top_k)
         gradient = 4 * part.matrices * here * run.cfg.model.embed_dim * part.hidden_dim
-        sizes.append(gradient + HIDDEN * places * part.hidden_dim * width(run))
+        sizes.append(gradient + HIDDEN * places * part.hidden_dim * activations.width(run))
     return max(sizes)

@@ -14,6 +14,7 @@ models, within a factor of 1.5.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -89,8 +90,17 @@ def size(state: Any) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def kept(model_cfg: Any, length: int, source_length: int = 0) -> tuple[int, int]:
-    """Bytes that the forward pass keeps for the backward pass: of each row, and of the weights (in another dtype)."""
+def kept(
+    model_cfg: Any, length: int, source_length: int = 0, *, times: Callable = lambda jaxpr: lambda var: 1
+) -> tuple[int, int]:
+    """Bytes that the forward pass keeps for the backward pass: of each row, and of the weights (in another dtype).
+
+    Args:
+      model_cfg: of the model.
+      length: tokens of a row.
+      source_length: of an encoder's.
+      times: of the traced program, how often its own bytes an array takes.
+    """
     model = model_cfg.make()
     params = states.shapes(model)
 
@@ -105,12 +115,13 @@ def kept(model_cfg: Any, length: int, source_length: int = 0) -> tuple[int, int]
         rows = [jax.ShapeDtypeStruct((count, size), jnp.int32) for size in (source_length, length) if size]
         traced = jax.make_jaxpr(residuals)(params, rows, jax.eval_shape(lambda: jax.random.key(0))).jaxpr
         given = set(map(id, traced.invars))
-        kept = {id(var): var.aval for var in traced.outvars if not hasattr(var, "val") and id(var) not in given}
-        return sum(aval.size * aval.dtype.itemsize for aval in kept.values())
+        kept = {id(var): var for var in traced.outvars if not hasattr(var, "val") and id(var) not in given}
+        often = times(traced)
+        return sum(var.aval.size * var.aval.dtype.itemsize * often(var) for var in kept.values())
 
     few, many = map(of, PROBES)
-    of_row = (many - few) // (PROBES[1] - PROBES[0])
-    return of_row, few - PROBES[0] * of_row
+    of_row = int(many - few) // (PROBES[1] - PROBES[0])
+    return of_row, int(few) - PROBES[0] * of_row
 
 
 def _is_pair(model_cfg: Any) -> bool:
