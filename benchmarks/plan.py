@@ -7,7 +7,8 @@ full rematerialisation (`remat=dots`), the loss 512 tokens of a row at a time; a
 rounds of 5/8 of an even load, so at such a load in two, with a quarter to spare. `round=0.4` makes them smaller,
 `round=0` sends 512 tokens of a row at a time instead, in less memory and more time. An encoder learns masked tokens, an
 encoder-decoder cut spans. `decode=1` compiles a step of decoding too. Needs libtpu, no TPU. What does not fit the chip,
-the compiler refuses and says by how much. `temporaries` are as XLA tells them, on v5e with 128 MiB of VMEM among them;
+the compiler refuses and says by how much. With `told` in front nothing is compiled, and the closed form beside what was
+kept is told anew. `temporaries` are as XLA tells them, on v5e with 128 MiB of VMEM among them;
 `peak` is the most at a time.
 """
 
@@ -20,7 +21,8 @@ from arch import tree
 from arch.heads import masked_lm
 from arch.layers import token_loss
 from arch.models import encoder, encoder_decoder
-from arch.plan import lowering, topology
+from arch.plan import closed_form, lowering, topology
+from arch.plan import plan as plans
 from arch.plan.plan import plan
 from arch.sharding import mesh as meshes
 from arch.tasks import masked_tokens, next_token, span_corruption
@@ -99,14 +101,22 @@ def table(rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def main(name: str, text: str, *options: str) -> None:
+def main(*arguments: str) -> None:
     """Plans, and adds the row to benchmarks/results/plan.json."""
+    told, (name, text, *options) = arguments[0] == "told", arguments[arguments[0] == "told" :]
     given = dict(pair.split("=") for pair in options)
     model = preset(name, float(given.pop("round", ROUND)), given.pop("remat", "full"))
     decode, where = bool(int(given.pop("decode", 0))), topology.parse(text)
     sizes = {option: int(value) for option, value in given.items()}
-    row = plan(run(model, where.size, **sizes), where, decode=decode)
+    cfg = run(model, where.size, **sizes)
+    row = beside(measure.kept("plan", (name, text, *options)), cfg, where) if told else plan(cfg, where, decode=decode)
     measure.add("plan", (name, text, *options), dict(model=name) | row)
+
+
+def beside(row: dict, cfg: experiment.Config, where: topology.Topology) -> dict:
+    """The row with what is told of the run before anything is compiled."""
+    prepared = lowering.prepare(cfg, plans.mesh_of(cfg, where))
+    return row | plans.head(prepared, where, closed_form.estimate(prepared, where.chip.kind))
 
 
 if __name__ == "__main__":

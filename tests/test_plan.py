@@ -62,14 +62,7 @@ def test_the_persistent_bytes_of_the_closed_form_are_those_of_the_compiled_argum
     assert sum(row["state"].values()) == pytest.approx(row["train"]["memory"]["arguments"], rel=0.01)
 
 
-TILES = "BigBird's blocks of 64 tokens lie in a kernel's tiles of 128, of which the closed form knows nothing"
-OF_PROGRAM = [
-    pytest.param(row, id=command, marks=[pytest.mark.xfail(strict=True, reason=TILES)] * ("bigbird" in command))
-    for command, row in PLANS.items()
-]
-
-
-@pytest.mark.parametrize("row", OF_PROGRAM)
+@pytest.mark.parametrize("row", PLANS.values(), ids=PLANS)
 def test_the_flops_of_the_closed_form_are_those_of_the_program(row):
     assert row["closed_form"]["flops"] == pytest.approx(row["train"]["flops"], rel=0.1)
 
