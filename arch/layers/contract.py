@@ -183,10 +183,12 @@ class SublayerConfig(config.Config):
     Attributes:
       normalizes: it reads the stream as it is, and has norms of its own: a block puts none before it.
       reads_embedding: it reads `Context.embedding`.
+      transforms: it has Fourier transforms.
     """
 
     normalizes: ClassVar[bool] = False
     reads_embedding: ClassVar[bool] = False
+    transforms: ClassVar[bool] = False
 
     def make(self, name: str | None = None):
         """The Linen module with this config, whose call is the contract's function."""

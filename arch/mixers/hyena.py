@@ -14,7 +14,7 @@ all rows.
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -55,6 +55,8 @@ class Config(SublayerConfig):
     fast: config.PositiveFloat = 0.3
     slow: config.PositiveFloat = 1.5
     floor: config.NonNegativeFloat = 0.0
+
+    transforms: ClassVar[bool] = True
 
     def check(self):
         if self.order < 2:

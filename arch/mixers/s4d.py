@@ -8,7 +8,7 @@ sec. 3 and 4 (S4D-Lin, S4D-Inv); the layer around it is that of its released cod
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -39,6 +39,8 @@ class Config(SublayerConfig):
     initial: Literal["lin", "inv"] = "lin"
     dt_min: config.PositiveFloat = 0.001
     dt_max: config.PositiveFloat = 0.1
+
+    transforms: ClassVar[bool] = True
 
     def check(self):
         if self.num_states % 2:

@@ -40,6 +40,7 @@ def train(
     Returns:
       The metrics of the evaluation at the end; {} if a signal came before it was done.
     """
+    setup.take_turns(cfg)
     with contextlib.ExitStack() as stack:
         with one_line_errors(ValueError, OSError):
             if jax.process_index() == 0:

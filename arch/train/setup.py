@@ -22,7 +22,7 @@ from arch.decode import generate
 from arch.layers import block
 from arch.models import decoder
 from arch.sharding import mesh as meshes
-from arch.train import capacity, experiment, mixtures, offload, provenance, routes, specialisation, stages
+from arch.train import capacity, cpu_devices, experiment, mixtures, offload, provenance, routes, specialisation, stages
 from arch.train import state as states
 from arch.train.disk import Disk
 from arch.train.objective import summary
@@ -119,6 +119,12 @@ class Setup:
         return specialisation.commonest(self.data.splits["valid"].tokens)
 
 
+def take_turns(cfg: experiment.Config) -> None:
+    """Asks XLA for the order that the model's layers need on a CPU: before anything has looked for devices."""
+    layers = (layer for stack in mixtures.stacks(cfg.model).values() for layer in stack.blocks)
+    cpu_devices.take_turns(transforms=any(sublayer.transforms for layer in layers for sublayer in layer.sublayers))
+
+
 def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setup:
     """Checks, tokenises and traces.
 
@@ -132,6 +138,7 @@ def prepare(cfg: experiment.Config, workdir, *, all_valid: bool = False) -> Setu
       OSError: the workdir cannot be written.
     """
     workdir = pathlib.Path(workdir)
+    take_turns(cfg)
     mesh = meshes.make(cfg.mesh)
     _check_devices(cfg, mesh)
     capacity.batch_must_fit(cfg, mesh)

@@ -1,9 +1,15 @@
 """Several CPU devices take their collectives in one order, unless the user says otherwise."""
 
+import os
+import subprocess
+import sys
+
+import jax
 import pytest
 
-from arch.train import cpu_devices
+from arch.train import cpu_devices, experiment, setup
 from tests.commands import ROOT
+from tests.contracts.sublayers import MIXERS, case_of, context, inputs
 
 COUNT = "--xla_force_host_platform_device_count=8"
 PLAIN = f"{cpu_devices.FLAG}=false"
@@ -22,6 +28,57 @@ PLAIN = f"{cpu_devices.FLAG}=false"
 def test_only_several_devices_without_an_order_get_one(before, after):
     cpu_devices.take_turns(before)
     assert before == after
+
+
+def test_one_device_gets_it_for_fourier_transforms():
+    environment = {}
+    cpu_devices.take_turns(environment, transforms=True)
+    assert environment == {"XLA_FLAGS": PLAIN}
+
+
+def fft(cfg):
+    """Whether a mixer has a Fourier transform, as it is traced."""
+    case = case_of(cfg)
+    x = inputs()
+    return " fft[" in str(jax.make_jaxpr(case.apply)(case.params, x, context(x)))
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.slow] * (name != "hyena_0")) for name in MIXERS
+])  # fmt: skip
+def test_mixers_say_whether_they_have_fourier_transforms(name):
+    assert fft(MIXERS[name]) == MIXERS[name].transforms
+
+
+def test_a_run_asks_for_the_order_that_its_model_needs(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(cpu_devices, "take_turns", lambda transforms: asked.append(transforms))
+    layers = lambda mixer: dict(pattern=(dict(sublayers=(mixer,)),))
+    for mixer in (dict(name="hyena", max_length=6), dict(name="mlp", hidden_dim=2)):
+        task = dict(name="associative_recall", pairs=2, train_rows=8, valid_rows=8)
+        model = dict(name="decoder", vocab_size=10, embed_dim=2, layers=layers(mixer))
+        run = dict(model=model, task=task, seq_len=6, batch_size=8, total_steps=1)
+        setup.prepare(experiment.from_dict(run), tmp_path / mixer["name"])
+    assert asked == [True, False]
+
+
+TRANSFORMS = """
+import os
+from arch.train import cpu_devices
+cpu_devices.take_turns(transforms=True)
+import jax, jax.numpy as jnp
+each = jax.jit(lambda rows: [jnp.fft.irfft(jnp.fft.rfft(row, 512, axis=1), 512, axis=1) for row in rows])
+rows = [jax.random.normal(jax.random.key(i), (8, 512, 64)) for i in range(2 * os.cpu_count())]
+for _ in range(200):
+    rows = each(rows)
+jax.block_until_ready(rows)
+"""
+
+
+@pytest.mark.slow
+def test_more_transforms_at_once_than_there_are_threads_come_to_an_end():
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", TRANSFORMS], env=environment, cwd=ROOT, check=True, timeout=300)
 
 
 def test_run_py_asks_before_it_imports_jax():
