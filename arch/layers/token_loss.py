@@ -6,7 +6,9 @@ nats or bits leave the first two out.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from arch import config
 from arch.layers.embedding import Unembedding
@@ -54,7 +56,7 @@ class Config(config.Config):
         """Of tokens, from hidden states and what makes their logits, as many at a time as `chunk_tokens` allows."""
         if not self.chunk_tokens:
             return self.classes(unembed(x), targets, weights)
-        table = constrain(unembed.table, "vocab", None)  # its rows whole on each shard of the vocabulary
+        x, table = _whole_rows(x, unembed.table)
         kind = dict(label_smoothing=self.label_smoothing, z_weight=self.z_weight, soft_cap=unembed.soft_cap)
         x, targets, weights = map(by_shard, (x, targets, weights))
         return Sums(*chunked_cross_entropy(x, table, targets, weights, unembed.bias, chunk=self.chunk_tokens, **kind))
@@ -63,3 +65,22 @@ class Config(config.Config):
         """Of anything with logits."""
         kind = dict(label_smoothing=self.label_smoothing, z_weight=self.z_weight)
         return Sums(*(jnp.sum(value * weights) for value in token_loss(logits, targets, **kind)))
+
+
+@jax.custom_vjp
+def _whole_rows(x: Float[Array, "b t d"], table: Float[Array, "v d"]):
+    """Both, the table's rows whole on each shard of the vocabulary.
+
+    Backwards its gradient, which each device has in float32 and whole for its own tokens, is summed into shards before
+    any layer's gradient begins: it may be larger than all that a layer needs.
+    """
+    return x, constrain(table, "vocab", None)
+
+
+def _whole_rows_backward(_, gradients):
+    d_x, d_table = gradients
+    d_table = constrain(constrain(d_table, "vocab", None), "vocab", "embed")  # summed once, not a chunk at a time
+    return lax.optimization_barrier((d_x, d_table))
+
+
+_whole_rows.defvjp(lambda x, table: (_whole_rows(x, table), None), _whole_rows_backward)
