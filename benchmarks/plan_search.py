@@ -1,12 +1,13 @@
 """What `--plan_search` chooses beside the best of a whole list of meshes, each of them compiled once.
 
-python -m benchmarks.plan_search llama.llama2_7b v5e:8x8 [tensor=4]
+python -m benchmarks.plan_search llama.llama2_7b v5e:8x8 [tensor=4] [data=1]
 
-The list: all meshes of (data, fsdp, expert, tensor) with `tensor` up to so many, and `data` 1 (every weight is split
-over all devices that do not split its layer, ZeRO-3), a row of 4096 tokens a device, full rematerialisation; the model
-otherwise as in `benchmarks/plan.py`. All are compiled by libtpu, and each is kept as soon as it is there. `chosen` is
-what the search takes of this list: it compiles the first `COMPILES` that fit in the order of the closed form; `best` is
-the fastest of all that fit, by the roofline of the compiled programs. Needs libtpu, no TPU.
+The list: all meshes of (data, fsdp, expert, tensor) with `tensor` and `data` up to so many (`data=1`: every weight is
+split over all devices that do not split its layer, ZeRO-3), a row of 4096 tokens a device, full rematerialisation; the
+model otherwise as in `benchmarks/plan.py`. It proves something where it is longer than `COMPILES`. All are compiled by
+libtpu, and each is kept as soon as it is there. `chosen` is what the search takes of this list: it compiles the first
+`COMPILES` that fit in the order of the closed form; `best` is the fastest of all that fit, by the roofline of the
+compiled programs. Needs libtpu, no TPU.
 """
 
 import sys
@@ -17,14 +18,14 @@ from arch.sharding import mesh as meshes
 from benchmarks import measure
 from benchmarks import plan as planning
 
-COMPILES, TENSOR = 3, 4
+COMPILES, MOST = 3, dict(tensor=4, data=1)
 KEPT = ("fits", "mesh", "batch_size", "step_seconds", "tokens_per_second", "mfu_bound")
 
 
-def listed(cfg, where: topology.Topology, tensor: int) -> list[search.Candidate]:
-    """The candidates with a row a device and full rematerialisation, nothing replicated."""
+def listed(cfg, where: topology.Topology, **most: int) -> list[search.Candidate]:
+    """The candidates with a row a device and full rematerialisation, of whose mesh these axes are at most so large."""
     every = search.candidates(cfg, where, rows=(1,), remats=("full",))
-    return [each for each in every if each.cfg.mesh.tensor <= tensor and each.cfg.mesh.data == where.slices]
+    return [each for each in every if all(getattr(each.cfg.mesh, axis) <= size for axis, size in most.items())]
 
 
 def compiled(each: search.Candidate, where: topology.Topology) -> dict:
@@ -57,7 +58,7 @@ def main(name: str, text: str, *options: str) -> None:
     """Compiles what is not kept, and adds the row to benchmarks/results/plan_search.json."""
     where, sizes = topology.parse(text), {key: int(value) for key, value in (pair.split("=") for pair in options)}
     cfg, arguments = planning.run(planning.preset(name), where.size, fsdp=where.size), (name, text, *options)
-    every = listed(cfg, where, sizes.get("tensor", TENSOR))
+    every = listed(cfg, where, **MOST | sizes)
     rows = measure.kept("plan_search", arguments).get("rows", {})
     for each in every:
         if name_of(each) not in rows:

@@ -100,7 +100,7 @@ def test_a_change_that_helps_nothing_is_not_advised():
 
 def test_of_a_list_of_meshes_the_search_s_choice_is_held_to_the_best(monkeypatch):
     monkeypatch.setattr(plan_search, "COMPILES", 2)
-    every = plan_search.listed(run(llama.compose(**SIZES)), NODE, tensor=2)
+    every = plan_search.listed(run(llama.compose(**SIZES)), NODE, tensor=2, data=1)
     names = [plan_search.name_of(each) for each in search.ranked(every, NODE)]
     assert set(names) == {"fsdp=8", "fsdp=4 tensor=2"}
     rows = {name: dict(fits=True, batch_size=8, tokens_per_second=1.0 + i) for i, name in enumerate(names)}
