@@ -53,6 +53,7 @@ def test_a_row_has_a_text_in_either_half_and_one_label(folder):
     assert row["valid"].tolist() == [True] * 7 + [False] * 4 + [True] * 10 + [False]
     assert row["positions"].tolist() == [*range(11)] * 2
     assert row["weights"].tolist() == [1.0] + [0.0] * 21 and row["targets"][0] == 0
+    assert {name: (array.shape, str(array.dtype)) for name, array in row.items()} == found.fields(found.seq_len)
 
 
 @pytest.mark.parametrize("line, message", [
