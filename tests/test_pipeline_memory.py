@@ -16,11 +16,11 @@ def temporaries(schedule, remat):
 
 
 @pytest.mark.parametrize("remat", ["full", "none"])
-def test_sixteen_times_the_micro_batches_take_1f1b_a_thirtieth_more(remat):
+def test_sixteen_times_the_micro_batches_take_1f1b_a_twentieth_more(remat):
     found = temporaries("1f1b", remat)
-    assert found[64] < 31 / 30 * found[4]
+    assert found[64] < 21 / 20 * found[4]
 
 
-def test_they_take_gpipe_four_times_as_much_and_at_64_it_has_five_times_that_of_1f1b():
+def test_they_take_gpipe_four_times_as_much_and_at_64_it_has_seven_times_that_of_1f1b():
     found = temporaries("gpipe", "full")
-    assert found[64] > 4 * found[4] and found[64] > 5 * temporaries("1f1b", "full")[64]
+    assert found[64] > 4 * found[4] and found[64] > 7 * temporaries("1f1b", "full")[64]

@@ -9,10 +9,11 @@ DNN Training, 2020, arXiv 2006.09503, sec. 3.2; called 1F1B in Narayanan et al.,
 There stage s keeps S - s micro-batches: each stage works as soon as it can. Here all stages take their turns together,
 as one program does, and a micro-batch is under way for twice as many.
 
-Backward, a stage computes its layers again from what entered it, which alone is kept. The loss of a micro-batch and its
-gradient are computed between both turns of the last stage; so this is no function that one could differentiate, but a
-value together with its gradient. What comes before the first stage and behind the last one belongs to no stage: the
-compiler places it, as it does without stages.
+Backward, a stage computes its layers again from what entered it, which alone is kept, and adds each layer's gradient in
+place to its sum over the micro-batches: beside these sums there is never a gradient of all layers. The loss of a micro-
+batch and its gradient are computed between both turns of the last stage; so this is no function that one could
+differentiate, but a value together with its gradient. What comes before the first stage and behind the last one belongs
+to no stage: the compiler places it, as it does without stages.
 """
 
 from collections.abc import Callable
@@ -57,8 +58,9 @@ def value_and_grad(
 
     Args:
       enter: enter(rest, m) -> what enters the first stage of micro-batch m: a tree of arrays.
-      through: through(layers, fixed, shared, stage, passed) -> the like, behind the layers of a stage, whose own part
-        of `layers` and `fixed` it gets.
+      through: through(layers, fixed, shared, stage, passed, busy) -> the like, behind the layers of a stage, whose own
+        part of `layers` and `fixed` it gets. It takes them by `pipeline.Stacked`, so that their gradient comes from
+        busy turns alone.
       leave: leave(rest, m, passed) -> (value, log): what the micro-batch adds to the loss and, a tree of arrays, to the
         log.
       layers: [repeats ...] weights of the layers: a tree.
@@ -116,7 +118,7 @@ def _forward(through, size, k, held, passed, inputs, entering):
         passed, inputs = _alone(state)
         passed = pipeline.where(stage == 0, entering, passed)
         put = lambda leaf, new: lax.dynamic_update_index_in_dim(leaf, new, forward_turn(k, stage) % room(size), 0)
-        out = through(layers, fixed, shared, stage, passed)
+        out = through(layers, fixed, shared, stage, passed, jnp.bool_(True))
         onward = _sent(out, [(s, s + 1) for s in range(size - 1)])
         return _beside((onward, jax.tree.map(put, inputs, passed))), _from(out, stage == size - 1)
 
@@ -135,12 +137,14 @@ def _backward(through, size, parts, k, held, inputs, d_left, d_passed, d_layers,
         busy, entered = (m >= 0) & (m < parts), pipeline.at(inputs, m % room(size))
 
         def again(layers, shared, reals):
-            return _reals(through(layers, fixed, shared, stage, _with_reals(entered, reals)))
+            return _reals(through(layers, fixed, shared, stage, _with_reals(entered, reals), busy))
 
         _, pull = jax.vjp(again, layers, shared, _reals(entered))
-        of_layers, of_shared, d_in = pull(pipeline.where(stage == size - 1, d_left, d_out))
+        sums = jax.tree.map(jax.new_ref, d_layers)
+        values = jax.tree.map(lambda _: jax.ad.GradValue(), (shared, _reals(entered)))
+        _, of_shared, d_in = pull.with_refs(sums, *values)(pipeline.where(stage == size - 1, d_left, d_out))
         own = _sent(d_in, [(s + 1, s) for s in range(size - 1)]), _added(d_shared, of_shared, busy)
-        return (_added(d_layers, of_layers, busy), *_beside(own)), _from(d_in, stage == 0)
+        return (jax.tree.map(jax.freeze, sums), *_beside(own)), _from(d_in, stage == 0)
 
     layers, fixed, shared = held
     split = layers, fixed, d_layers, inputs, d_passed, d_shared

@@ -39,11 +39,14 @@ class Cut(NamedTuple):
     carry: tuple[Any, dict]
     context: Context
 
-    def through(self, first) -> tuple[tuple[Any, dict], tuple[dict, dict]]:
-        """The carry behind the layers, the first of which has this number, and their [repeats ...] (losses, stats)."""
+    def through(self, first, busy=True) -> tuple[tuple[Any, dict], tuple[dict, dict]]:
+        """The carry behind the layers, the first of which has this number, and their [repeats ...] (losses, stats).
+
+        Gradients of the weights are 0 unless busy.
+        """
 
         def step(carry, place):
-            weights = pipeline.Stacked(self.weights, place, jnp.bool_(True))
+            weights = pipeline.Stacked(self.weights, place, jnp.bool_(busy))
             carry, aux = self.period(weights, first + place, carry, self.context)
             return carry, (aux.losses, aux.stats)
 
@@ -106,12 +109,12 @@ def value_and_grad(loss_of: Callable, model_cfg: Any) -> Callable:
         period, _, _, like = cut(rest, 0)
         _, of_rows = _rows(like)
 
-        def through(layers, fixed, shared, stage, passed: Passed) -> Passed:
+        def through(layers, fixed, shared, stage, passed: Passed, busy) -> Passed:
             key = None if like.key is None else jax.random.wrap_key_data(passed.key, impl=jax.random.key_impl(like.key))
             context = dataclasses.replace(of_rows.unflatten(passed.rows), key=key, parameters=shared)
             weights = tree.merge(layers, fixed)[name][stack.scan_name]
             first = stage * jax.tree.leaves(weights)[0].shape[0]
-            carry, own = Cut(period, weights, passed.carry, context).through(first)
+            carry, own = Cut(period, weights, passed.carry, context).through(first, busy)
             put = lambda leaf, new: lax.dynamic_update_slice_in_dim(leaf, new, first, 0)
             return passed._replace(carry=carry, sums=jax.tree.map(put, passed.sums, own))
 

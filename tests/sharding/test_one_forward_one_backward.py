@@ -66,9 +66,9 @@ def test_a_loss_and_its_gradients_are_those_of_the_whole_and_nothing_comes_of_st
         skipped = 1 - jnp.sign(jnp.abs(x[:, :1] - number))
         return jnp.concatenate([x[:, :1] + 1, jnp.sin(x[:, 1:] * weight * shared) * factor / skipped], axis=1)
 
-    def through(layers, fixed, shared, stage, passed):
+    def through(layers, fixed, shared, stage, passed, busy):
         x, m = passed
-        return layer(stage, layers[0], fixed[0], shared, x), m
+        return layer(stage, pipeline.Stacked(layers, jnp.int32(0), busy).take(), fixed[0], shared, x), m
 
     def leave(rest, m, passed):
         x, number = passed
@@ -91,6 +91,27 @@ def test_a_loss_and_its_gradients_are_those_of_the_whole_and_nothing_comes_of_st
         found = jax.jit(run)(layers, factor, rest)
     expected = jax.jit(jax.value_and_grad(whole, argnums=(0, 1), has_aux=True))(layers, rest)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), found, expected)
+
+
+def test_gradients_of_layers_are_summed_in_place(optimized):
+    """Nothing beside the sums, which are results, is as large as a stage's gradient."""
+    shape = (8, 64, 64)
+
+    def through(layers, fixed, shared, stage, x, busy):
+        layer = jax.checkpoint(lambda stacked, x: jnp.tanh(x @ stacked.take()), prevent_cse=False)
+        step = lambda x, place: (layer(pipeline.Stacked(layers, place, busy), x), None)
+        return jax.lax.scan(step, x, jnp.arange(4))[0]
+
+    def run(layers):
+        enter, leave = lambda rest, m: jnp.ones((3, 64)), lambda rest, m, x: (jnp.sum(x), {})
+        return schedule.value_and_grad(enter, through, leave, layers, {}, {}, alike=dict, cfg=pipeline.Config())
+
+    mesh = meshes.make(meshes.Config(data=1, stage=2), jax.devices()[:2])
+    where = meshes.sharding(("layers", None, None), shape, mesh)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(run).lower(jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where)).compile()
+    sizes = compiled.memory_analysis()
+    assert sizes.temp_size_in_bytes < 4 * 64 * 64 * 4 <= sizes.output_size_in_bytes
 
 
 def test_more_rounds_are_refused():
