@@ -9,11 +9,10 @@
               other devices also the gradient in float32 and `HIDDEN` hidden layers of rows
     update    of each weight a float32; the gradient of the embedding by its rows, whole, before it joins the table's
 
-What the forward pass keeps, and a layer computes again, `arch.plan.activations` tells. Where a step goes by
-micro-batches, its own or those of stages, gradients are added up.
-What a chip keeps near its arithmetic (`VMEM`) is not in its memory: so much less of the logits or of a layer is there.
-That this is how libtpu 0.0.48 has it, its own log of buffers showed on the steps that `benchmarks/closed_form.py` calls
-FITTED.
+What the forward pass keeps, and a layer computes again, `arch.plan.activations` tells. Micro-batches of a step add
+their gradients up, beside which each has its own; those of a pipeline add them in place. What a chip keeps near its
+arithmetic (`VMEM`) is not in its memory: so much less of the logits or of a layer is there. That this is how libtpu
+0.0.48 has it, its own log of buffers showed on the steps that `benchmarks/closed_form.py` calls FITTED.
 """
 
 import math
@@ -24,7 +23,6 @@ import jax
 from arch.plan import activations, tiles
 from arch.plan.lowering import Run
 from arch.sharding import mesh as meshes
-from arch.sharding import pipeline
 from arch.train import memory
 from arch.train.mixtures import mixtures
 
@@ -109,7 +107,7 @@ def peak(run: Run, kind: str) -> Moment:
 
 
 def _moments(run: Run, some: list[Weight], kind: str) -> list[Moment]:
-    near, bulk = VMEM.get(kind, 0), run.cfg.micro_batches > 1 or pipeline.stages(run.mesh) > 1
+    near, bulk = VMEM.get(kind, 0), run.cfg.micro_batches > 1
     tables = [weight for weight in some if weight.whole] if run.cfg.task.predicts_text else []
     table = 4 // activations.width(run) * max((weight.size for weight in tables), default=0)
     gathered = max((weight.size for weight in some if weight.ways > 1 and not weight.layers), default=0)
