@@ -114,7 +114,19 @@ def test_the_count_of_layers_in_a_row_is_xla_s_within_a_tenth(command):
         assert value == pytest.approx(CHECK[command]["xla"][name], rel=0.1), name
 
 
-MORE = pytest.mark.xfail(strict=True, reason="1.15: whether the scan moves more, or our count of it does, is not known")
+MORE = pytest.mark.xfail(
+    strict=True,
+    reason="1.15: a scan writes zeros, and float32 for bfloat16, into one array of all layers' gradients, which the "
+    "update reads, and cuts each layer's weights out of one array, twice",
+)
+
+
+ALONE = [command for command in CHECK if command[0] not in ("moe", "hybrid")]
+
+
+@pytest.mark.parametrize("command", ALONE, ids=" ".join)
+def test_a_plan_s_memory_is_xla_s_within_a_tenth_where_no_rows_are_looked_up_for_experts(command):
+    assert CHECK[command]["planned"] == pytest.approx(CHECK[command]["xla"]["memory"], rel=0.1)
 
 
 @pytest.mark.parametrize("name", ["products", "elementwise", pytest.param("memory", marks=MORE), "received"])
