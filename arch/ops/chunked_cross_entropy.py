@@ -135,7 +135,6 @@ def _sums_forward(rest, x, unembedding, targets, weights):
         return (_add(sums, more), _add(d_unembedding, d_more)), d_x
 
     zeros = jax.tree.map(lambda array: jnp.zeros(array.shape, jnp.promote_types(array.dtype, jnp.float32)), unembedding)
-    zeros, x = lax.optimization_barrier((zeros, x))  # else XLA has them from the program's start on
     zeros = _zeros(rest, x[0], unembedding, targets[0], weights[0]), zeros
     (sums, d_unembedding), d_x = lax.scan(add, zeros, (x, targets, weights))
     return sums, (d_x, d_unembedding, jax.tree.map(lambda array: array[:0], unembedding))
