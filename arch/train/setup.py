@@ -120,7 +120,7 @@ class Setup:
 
 
 def take_turns(cfg: experiment.Config) -> None:
-    """Asks XLA for the order that the model's layers need on a CPU: before anything has looked for devices."""
+    """Asks XLA for what the model's layers need on a CPU: before anything has looked for devices."""
     layers = (layer for stack in mixtures.stacks(cfg.model).values() for layer in stack.blocks)
     cpu_devices.take_turns(transforms=any(sublayer.transforms for layer in layers for sublayer in layer.sublayers))
 

@@ -1,4 +1,4 @@
-"""Several CPU devices take their collectives in one order, unless the user says otherwise."""
+"""On a CPU no thread waits for another for ever, unless the user says otherwise."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from tests.commands import ROOT
 from tests.contracts.sublayers import MIXERS, case_of, context, inputs
 
 COUNT = "--xla_force_host_platform_device_count=8"
-PLAIN = f"{cpu_devices.FLAG}=false"
+PLAIN, ITS_OWN = (f"{cpu_devices.CONCURRENCY}={value}" for value in ("false", "true"))
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ PLAIN = f"{cpu_devices.FLAG}=false"
         ({"XLA_FLAGS": "--xla_dump_to=x"}, {"XLA_FLAGS": "--xla_dump_to=x"}),
         ({"XLA_FLAGS": COUNT}, {"XLA_FLAGS": f"{COUNT} {PLAIN}"}),
         ({"JAX_NUM_CPU_DEVICES": "8"}, {"JAX_NUM_CPU_DEVICES": "8", "XLA_FLAGS": PLAIN}),
-        ({"XLA_FLAGS": f"{COUNT} {cpu_devices.FLAG}=true"}, {"XLA_FLAGS": f"{COUNT} {cpu_devices.FLAG}=true"}),
+        ({"XLA_FLAGS": f"{COUNT} {ITS_OWN}"}, {"XLA_FLAGS": f"{COUNT} {ITS_OWN}"}),
     ],
 )
 def test_only_several_devices_without_an_order_get_one(before, after):
@@ -30,10 +30,14 @@ def test_only_several_devices_without_an_order_get_one(before, after):
     assert before == after
 
 
-def test_one_device_gets_it_for_fourier_transforms():
-    environment = {}
+@pytest.mark.parametrize("before, after", [
+    ("", f"{cpu_devices.SPLIT}=false"), (f"{cpu_devices.SPLIT}=true", f"{cpu_devices.SPLIT}=true"),
+    (COUNT, f"{COUNT} {PLAIN} {cpu_devices.SPLIT}=false"),
+])  # fmt: skip
+def test_fourier_transforms_have_a_thread_each(before, after):
+    environment = {"XLA_FLAGS": before}
     cpu_devices.take_turns(environment, transforms=True)
-    assert environment == {"XLA_FLAGS": PLAIN}
+    assert environment == {"XLA_FLAGS": after}
 
 
 def fft(cfg):
@@ -50,7 +54,7 @@ def test_mixers_say_whether_they_have_fourier_transforms(name):
     assert fft(MIXERS[name]) == MIXERS[name].transforms
 
 
-def test_a_run_asks_for_the_order_that_its_model_needs(monkeypatch, tmp_path):
+def test_a_run_says_whether_its_model_has_transforms(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(cpu_devices, "take_turns", lambda transforms: asked.append(transforms))
     layers = lambda mixer: dict(pattern=(dict(sublayers=(mixer,)),))
