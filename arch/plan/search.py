@@ -1,9 +1,10 @@
 """Which mesh, batch and rematerialisation are fastest on given chips: all are reckoned, the best few compiled.
 
 Of each candidate the closed form tells memory and time (`arch.plan.closed_form`); what is far above the chip's memory
-is dropped, the rest is ranked by seconds a token, and of the first ones libtpu compiles the train step. The compiler
-alone says what fits; of what does, the fastest by the roofline of its program wins, and where two are within `NEAR` of
-each other the smaller batch. On GPUs the closed form alone decides.
+is dropped, the rest is ranked by seconds a token, and of the first ones libtpu compiles the train step. Where its bound
+is the same, fewer rows a device go first, then what has the least of everything to wait for: the program may wait for
+more than the bound. The compiler alone says what fits; of what does, the fastest by the roofline of its program wins,
+and where two are within `NEAR` of each other the smaller batch. On GPUs the closed form alone decides.
 """
 
 import dataclasses
@@ -41,12 +42,16 @@ class Candidate:
     Attributes:
       cfg: of the run.
       estimate: the closed form's.
-      seconds: a token, by it.
+      rows: of a device, together with the others that have them.
+      seconds: a token, by the estimate.
+      waits: the seconds of all that a token waits for, one behind the other.
     """
 
     cfg: experiment.Config
     estimate: closed_form.Estimate
+    rows: int
     seconds: float
+    waits: float
 
     def overrides(self, before: experiment.Config) -> list[str]:
         """What makes another config this one, as run.py takes it."""
@@ -106,7 +111,7 @@ def ranked(every: Iterable[Candidate], where: Topology) -> list[Candidate]:
     """Those that may fit, in the order in which they are tried."""
     slack = SLACK if where.chip.is_tpu else 1.0
     within = [each for each in every if each.estimate.total <= slack * where.chip.capacity]
-    return sorted(within, key=lambda each: (_about(each.seconds), each.cfg.batch_size))
+    return sorted(within, key=lambda each: (_about(each.seconds), each.rows, each.waits))
 
 
 def first(within: Iterable[Candidate], compiles: int, told: Callable) -> list[tuple[Candidate, dict[str, Any]]]:
@@ -159,8 +164,9 @@ def candidates(
             if each.batch_size // each.micro_batches % meshes.batch_shards(mesh) == 0:
                 run = dataclasses.replace(first, cfg=each, mesh=mesh, plan=plan)
                 estimate = closed_form.estimate(run, where.chip.kind)
-                tokens = each.batch_size * each.seq_len
-                yield Candidate(each, estimate, estimate.seconds(where)["step_s"] / tokens)
+                terms, tokens = estimate.seconds(where), each.batch_size * each.seq_len
+                step = terms.pop("step_s")
+                yield Candidate(each, estimate, count, step / tokens, sum(terms.values()) / tokens)
 
 
 def meshes_of(cfg: experiment.Config, where: Topology) -> Iterator[dict[str, int]]:

@@ -1,6 +1,7 @@
 """The search: what is tried divides the devices, what wins is fastest, and what it prints is a config."""
 
 import math
+import types
 
 import pytest
 
@@ -38,6 +39,13 @@ def test_slices_divide_the_data_axis():
 @pytest.fixture(scope="module")
 def found():
     return search.search(run(llama.compose(**SIZES)), NODE, price=2.0, compiles=2)
+
+
+def test_where_bounds_are_the_same_fewer_rows_are_tried_first_then_what_has_less_to_wait_for():
+    small = types.SimpleNamespace(total=0)
+    of = lambda rows, seconds, waits: search.Candidate(None, small, rows, seconds, waits)
+    order = [of(8, 0.5, 9.0), of(1, 1.0, 2.0), of(1, 1.001, 3.0), of(2, 1.0, 1.0)]
+    assert search.ranked(order[::-1], NODE) == order
 
 
 def test_as_many_as_fit_are_told_fastest_first(found):
