@@ -1,7 +1,7 @@
 """The search: what is tried divides the devices, what wins is fastest, and what it prints is a config."""
 
+import dataclasses
 import math
-import types
 
 import pytest
 
@@ -42,8 +42,8 @@ def found():
 
 
 def test_where_bounds_are_the_same_fewer_rows_are_tried_first_then_what_has_less_to_wait_for():
-    small = types.SimpleNamespace(total=0)
-    of = lambda rows, seconds, waits: search.Candidate(None, small, rows, seconds, waits)
+    one = plan_search.listed(run(llama.compose(**SIZES)), NODE, tensor=1, data=1)[0]
+    of = lambda rows, seconds, waits: dataclasses.replace(one, rows=rows, seconds=seconds, waits=waits)
     order = [of(8, 0.5, 9.0), of(1, 1.0, 2.0), of(1, 1.001, 3.0), of(2, 1.0, 1.0)]
     assert search.ranked(order[::-1], NODE) == order
 
