@@ -2,6 +2,7 @@
 
 from experiments.claim import Claim, Expectation, by
 from experiments.figure import Line, Panel
+from experiments.hyena_recall.config import MIXERS
 
 LEARNED = 0.97
 """The threshold of experiments/recall_and_induction."""
@@ -23,11 +24,12 @@ def table(rows, paper):
     ours = {(row["mixer"], row["length"]): row["accuracy"] for row in rows}
     theirs = {(row["mixer"], int(n)): share / 100 for row in paper for n, share in row["accuracy"].items()}
     sides, lines = {"ours": ours, "paper": theirs}, []
-    for mixer in dict.fromkeys(mixer for found in sides.values() for mixer, _ in found):
+    for mixer in dict.fromkeys([*MIXERS, *(row["mixer"] for row in paper)]):
         lines.append({"mixer": mixer})
         for whose, found in sides.items():
             for length in dict.fromkeys(length for _, length in found):
-                lines[-1][f"{length}, {whose}"] = _percent(found[mixer, length]) if (mixer, length) in found else ""
+                absent = "not run" if whose == "ours" and mixer in MIXERS else ""
+                lines[-1][f"{length}, {whose}"] = _percent(found[mixer, length]) if (mixer, length) in found else absent
     return lines
 
 
@@ -70,8 +72,9 @@ def expect(rows, paper):
         above("hyena", "attention", "as in the paper"),
         above("hyena", "rwkv4", "as in the paper"),
         above("attention", "rwkv4", "as in the paper"),
-        above("hyena", "s4d", "as it is above the state spaces of the paper"),
     ]
+    if ("s4d", longest) in ours:
+        made.append(above("hyena", "s4d", "as it is above the state spaces of the paper"))
     if len(lengths) > 1:
         lost = {name: ours[name, shortest] - ours[name, longest] for name in ("hyena", "attention")}
         says = f"from length {shortest} to {longest} attention loses more than Hyena, as in the paper from 30k to 64k"
@@ -108,4 +111,16 @@ a step takes, in runs of Hyena and attention of at most 200 steps on rows of 128
     figure=figure,
     caption="Accuracy on 500 rows after each tenth of a run, and that which the paper prints, by length.",
     expect=expect,
+    remarks={
+        "small": """No mixer has learned the task in 1000 steps of 8 rows, where the paper's have 50 000 of 32. Naming a
+row's commonest value, without a look at the key, is right in 19.9 % of the rows of 128 and in 23.1 % of those of 512:
+attention has hardly more than that at either length, and Hyena at 128. So these accuracies order how fast the mixers
+begin, and say nothing of what they can recall in the end; that Hyena is above attention in longer rows is as in the
+paper, that RWKV is above both is not. What is expected of losses holds because Hyena gains from longer rows, which have
+more to learn from, and not because attention loses. One seed and one rate. S4D and Mamba have not run yet; that Hyena
+is above S4D was expected before the runs, too, and is judged when it has run. The machine was so busy that times say
+nothing. Hyena's Fourier transforms waited for each
+other for ever at the commit of these runs, which had `--xla_cpu_enable_concurrency_optimized_scheduler=false` in
+XLA_FLAGS therefore; a run now asks XLA by itself for transforms that wait for none (`arch/train/cpu_devices.py`)."""
+    },
 )

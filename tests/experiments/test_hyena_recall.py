@@ -2,13 +2,14 @@
 
 import functools
 
+import numpy as np
 import pytest
 
 from arch import config
 from arch.train import sweep
 from experiments import page, report
 from experiments.hyena_recall import claim
-from experiments.hyena_recall.config import MIXERS, SIZES, get_config
+from experiments.hyena_recall.config import MIXERS, SIZES, get_config, task
 
 CONFIG = str(report.HERE / "hyena_recall" / "config.py")
 PAPER = report.read(report.HERE / "hyena_recall")[2]
@@ -70,6 +71,23 @@ def test_what_is_expected_is_the_order_of_the_paper():
     assert holds(found(hyena=(1.0, 0.96), attention=(1.0, 0.9), rwkv4=(1.0, 1.0), s4d=(1.0, 0.1))) == [
         *(False, True, False, False, True, True)
     ]
+
+
+def test_what_has_not_run_is_not_judged_and_is_so_called_in_the_table():
+    rows = found(hyena=(1.0, 1.0), attention=(0.9, 0.5), rwkv4=(0.4, 0.2))
+    assert holds(rows) == [True] * 5
+    assert "| s4d | not run | not run |  |  |  |" in page.table(claim.table(rows, PAPER))
+
+
+def test_naming_the_commonest_value_of_a_row_is_right_as_often_as_the_page_says():
+    for length in SIZES["small"]["lengths"]:
+        rows = task(length)
+        drawn, right = rows.draw(np.random.default_rng((rows.draw_seed, 1)), rows.valid_rows), 0
+        for row in drawn:
+            counts = np.bincount(row[1:-3:2], minlength=rows.vocab_size)
+            commonest = counts == counts.max()
+            right += commonest[row[-1]] / commonest.sum()
+        assert f"{100 * right / len(drawn):.1f} %" in claim.CLAIM.remarks["small"]
 
 
 def test_the_table_has_the_papers_mixers_beside_ours():
