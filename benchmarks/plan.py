@@ -5,11 +5,11 @@ python -m benchmarks.plan mixtral.mixtral_8x7b v5e:8x8 fsdp=8 expert=8
 Rows of 4096 tokens (`length=8192`), one a chip (`rows=2`); float32 weights and moments (AdamW), bfloat16 arithmetic,
 full rematerialisation (`remat=dots`), the loss 512 tokens of a row at a time; a mixture's rows go to their experts in
 rounds of 5/8 of an even load, so at such a load in two, with a quarter to spare. `round=0.4` makes them smaller,
-`round=0` sends 512 tokens of a row at a time instead, in less memory and more time. An encoder learns masked tokens, an
-encoder-decoder cut spans. `decode=1` compiles a step of decoding too. Needs libtpu, no TPU. What does not fit the chip,
-the compiler refuses and says by how much. With `told` in front nothing is compiled, and the closed form beside what was
-kept is told anew. `temporaries` are as XLA tells them, on v5e with 128 MiB of VMEM among them;
-`peak` is the most at a time.
+`round=0` sends 512 tokens of a row at a time instead. An encoder learns masked tokens, an encoder-decoder cut spans.
+`decode=1` compiles a step of decoding too. Needs libtpu, no TPU. What does not fit the chip, the compiler refuses and
+says by how much. With `told` in front nothing is compiled, and the closed form beside what was kept is told anew.
+`heap` is the room of all temporaries in a chip's main memory, `peak` the most that is needed of it at a time, arguments
+too.
 """
 
 import importlib
@@ -89,16 +89,20 @@ def described(text: str, sizes: dict[str, int]):
 
 def table(rows: dict[str, dict]) -> str:
     """What is kept of each command, a line each, for docs/planning.md."""
-    told = "parameters", "peak GiB, of", "temporaries MiB", "tokens/s", "MFU", "compiled in"
+    told = "parameters", "peak GiB, of", "heap MiB", "tokens/s", "MFU", "compiled in"
     lines = [f"| {' | '.join(['`python -m benchmarks.plan`', *told])} |", "|---" * (1 + len(told)) + "|"]
     for command, row in rows.items():
         arguments, sizes = command.removeprefix("python -m benchmarks.plan "), row["train"]["memory"]
         lines.append(
             f"| `{arguments}` | {row['parameters']['total'] / 1e9:,.1f} B "
-            f"| {sizes['peak'] / 2**30:.2f}, {row['capacity'] / 2**30:.2f} | {sizes['temporaries'] / 2**20:,.0f} "
+            f"| {sizes['peak'] / 2**30:.2f}, {row['capacity'] / 2**30:.2f} | {_mib(sizes.get('heap'))} "
             f"| {row['tokens_per_second']:,.0f} | {100 * row['mfu_bound']:.1f} % | {row['train']['compile_cpu_s']} s |"
         )
     return "\n".join(lines)
+
+
+def _mib(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**20:,.0f}"
 
 
 def main(*arguments: str) -> None:

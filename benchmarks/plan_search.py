@@ -54,6 +54,19 @@ def verdict(every: list[search.Candidate], rows: dict[str, dict], where: topolog
     return out | dict(ratio=round(rates[name_of(chosen)] / rates[best], 4))
 
 
+def table(kept: dict[str, dict]) -> str:
+    """What is kept of each command, a line each, for docs/planning.md."""
+    lines = ["| `python -m benchmarks.plan_search` | meshes, that fit | tried | chosen | best | of its rate |"]
+    lines += ["|---" * 6 + "|"]
+    for command, row in kept.items():
+        fit = sum(each["fits"] for each in row["rows"].values())
+        lines.append(
+            f"| `{command.removeprefix('python -m benchmarks.plan_search ')}` | {len(row['rows'])}, {fit} "
+            f"| {len(row['tried'])} | `{row['chosen']}` | `{row['best']}` | {row['ratio']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
 def main(name: str, text: str, *options: str) -> None:
     """Compiles what is not kept, and adds the row to benchmarks/results/plan_search.json."""
     where, sizes = topology.parse(text), {key: int(value) for key, value in (pair.split("=") for pair in options)}

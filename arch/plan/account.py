@@ -21,10 +21,11 @@ def of(program: jax.stages.Lowered, run: Run, topology: Topology, *, length: int
       length: tokens of a row that its attention works through, 1 of a step of decoding.
 
     Returns:
-      `memory`, bytes of a device; and, where the compiler found room and the program could be counted, `flops`,
-      `elementwise_flops`, `bytes`, `received` of a device, `collective_buffer`, the bytes of the
-      largest collective's results, `collectives`, `seconds`, `bound`. Else `refused`, the
-      compiler's reason; or `uncounted`, why there is no count.
+      `memory`, bytes of a device: `arguments`, the `heap` in which all temporaries find room (told from JAX 0.11 on),
+      the `peak` of all that is needed at a time, `code`; and, where the compiler found room and the program could be
+      counted, `flops`, `elementwise_flops`, `bytes`, `received` of a device, `collective_buffer`, the bytes of the
+      largest collective's results, `collectives`, `seconds`, `bound`. Else `refused`, the compiler's reason; or
+      `uncounted`, why there is no count.
     """
     try:
         compiled = program.compile()
@@ -32,19 +33,20 @@ def of(program: jax.stages.Lowered, run: Run, topology: Topology, *, length: int
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return dict(refused=str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: "))
-    sizes = compiled.memory_analysis()
-    out = dict(
-        memory=dict(
-            arguments=sizes.argument_size_in_bytes,
-            temporaries=sizes.temp_size_in_bytes,
-            peak=sizes.peak_memory_in_bytes,
-            code=sizes.generated_code_size_in_bytes,
-        )
-    )
+    out = dict(memory=memory(compiled.memory_analysis()))
     try:
         return out | counted(compiled.as_text(), run, topology, length=length)
     except ValueError as error:
         return out | dict(uncounted=str(error))
+
+
+def memory(sizes: Any) -> dict[str, int]:
+    """Of what XLA tells. Its `temp_size_in_bytes` is not what is taken of a TPU: it may be more than the chip has."""
+    out = dict(arguments=sizes.argument_size_in_bytes, peak=sizes.peak_memory_in_bytes)
+    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    if hasattr(sizes, "total_allocation_bytes"):
+        out["heap"] = sizes.total_allocation_bytes - sizes.argument_size_in_bytes - results
+    return out | dict(code=sizes.generated_code_size_in_bytes)
 
 
 def wanted(refused: str) -> float:
