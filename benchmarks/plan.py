@@ -8,8 +8,8 @@ rounds of 5/8 of an even load, so at such a load in two, with a quarter to spare
 `round=0` sends 512 tokens of a row at a time instead. An encoder learns masked tokens, an encoder-decoder cut spans.
 `decode=1` compiles a step of decoding too. Needs libtpu, no TPU. What does not fit the chip, the compiler refuses and
 says by how much. With `told` in front nothing is compiled, and the closed form beside what was kept is told anew.
-`heap` is the room of all temporaries in a chip's main memory, `peak` the most that is needed of it at a time, arguments
-too.
+`heap` is the room of all temporaries in a chip's main memory, `peak` the most that is held at a time, of arguments and
+in VMEM too.
 """
 
 import importlib

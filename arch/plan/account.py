@@ -22,10 +22,10 @@ def of(program: jax.stages.Lowered, run: Run, topology: Topology, *, length: int
 
     Returns:
       `memory`, bytes of a device: `arguments`, the `heap` in which all temporaries find room (told from JAX 0.11 on),
-      the `peak` of all that is needed at a time, `code`; and, where the compiler found room and the program could be
-      counted, `flops`, `elementwise_flops`, `bytes`, `received` of a device, `collective_buffer`, the bytes of the
-      largest collective's results, `collectives`, `seconds`, `bound`. Else `refused`, the compiler's reason; or
-      `uncounted`, why there is no count.
+      the `peak` of all that is held at a time, near the arithmetic too, `code`; and, where the compiler found room and
+      the program could be counted, `flops`, `elementwise_flops`, `bytes`, `received` of a device, `collective_buffer`,
+      the bytes of the largest collective's results, `collectives`, `seconds`, `bound`. Else `refused`, the compiler's
+      reason; or `uncounted`, why there is no count.
     """
     try:
         compiled = program.compile()
