@@ -96,7 +96,8 @@ def _fitting(cfg: Config, num_devices: int) -> dict[str, int]:
 def make(cfg: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over these devices (all, when None), laid out so that `tensor` neighbours are near each other.
 
-    Where they are in several slices of TPUs, `data` alone goes from one to the next.
+    Each axis goes along whole sides of a slice of TPUs; where the sizes do not allow it, axes share a side. Where the
+    devices are in several slices, `data` alone goes from one to the next.
 
     Raises:
       ValueError: the axes' product is not the number of devices, or slices do not divide `data`.
@@ -110,7 +111,12 @@ def make(cfg: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
         inside, between = (sizes[0] // slices, *sizes[1:]), (slices, *[1] * (len(AXES) - 1))
         laid_out = mesh_utils.create_hybrid_device_mesh(inside, between, devices, allow_split_physical_axes=True)
         return Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    try:
+        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    except NotImplementedError:  # no axis of 32 is a product of sides of 4 x 4 x 4
+        laid_out = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(laid_out, AXES, axis_types=types)
 
 
 def abstract(cfg: Config, num_devices: int) -> AbstractMesh:

@@ -49,6 +49,12 @@ def test_two_slices_are_crossed_by_the_data_axis_alone(tmp_path):
     assert plan["train"]["seconds"]["between_s"] > 0
 
 
+def test_axes_that_are_no_products_of_a_slice_s_sides_share_one(tmp_path):
+    axes = "batch_size=32", "mesh.data=32", "mesh.tensor=2"
+    _, plan = planned(tmp_path, "--topology=v5p:4x4x4", *(f"--config.{leaf}" for leaf in axes))
+    assert plan["fits"] and plan["mesh"] == {"data": 32, "tensor": 2}
+
+
 def test_a_slice_that_does_not_exist_is_named(tmp_path):
     flags = ["--mode=plan", "--topology=v5e:3x3", f"--workdir={tmp_path}"]
     done = run_process("--config=tests/tiny_config.py", *flags)
