@@ -30,9 +30,9 @@ class Config(row_classification.Config):
         return PairClassification(self, name=name)
 
     def flops(self, row: Row, unembed: Flops) -> Flops:
-        """Two products of one vector a row, four times as wide as a state, and the means."""
+        """Two products of one vector a row, four times as wide as a state, what compares two states, and the means."""
         mean = 0 if self.looks else row.length * row.embed_dim
-        return multiply_adds((4 * row.embed_dim + self.num_labels) * self.hidden_dim + mean)
+        return multiply_adds((4 * row.embed_dim + self.num_labels) * self.hidden_dim + row.embed_dim + mean)
 
 
 class PairClassification(nn.Module):
