@@ -66,7 +66,7 @@ def test_padding_of_a_text_changes_nothing():
 
 def test_its_flops_are_those_of_two_texts_and_of_a_head():
     head, alone = pair_classification.Config(), encoder.Config(**fields(ATTENTION))
-    of_head = 2 * (4 * EMBED + head.num_labels) * head.hidden_dim
+    of_head = 2 * ((4 * EMBED + head.num_labels) * head.hidden_dim + EMBED)
     pair = dual_encoder.Config(**fields(ATTENTION, head=head))
     assert pair.flops(2 * TOKENS).required == 2 * alone.flops(TOKENS).required + of_head
 
